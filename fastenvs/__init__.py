@@ -1,0 +1,50 @@
+"""Vectorised, compiled multi-agent simulators for research on incentives and taxes."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastenvs.vecenv import VecEnv
+
+__version__ = "0.1.0"
+__all__ = ["games", "make"]
+
+# name -> module:class; a game is imported when it is first made.
+_GAMES = {
+    "escape_room": "fastenvs.escape_room:EscapeRoom",
+}
+
+
+def games() -> tuple[str, ...]:
+    """Names of the games that :func:`make` knows."""
+    return tuple(_GAMES)
+
+
+def make(name: str, num_envs: int = 1, *, seed: Any = None, **options: Any) -> VecEnv:
+    """Make a vectorised environment.
+
+    Parameters
+    ----------
+    name : str
+        One of :func:`games`.
+    num_envs : int
+        Number of copies stepped per call, N.
+    seed : int, sequence of int, or None
+        Seed of the first reset; see :func:`fastenvs.rng.make_streams`.
+    **options
+        Options of the game, and those of :class:`fastenvs.vecenv.VecEnv` (``autoreset``, ``num_threads``,
+        ``copy``).
+
+    Raises
+    ------
+    ValueError
+        If the game is unknown or an option is out of range.
+    TypeError
+        If an option does not exist.
+    """
+    if name not in _GAMES:
+        raise ValueError(f"no game is called {name!r}; there are: {', '.join(_GAMES)}")
+    module, cls = _GAMES[name].split(":")
+    return getattr(importlib.import_module(module), cls)(num_envs, seed=seed, **options)

@@ -1,0 +1,87 @@
+"""One counter-based random stream per environment.
+
+A stream is a SplitMix generator (Steele, Lea and Flood 2014): a 64-bit key, an odd 64-bit stride and a
+counter; draw ``c`` is ``mix(key + c * stride)``. Keys and strides come from ``numpy.random.SeedSequence``,
+so what environment ``i`` draws depends on (seed, i) and on how often it has drawn, on nothing else: not on
+the number of environments, threads or chunks. The counter is the whole mutable state, which makes
+streams trivial to save.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs.jit import kernel
+
+Seed = int | Sequence[int] | np.ndarray | None
+
+
+class Streams(NamedTuple):
+    """N random streams; arrays of dtype uint64 and shape ``[N]``."""
+
+    key: np.ndarray
+    stride: np.ndarray
+    count: np.ndarray
+
+
+def make_streams(seed: Seed, n: int) -> Streams:
+    """Make ``n`` streams.
+
+    Parameters
+    ----------
+    seed : int, sequence of int, or None
+        An int keys stream ``i`` by (seed, i). A sequence of G ints, with G dividing ``n``, splits the streams
+        into G equal groups; member ``j`` of group ``g`` is keyed by (seed[g], j), as if the group stood
+        alone. ``None`` takes fresh entropy from the system.
+    n : int
+        Number of streams.
+
+    Raises
+    ------
+    ValueError
+        If a seed is negative, or the number of seeds does not divide ``n``.
+    """
+    seeds = [seed] if seed is None or np.ndim(seed) == 0 else list(seed)  # type: ignore[arg-type]
+    if not seeds or n % len(seeds):
+        raise ValueError(f"{len(seeds)} seeds cannot be shared out evenly over {n} streams")
+    for s in seeds:
+        if s is not None and (not isinstance(s, int | np.integer) or s < 0):
+            raise ValueError(f"a seed must be a non-negative integer, got {s!r}")
+    each = n // len(seeds)
+    words = [
+        np.random.SeedSequence(None if s is None else int(s)).generate_state(2 * each, np.uint64)
+        for s in seeds
+    ]
+    table = np.concatenate(words).reshape(n, 2)
+    return Streams(table[:, 0].copy(), table[:, 1] | np.uint64(1), np.zeros(n, np.uint64))
+
+
+@kernel
+def bits(streams, i):
+    """Next 64 random bits of stream ``i`` (uint64)."""
+    streams.count[i] += np.uint64(1)
+    z = streams.key[i] + streams.count[i] * streams.stride[i]
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+@kernel
+def uniform(streams, i):
+    """Next uniform number in [0, 1) of stream ``i`` (float64, 53 random bits)."""
+    return np.float64(bits(streams, i) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+
+
+@kernel
+def below(streams, i, n):
+    """Next integer of stream ``i``, uniform over 0 .. n-1 up to a bias of n / 2**53."""
+    return np.int64(uniform(streams, i) * n)
+
+
+@kernel
+def fill_uniform(streams, out):
+    """Fill row ``i`` of ``out`` (float64 ``[N, D]``) with the next D uniforms of stream ``i``."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = uniform(streams, i)

@@ -1,0 +1,1 @@
+"""A central designer that learns incentives by differentiating through the agents' own learning step."""

@@ -1,0 +1,36 @@
+"""Build of the Cython extensions.
+
+``FASTENVS_BOUNDSCHECK=1`` builds them with bounds and overflow checks, for tests.
+"""
+
+import os
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+checked = os.environ.get("FASTENVS_BOUNDSCHECK", "0") not in ("", "0")
+
+extensions = [
+    Extension(
+        "fastenvs._tax",
+        ["fastenvs/_tax.pyx"],
+        # Incomes and taxes must not depend on whether the compiler fuses a multiply with an add.
+        extra_compile_args=["-O3", "-ffp-contract=off"] if os.name != "nt" else [],
+    )
+]
+
+setup(
+    ext_modules=cythonize(
+        extensions,
+        force=checked,
+        compiler_directives={
+            "language_level": "3",
+            "boundscheck": checked,
+            "wraparound": False,
+            "initializedcheck": checked,
+            "overflowcheck": checked,
+            "cdivision": True,
+            "freethreading_compatible": True,
+        },
+    )
+)

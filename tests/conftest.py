@@ -1,0 +1,21 @@
+from pathlib import Path
+
+TRACES = Path(__file__).parent / "traces"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--traces",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="replay the golden traces in DIR and below as well (repeatable)",
+    )
+
+
+def pytest_generate_tests(metafunc):
+    if "trace_path" in metafunc.fixturenames:
+        from golden import find_traces
+
+        traces = find_traces([TRACES, *map(Path, metafunc.config.getoption("--traces"))])
+        metafunc.parametrize("trace_path", list(traces.values()), ids=list(traces))

@@ -1,0 +1,1 @@
+"""Slow, plain references written from the rules, not from the kernels."""
