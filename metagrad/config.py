@@ -1,0 +1,248 @@
+"""Configuration of a run: frozen dataclasses, checked, written to and read from JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Method = Literal["metagrad", "metagrad-no-cv", "dual-rl-discrete", "dual-rl-continuous", "none"]
+
+
+class ConfigError(ValueError):
+    """An option is unknown, has the wrong type or an impossible value."""
+
+
+@dataclass(frozen=True)
+class Game:
+    """Escape Room ER(n_agents, min_at_lever)."""
+
+    n_agents: int = 5
+    """Number of agents, N."""
+    min_at_lever: int = 2
+    """Agents that have to pull the lever, M."""
+    max_steps: int = 5
+    """Step limit of an episode."""
+    randomize: bool = False
+    """Start episodes at random places."""
+
+
+@dataclass(frozen=True)
+class Agents:
+    """Selfish policy-gradient agents, one network each."""
+
+    hidden: tuple[int, ...] = (64, 32)
+    """Widths of the hidden layers."""
+    optimiser: Literal["sgd", "adam"] = "sgd"
+    """How an agent takes its step."""
+    lr: float = 9.56e-5
+    """Learning rate."""
+    gamma: float = 0.99
+    """Discount."""
+    entropy: float = 0.0166
+    """Weight of the entropy bonus."""
+    epsilon_start: float = 0.0
+    """Share of uniform exploration in the first iteration."""
+    epsilon_end: float = 0.0
+    """Share of uniform exploration at the end of its linear decrease."""
+    epsilon_div: int = 1000
+    """Iterations over which exploration decreases."""
+    adam_eps_mode: Literal["torch", "tf1"] = "torch"
+    """Where Adam adds its epsilon."""
+    stop_second_moment: bool = False
+    """Leave Adam's second moment out of the meta-gradient, as published."""
+
+
+@dataclass(frozen=True)
+class Designer:
+    """Meta-gradient designer: the incentive function and its two learning rates."""
+
+    hidden: tuple[int, ...] = (64, 16)
+    """Widths of the hidden layers."""
+    output_type: Literal["action", "agent"] = "action"
+    """One incentive for each action, or one for each agent."""
+    scale: float = 2.0
+    """Upper bound of an incentive."""
+    gamma: float = 0.99
+    """Discount of the designer's return and of the cost."""
+    lr_incentive: float = 7.93e-4
+    """Adam's learning rate for the meta-gradient."""
+    lr_cost: float = 6.03e-5
+    """Adam's learning rate for the cost, if that has an optimiser of its own."""
+    cost: Literal["paid", "all_outputs"] = "paid"
+    """Cost of incentives: those really paid, or all outputs before scaling (as published)."""
+    cost_optimiser: Literal["separate", "combined"] = "separate"
+    """Give the cost an Adam of its own, or add it to the designer's loss."""
+    reg_coeff: float = 1.0
+    """Weight of the cost in a combined loss."""
+    baseline: Literal["none", "leave-one-out"] = "none"
+    """Baseline of the designer's return, over the K episodes."""
+    inner_steps: int = 1
+    """Agents' steps to differentiate through, M."""
+    pipeline: bool = True
+    """Use the validation episodes as the agents' next training episodes."""
+    replica_eta: Literal["stored", "current", "recompute"] = "stored"
+    """Incentives in the differentiated step: those the agents learned from; those of the current η (as published); or
+    make the agents themselves learn from recomputed ones."""
+    mode: Literal["forward", "unrolled"] = "forward"
+    """How to compute the meta-gradient; both give the same."""
+
+
+@dataclass(frozen=True)
+class DualRL:
+    """Designer that is itself a REINFORCE agent."""
+
+    hidden: tuple[int, ...] = (64, 32)
+    """Widths of the hidden layers."""
+    levels: tuple[float, ...] = (0.0, 1.1)
+    """Incentives to choose from, for each of the agents' actions (discrete)."""
+    lr: float = 8.0e-3
+    """Adam's learning rate."""
+    gamma: float = 0.99
+    """Discount."""
+    entropy: float = 0.0289
+    """Weight of the entropy bonus (discrete)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides what a run does."""
+
+    game_name: Literal["escape-room"] = "escape-room"
+    """The game."""
+    preset: str = "er_5_2"
+    """Preset that the other values started from."""
+    method: Method = "metagrad"
+    """How incentives are set."""
+    seeds: tuple[int, ...] = tuple(range(12340, 12348))
+    """Independent runs, trained side by side."""
+    episodes: int = 19_200
+    """Training episodes of each seed."""
+    k: int = 16
+    """Parallel episodes in one update, K."""
+    eval_period: int = 400
+    """Training episodes between evaluations."""
+    eval_episodes: int = 10
+    """Episodes in an evaluation."""
+    test_episodes: int = 100
+    """Episodes in the test at the end."""
+    checkpoint_period: int = 4_000
+    """Training episodes between checkpoints."""
+    init: Literal["tf1", "torch"] = "tf1"
+    """Initial parameters: Glorot-uniform with zero biases, or torch's defaults."""
+    device: str = "cpu"
+    """Where the networks live."""
+    dtype: Literal["float32", "float64"] = "float32"
+    """Floating point type of the networks."""
+    threads: int = 1
+    """Threads inside a tensor operation."""
+    game: Game = field(default_factory=Game)
+    agents: Agents = field(default_factory=Agents)
+    designer: Designer = field(default_factory=Designer)
+    dual: DualRL = field(default_factory=DualRL)
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+# Bounds of numeric options: (least, greatest, whether the least itself is allowed).
+_BOUNDS: dict[str, tuple[float, float, bool]] = {
+    "gamma": (0, 1, True),
+    "epsilon_start": (0, 1, True),
+    "epsilon_end": (0, 1, True),
+    "entropy": (0, float("inf"), True),
+    "lr": (0, float("inf"), True),
+    "lr_incentive": (0, float("inf"), True),
+    "lr_cost": (0, float("inf"), True),
+    "reg_coeff": (0, float("inf"), True),
+    "scale": (0, float("inf"), False),
+}
+
+
+def check(config: Config) -> None:
+    """Raise :class:`ConfigError` for a value that cannot work, naming the option."""
+    _check_types(config, "")
+    if config.game.min_at_lever > config.game.n_agents:
+        raise ConfigError(
+            f"game.min_at_lever is {config.game.min_at_lever} with {config.game.n_agents} agents: "
+            "the door could never open"
+        )
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ConfigError(f"seeds must be distinct and not negative, got {config.seeds}")
+    if not config.dual.levels or min(config.dual.levels) < 0:
+        raise ConfigError(f"dual.levels must not be negative, got {config.dual.levels}")
+    if config.designer.baseline == "leave-one-out" and config.k == 1:
+        raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
+    if config.episodes < config.k:
+        raise ConfigError(f"episodes ({config.episodes}) must be at least k ({config.k})")
+
+
+def _check_types(node: Any, path: str) -> None:
+    hints = typing.get_type_hints(type(node))
+    for f in dataclasses.fields(node):
+        value, hint, name = getattr(node, f.name), hints[f.name], f"{path}{f.name}"
+        if dataclasses.is_dataclass(value):
+            _check_types(value, f"{name}.")
+        elif typing.get_origin(hint) is Literal:
+            if value not in typing.get_args(hint):
+                raise ConfigError(f"{name} must be one of {list(typing.get_args(hint))}, got {value!r}")
+        elif typing.get_origin(hint) is tuple:
+            item = typing.get_args(hint)[0]
+            if not isinstance(value, tuple) or not all(_is(v, item) for v in value):
+                raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
+            if f.name == "hidden" and any(v < 1 for v in value):
+                raise ConfigError(f"{name} must be positive, got {value!r}")
+        elif not _is(value, hint):
+            raise ConfigError(f"{name} must be of type {hint.__name__}, got {value!r}")
+        elif hint is int and value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {value}")
+        elif hint is float:
+            least, greatest, closed = _BOUNDS[f.name]
+            if not (least <= value <= greatest) or (value == least and not closed) or value == float("inf"):
+                raise ConfigError(f"{name} is out of range: {value}")
+
+
+def _is(value: Any, hint: type) -> bool:
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: dict[str, Any], cls: type = Config, path: str = "") -> Any:
+    """Inverse of :func:`to_dict`; refuses unknown and missing options by name."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path or 'the configuration'} must be an object")
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in names:
+            raise ConfigError(f"unknown option {path}{name}")
+    arguments = {}
+    for name in names:
+        if name not in values:
+            raise ConfigError(f"option {path}{name} is missing")
+        value = values[name]
+        if dataclasses.is_dataclass(hints[name]):
+            value = from_dict(value, hints[name], f"{path}{name}.")
+        elif isinstance(value, list):
+            value = tuple(value)
+        arguments[name] = value
+    return cls(**arguments)
+
+
+def load(path: Path) -> Config:
+    """Read a configuration that :func:`to_dict` made."""
+    try:
+        return from_dict(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error

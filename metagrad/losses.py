@@ -1,0 +1,89 @@
+"""The agents' policy-gradient loss and its derivatives in closed form at the logits.
+
+Rows are (time, episode) pairs, time-major: tensors ``[G, R, L]`` with G networks, R = T * K rows and L actions.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Softmax(NamedTuple):
+    """A policy's probabilities ``[G, R, L]``: of the softmax, and mixed with uniform exploration."""
+
+    p: Tensor
+    mixed: Tensor
+
+
+def probabilities(logits: Tensor, epsilon: float) -> Softmax:
+    """Softmax ``p`` and ``(1 - ε) p + ε / L``, the policy that acts."""
+    p = logits.softmax(-1)
+    return Softmax(p, p if epsilon == 0 else (1 - epsilon) * p + epsilon / p.shape[-1])
+
+
+def score(policy: Softmax, onehot: Tensor, epsilon: float) -> Tensor:
+    """Derivative of the log-probability of the chosen actions with respect to the logits, ``[G, R, L]``."""
+    if epsilon == 0:
+        return onehot - policy.p
+    taken = (onehot * policy.p).sum(-1, keepdim=True) / (onehot * policy.mixed).sum(-1, keepdim=True).clamp_min(
+        torch.finfo(policy.p.dtype).tiny
+    )
+    return (1 - epsilon) * taken * (onehot - policy.p)
+
+
+def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
+    """Derivative of the entropy of the acting policy with respect to the logits, ``[G, R, L]``."""
+    log = policy.mixed.clamp_min(torch.finfo(policy.p.dtype).tiny).log()
+    return (1 - epsilon) * policy.p * ((policy.p * log).sum(-1, keepdim=True) - log)
+
+
+def policy_gradient_loss(
+    logits: Tensor, onehot: Tensor, weights: Tensor, alive: Tensor, entropy: float, epsilon: float, k: int
+) -> Tensor:
+    """Sum over networks of ``(1 / K) Σ_t [-w_t log π(a_t) - c H_t]``, for automatic differentiation.
+
+    Sums over the steps of an episode, a mean over the K episodes (metagrad specification, 2.1 and 7.1).
+    """
+    log_p = logits.log_softmax(-1)
+    if epsilon:
+        log_p = ((1 - epsilon) * log_p.exp() + epsilon / logits.shape[-1]).log()
+    chosen = (onehot * log_p).sum(-1)
+    h = -(log_p.exp() * log_p).sum(-1)
+    return -((weights * chosen + entropy * alive * h).sum()) / k
+
+
+@lru_cache(maxsize=64)
+def _discounts(steps: int, gamma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    lag = torch.arange(steps, device=device)[None, :] - torch.arange(steps, device=device)[:, None]
+    powers = torch.as_tensor(gamma, dtype=torch.float64).to(device) ** lag.clamp_min(0)
+    return (powers * (lag >= 0)).to(dtype)
+
+
+def discounted_returns(rewards: Tensor, gamma: float, k: int) -> Tensor:
+    """``G_t = Σ_{j >= t} γ^{j-t} r_j`` of rewards ``[..., T * K]``, time-major."""
+    by_time = rewards.unflatten(-1, (-1, k))
+    return (_discounts(by_time.shape[-2], gamma, rewards.device, rewards.dtype) @ by_time).flatten(-2)
+
+
+def returns_transposed(weights: Tensor, gamma: float, k: int) -> Tensor:
+    """``b_j = Σ_{t <= j} γ^{j-t} d_t``: the derivative of ``Σ_t d_t G_t`` with respect to the rewards."""
+    by_time = weights.unflatten(-1, (-1, k))
+    return (_discounts(by_time.shape[-2], gamma, weights.device, weights.dtype).T @ by_time).flatten(-2)
+
+
+def discount_powers(steps: int, gamma: float, like: Tensor) -> Tensor:
+    """``γ^t`` for t = 0 .. T-1."""
+    return _discounts(steps, gamma, like.device, like.dtype)[0]
+
+
+def leave_one_out(returns: Tensor, k: int) -> Tensor:
+    """Returns minus the mean over the other K-1 episodes at the same time step; unchanged for K = 1."""
+    if k == 1:
+        return returns
+    by_time = returns.unflatten(-1, (-1, k))
+    others = (by_time.sum(-1, keepdim=True) - by_time) / (k - 1)
+    return (by_time - others).flatten(-2)

@@ -1,0 +1,323 @@
+"""The training loop: Algorithm 1 and the baselines' loops, for S seeds side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastenvs
+from fastenvs import rng
+from fastenvs.vecenv import VecEnv
+from metagrad import losses, nets, optim
+from metagrad.agents import Evaluation, LearningStep, PolicyGradientAgents
+from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, NoIncentives, dual_rl_step
+from metagrad.config import Config
+from metagrad.designer import IncentiveFunction
+from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
+from metagrad.nets import Params
+from metagrad.rollout import Batch, purpose_seeds, purpose_streams, rollout
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def make_env(config: Config, purpose: str, episodes: int) -> VecEnv:
+    """One environment for all seeds, ``episodes`` copies each."""
+    game = config.game
+    return fastenvs.make(
+        config.game_name.replace("-", "_"),
+        len(config.seeds) * episodes,
+        seed=purpose_seeds(config.seeds, purpose),
+        autoreset="disabled",
+        num_threads=1,
+        n_agents=game.n_agents,
+        min_at_lever=game.min_at_lever,
+        max_steps=game.max_steps,
+        randomize=game.randomize,
+    )
+
+
+class Learner:
+    """Agents and a designer of S seeds, and how they learn.
+
+    Attributes
+    ----------
+    theta, theta_state
+        The agents' networks, stacked ``[S * A, ...]``, and their optimiser's state.
+    eta, eta_state, cost_state
+        The designer's networks, ``[S, ...]``, and the states of its optimisers; empty without a designer.
+    tau : Batch or None
+        Episodes that the agents learn from next.
+    episode, iteration : int
+        Training episodes of each seed so far, validation episodes included; designer steps so far.
+    env_steps : ndarray ``[S]``
+        Environment steps of each seed so far.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.env = make_env(config, "environment", config.k)
+        self.agents = PolicyGradientAgents.make(config.agents)
+        self.streams = {name: purpose_streams(config.seeds, name) for name in ("actions", "designer")}
+        self.designer, eta_sizes, output_bias = self._make_designer()
+        generators = [np.random.default_rng(s) for s in purpose_seeds(config.seeds, "parameters")]
+        options = {"init": config.init, "device": config.device, "dtype": DTYPES[config.dtype]}
+        width = self.env.obs["agents"].shape[-1]
+        sizes = (width, *config.agents.hidden, self.env.n_actions)
+        self.theta = nets.init_mlp(generators, config.game.n_agents, sizes, **options)  # type: ignore[arg-type]
+        self.theta_state: Any = self.agents.optimiser.init(self.theta)
+        self.eta: Params = {}
+        if eta_sizes:
+            self.eta = nets.init_mlp(generators, 1, eta_sizes, output_bias=output_bias, **options)  # type: ignore[arg-type]
+        self.eta_state: Any = optim.Adam(0.0).init(self.eta)
+        self.cost_state: Any = optim.Adam(0.0).init(self.eta)
+        self.tau: Batch | None = None
+        self.episode = 0
+        self.iteration = 0
+        self.env_steps = np.zeros(len(config.seeds), np.int64)
+        self._evaluation: Evaluation | None = None
+
+    def _make_designer(self):
+        """The designer, the widths of its network, and whether that has an output bias."""
+        c, n = self.config, self.config.game.n_agents
+        width = self.env.obs["designer"].shape[-1] + n * self.env.n_actions
+        if c.method == "none":
+            return NoIncentives(), (), False
+        if c.method == "dual-rl-discrete":
+            discrete = DiscreteDualRL(c.dual, self.env.n_actions)
+            return discrete, (width, *c.dual.hidden, discrete.n_outputs), True
+        if c.method == "dual-rl-continuous":
+            return ContinuousDualRL(c.dual, n, c.designer.scale), (width, *c.dual.hidden, n), False
+        d = c.designer
+        outputs = self.env.n_actions if d.output_type == "action" else n
+        return IncentiveFunction(d.output_type, d.scale, d.cost, d.gamma), (width, *d.hidden, outputs), False
+
+    # ------------------------------------------------------------------ iterations
+
+    @property
+    def epsilon(self) -> float:
+        """Share of uniform exploration in this iteration."""
+        a = self.config.agents
+        left = max(0.0, 1 - self.iteration / a.epsilon_div)
+        return a.epsilon_end + (a.epsilon_start - a.epsilon_end) * left
+
+    def collect(self, theta: Params) -> Batch:
+        """Play K training episodes of every seed; incentives are still to be paid."""
+        batch = rollout(
+            self.env,
+            theta,
+            self.streams["actions"],
+            max_steps=self.config.game.max_steps,
+            epsilon=self.epsilon,
+        )
+        self.episode += self.config.k
+        self.env_steps += batch.alive.sum(1).long().cpu().numpy()
+        return batch
+
+    def iterate(self) -> None:
+        """One iteration: the agents' learning steps and one step of the designer."""
+        if self.config.method.startswith("metagrad"):
+            self._iterate_metagrad()
+        else:
+            self._iterate_baseline()
+        self.iteration += 1
+
+    def _iterate_metagrad(self) -> None:
+        """Algorithm 1 (metagrad specification, 1.3)."""
+        d = self.config.designer
+        if self.tau is None:
+            self.tau = self._paid(self.collect(self.theta))
+        # 1. The agents learn, from the incentives they were paid.
+        theta, state, batches, steps = self.theta, self.theta_state, [], []
+        for j in range(d.inner_steps):
+            batch = self._paid(self.collect(theta)) if j else self.tau
+            if d.replica_eta == "recompute":
+                batch = self._paid(batch)
+            cached = self._evaluation if j == 0 else None
+            evaluation = cached or self.agents.evaluate(theta, batch)
+            theta, state, step = self.agents.learn(evaluation, batch.incentives, state)
+            batches.append(batch)
+            steps.append(step)
+        # 2. Fresh episodes of the updated agents (without cross-validation: of the old ones).
+        validation = self._paid(self.collect(self.theta if self.config.method == "metagrad-no-cv" else theta))
+        evaluation = self.agents.evaluate(theta, validation)
+        # 3. The designer learns through the agents' steps.
+        self._designer_step(batches, steps, evaluation)
+        # 4. The updated agents go on, with the validation episodes as their next experience.
+        self.theta, self.theta_state = theta, state
+        self.tau, self._evaluation = (validation, evaluation) if d.pipeline else (None, None)
+
+    def _paid(self, batch: Batch) -> Batch:
+        outputs, _ = self.designer.outputs(self.eta, batch)
+        batch.incentives = self.designer.incentives(outputs, batch)
+        return batch
+
+    def _iterate_baseline(self) -> None:
+        """Play, let the designer learn, then the agents, on the same episodes (specification, 3.1)."""
+        batch = self.collect(self.theta)
+        choice = self.designer.pay(self.eta, batch, self.streams["designer"])
+        if choice is not None:
+            self.eta, self.eta_state = dual_rl_step(
+                self.designer, self.eta, batch, choice, optim.Adam(self.config.dual.lr), self.eta_state
+            )
+        evaluation = self.agents.evaluate(self.theta, batch)
+        self.theta, self.theta_state, _ = self.agents.learn(evaluation, batch.incentives, self.theta_state)
+
+    # ------------------------------------------------------------------ the designer's step
+
+    def _designer_step(
+        self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation
+    ) -> None:
+        d = self.config.designer
+        gradient = self.metagradient(batches, steps, validation)
+        cost = self.cost_gradient(batches)
+        if d.cost_optimiser == "combined":
+            gradient = optim.add(gradient, cost, d.reg_coeff)
+        self.eta, self.eta_state = optim.Adam(d.lr_incentive).step(self.eta, gradient, self.eta_state)
+        if d.cost_optimiser == "separate":
+            self.eta, self.cost_state = optim.Adam(d.lr_cost).step(self.eta, cost, self.cost_state)
+
+    def metagradient(
+        self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation
+    ) -> Params:
+        """Gradient of the designer's loss on the validation episodes through the agents' steps."""
+        first, state = steps[0].evaluation, steps[0].state
+        if self.config.designer.mode == "unrolled":
+            return unrolled_metagradient(
+                [self._agents_loss(batch) for batch in batches],
+                self.agents.optimiser,
+                first.theta,
+                state,
+                self._objective(validation.batch),
+                self.eta,
+            )
+        if self.config.designer.replica_eta == "current":
+            incentives = [
+                self.designer.incentives(self.designer.outputs(self.eta, b)[0], b) for b in batches
+            ]
+            theta, replica = self.agents.learn_through(first, batches, incentives, state)
+            steps, validation = replica, self.agents.evaluate(theta, validation.batch)
+        d_logits = validation.score * (self.designer_weights(validation.batch)[..., None] * (-1.0 / self.config.k))
+        adjoint = nets.vjp(validation.theta, validation.inputs, d_logits)
+        inner = [self._inner_step(batch, step) for batch, step in zip(batches, steps, strict=True)]
+        return forward_metagradient(inner, self.agents.optimiser, adjoint)
+
+    def designer_weights(self, batch: Batch) -> Tensor:
+        """The designer's discounted environment returns for every network and row, ``[S * A, R]``."""
+        d = self.config.designer
+        returns = losses.discounted_returns(batch.designer_rewards, d.gamma, batch.k)
+        if d.baseline == "leave-one-out":
+            returns = losses.leave_one_out(returns, batch.k) * batch.alive
+        return returns.repeat_interleave(self.config.game.n_agents, 0)
+
+    def _inner_step(self, batch: Batch, step: LearningStep) -> InnerStep:
+        agents = self.agents
+
+        def weights_vjp(d: Tensor) -> Params:
+            credit = losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), agents.config.gamma, batch.k)
+            outputs, inputs = self.designer.outputs(self.eta, batch)
+            d_outputs = self.designer.to_outputs(credit * (1.0 / batch.k), batch)
+            return self.designer.vjp(self.eta, outputs, inputs, d_outputs)
+
+        return InnerStep(
+            step.grads,
+            step.state,
+            lambda u: agents.score_jvp(step.evaluation, u),
+            weights_vjp,
+            lambda u: agents.hessian_vector(step, u),
+        )
+
+    def _agents_loss(self, batch: Batch):
+        """``loss(η, θ)`` on a batch: its value from the incentives of the replica, its gradient from η."""
+
+        def loss(eta: Params, theta: Params) -> Tensor:
+            outputs, _ = self.designer.outputs(eta, batch)
+            incentives = self.designer.incentives(outputs, batch)
+            if self.config.designer.replica_eta == "stored":
+                incentives = batch.incentives + (incentives - incentives.detach())
+            return self.agents.loss(theta, batch, self.agents.weights(batch, incentives))
+
+        return loss
+
+    def _objective(self, batch: Batch):
+        """The designer's loss on the validation episodes as a function of the agents' parameters."""
+        weights = self.designer_weights(batch)
+
+        def objective(theta: Params) -> Tensor:
+            logits, _ = nets.forward(theta, batch.obs)
+            zero = torch.zeros_like(weights)
+            return losses.policy_gradient_loss(logits, batch.onehot, weights, zero, 0.0, batch.epsilon, batch.k)
+
+        return objective
+
+    def cost_gradient(self, batches: Sequence[Batch]) -> Params:
+        """Gradient of the cost ψ, mean over the agents' batches."""
+        total: Params | None = None
+        for batch in batches:
+            outputs, inputs = self.designer.outputs(self.eta, batch)
+            d_outputs = self.designer.cost_to_outputs(outputs, batch) * (1.0 / len(batches))
+            part = self.designer.vjp(self.eta, outputs, inputs, d_outputs)
+            total = part if total is None else optim.add(total, part)
+        assert total is not None
+        return total
+
+    # ------------------------------------------------------------------ saving
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides how the run goes on: tensors, and plain values."""
+        tensors = _flatten("theta", self.theta) | _flatten("eta", self.eta)
+        counts = {}
+        for name in ("theta_state", "eta_state", "cost_state"):
+            state = getattr(self, name)
+            if state is not None:
+                tensors |= _flatten(f"{name}/m", state.m) | _flatten(f"{name}/v", state.v)
+                counts[name] = state.t
+        for name, streams in {**self.streams, "environment": self.env.streams}.items():
+            tensors[f"streams/{name}"] = torch.from_numpy(streams.count.astype(np.int64))
+        tensors["env_steps"] = torch.from_numpy(self.env_steps)
+        values: dict[str, Any] = {"episode": self.episode, "iteration": self.iteration, "optimiser_steps": counts}
+        if self.tau is not None:
+            tensors |= _flatten("tau", self.tau.tensors())
+            values["tau"] = {"k": self.tau.k, "max_rows": self.tau.max_rows, "epsilon": self.tau.epsilon}
+        return tensors, values
+
+    def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Go on from :meth:`state`."""
+        device = self.config.device
+        tensors = {name: t.clone() for name, t in tensors.items()}
+        for name, streams in {**self.streams, "environment": self.env.streams}.items():
+            streams.count[:] = tensors.pop(f"streams/{name}").numpy().astype(np.uint64)
+        self.env_steps = tensors.pop("env_steps").numpy().copy()
+        tensors = {name: t.to(device) for name, t in tensors.items()}
+        self.theta, self.eta = _unflatten(tensors, "theta"), _unflatten(tensors, "eta")
+        for name, t in values["optimiser_steps"].items():
+            state = optim.AdamState(_unflatten(tensors, f"{name}/m"), _unflatten(tensors, f"{name}/v"), t)
+            setattr(self, name, state)
+        self.tau = Batch(**values["tau"], **_unflatten(tensors, "tau")) if "tau" in values else None
+        self.episode, self.iteration = values["episode"], values["iteration"]
+        self._evaluation = None
+
+    def diverged(self) -> np.ndarray:
+        """Whether any parameter of a seed is no longer finite, bool ``[S]``."""
+        n = len(self.config.seeds)
+        bad = torch.zeros(n, dtype=torch.bool, device=self.config.device)
+        for params in (self.theta, self.eta):
+            for p in params.values():
+                bad |= ~p.reshape(n, -1).isfinite().all(1)
+        return bad.cpu().numpy()
+
+
+def _flatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}/{name}": t for name, t in tensors.items()}
+
+
+def _unflatten(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(f"{prefix}/"): t for n, t in tensors.items() if n.startswith(f"{prefix}/")}
+
+
+def test_streams(seeds: Sequence[int]) -> dict[str, rng.Streams]:
+    """Streams of evaluation episodes, apart from those of training."""
+    return {name: purpose_streams(seeds, f"test {name}") for name in ("actions", "designer")}
