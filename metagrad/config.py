@@ -7,7 +7,9 @@ import json
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 Method = Literal["metagrad", "metagrad-no-cv", "dual-rl-discrete", "dual-rl-continuous", "none"]
 
@@ -111,14 +113,16 @@ class DualRL:
 class Config:
     """Everything that decides what a run does."""
 
-    game_name: Literal["escape-room"] = "escape-room"
+    game_name: Annotated[Literal["escape-room"], tyro.conf.Suppress] = "escape-room"
     """The game."""
-    preset: str = "er_5_2"
+    preset: Annotated[str, tyro.conf.Suppress] = "er_5_2"
     """Preset that the other values started from."""
-    method: Method = "metagrad"
+    method: Annotated[Method, tyro.conf.Suppress] = "metagrad"
     """How incentives are set."""
-    seeds: tuple[int, ...] = tuple(range(12340, 12348))
+    seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = tuple(range(12340, 12348))
     """Independent runs, trained side by side."""
+    target: float = 25.0
+    """Designer return, incentives subtracted, that counts as solved."""
     episodes: int = 19_200
     """Training episodes of each seed."""
     k: int = 16
@@ -159,6 +163,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "lr_cost": (0, float("inf"), True),
     "reg_coeff": (0, float("inf"), True),
     "scale": (0, float("inf"), False),
+    "target": (-float("inf"), float("inf"), False),
 }
 
 

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import Tensor
 
+from fastenvs import rng
 from metagrad import nets
 from metagrad.losses import discount_powers
 from metagrad.nets import Params
 from metagrad.rollout import Batch
+
+
+class Outputs(NamedTuple):
+    """μ_η on the rows of a batch, before scaling."""
+
+    sigma: Tensor  # [S, R, outputs], in (0, 1)
+    inputs: list[Tensor]  # of the layers
 
 
 @dataclass(frozen=True)
@@ -33,18 +42,22 @@ class IncentiveFunction:
     cost: str = "paid"
     gamma: float = 0.99
 
-    def outputs(self, eta: Params, batch: Batch) -> tuple[Tensor, list[Tensor]]:
-        """σ ``[S, R, outputs]`` for every row, and the inputs of the layers."""
+    def outputs(self, eta: Params, batch: Batch) -> Outputs:
+        """Evaluate the network for every row."""
         logits, inputs = nets.forward(eta, batch.designer_input)
-        return logits.sigmoid(), inputs
+        return Outputs(logits.sigmoid(), inputs)
 
-    def incentives(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def incentives(self, outputs: Outputs, batch: Batch) -> Tensor:
         """What each agent is paid, ``[S, A, R]``; 0 after the end of an episode."""
         if self.output_type == "action":
-            paid = (batch.actions * outputs[:, None]).sum(-1)
+            paid = (batch.actions * outputs.sigma[:, None]).sum(-1)
         else:
-            paid = outputs.transpose(1, 2) * batch.alive[:, None]
+            paid = outputs.sigma.transpose(1, 2) * batch.alive[:, None]
         return self.scale * paid
+
+    def pay(self, eta: Params, batch: Batch, streams: rng.Streams) -> None:
+        """Write the incentives of ``eta`` to ``batch.incentives``; nothing is random here."""
+        batch.incentives = self.incentives(self.outputs(eta, batch), batch)
 
     def to_outputs(self, d_incentives: Tensor, batch: Batch) -> Tensor:
         """Transpose of :meth:`incentives`: ``[S, A, R]`` to ``[S, R, outputs]``."""
@@ -52,25 +65,25 @@ class IncentiveFunction:
             return self.scale * (batch.actions * d_incentives[..., None]).sum(1)
         return self.scale * (d_incentives * batch.alive[:, None]).transpose(1, 2)
 
-    def cost_to_outputs(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def cost_to_outputs(self, outputs: Outputs, batch: Batch) -> Tensor:
         """Derivative of ψ, mean over the K episodes, with respect to the outputs ``[S, R, outputs]``."""
         discount = self._discount(batch) / batch.k
         if self.cost == "paid":
             return self.to_outputs(discount[:, None].expand_as(batch.rewards), batch)
-        return discount[:, :, None].expand_as(outputs)
+        return discount[:, :, None].expand_as(outputs.sigma)
 
-    def total_cost(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def total_cost(self, outputs: Outputs, batch: Batch) -> Tensor:
         """ψ of every seed, mean over the K episodes, ``[S]``."""
         discount = self._discount(batch) / batch.k
         if self.cost == "paid":
             return (self.incentives(outputs, batch).sum(1) * discount).sum(1)
-        return (outputs.sum(2) * discount).sum(1)
+        return (outputs.sigma.sum(2) * discount).sum(1)
 
     def _discount(self, batch: Batch) -> Tensor:
         powers = discount_powers(batch.steps, self.gamma, batch.alive)
         return powers.repeat_interleave(batch.k) * batch.alive
 
     @staticmethod
-    def vjp(eta: Params, outputs: Tensor, inputs: list[Tensor], d_outputs: Tensor) -> Params:
-        """Gradient with respect to η of ``sum(d_outputs * outputs)``."""
-        return nets.vjp(eta, inputs, d_outputs * outputs * (1 - outputs))
+    def vjp(eta: Params, outputs: Outputs, d_sigma: Tensor) -> Params:
+        """Gradient with respect to η of ``sum(d_sigma * sigma)``."""
+        return nets.vjp(eta, outputs.inputs, d_sigma * outputs.sigma * (1 - outputs.sigma))

@@ -77,7 +77,7 @@ def vjp(params: Params, inputs: list[Tensor], d_out: Tensor) -> Params:
         if f"b{i}" in params:
             grads[f"b{i}"] = d_out.sum(1, keepdim=True)
         if i:
-            d_out = torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)) * (inputs[i] > 0)
+            d_out = _where_active(torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)), inputs[i])
     return {name: grads[name] for name in params}
 
 
@@ -85,8 +85,8 @@ def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
     """Change of the outputs, ``[G, R, out]``, when the parameters move along ``tangent``."""
     moved = _affine(inputs[0], tangent["w0"], tangent.get("b0"))
     for i in range(1, n_layers(params)):
-        moved = moved * (inputs[i] > 0)
-        moved = torch.baddbmm(_affine(inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}")), moved, params[f"w{i}"])
+        own = _affine(inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
+        moved = torch.baddbmm(own, _where_active(moved, inputs[i]), params[f"w{i}"])
     return moved
 
 
@@ -97,3 +97,8 @@ def n_layers(params: Params) -> int:
 
 def _affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     return torch.bmm(x, w) if b is None else torch.baddbmm(b, x, w)
+
+
+def _where_active(d: Tensor, activation: Tensor) -> Tensor:
+    """``d`` where the unit fired, else 0."""
+    return torch.ops.aten.threshold_backward(d, activation, 0.0)

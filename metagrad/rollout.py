@@ -21,7 +21,10 @@ from metagrad.losses import probabilities
 from metagrad.nets import Params
 
 #: What a seed's random numbers are for; each purpose has streams of its own.
-PURPOSES = ("parameters", "environment", "actions", "designer", "test environment", "test actions", "test designer")
+PURPOSES = (
+    "parameters",
+    *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
+)
 
 
 def purpose_seeds(seeds: Sequence[int], purpose: str) -> list[int]:

@@ -16,7 +16,7 @@ from metagrad import losses, nets, optim
 from metagrad.agents import Evaluation, LearningStep, PolicyGradientAgents
 from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, NoIncentives, dual_rl_step
 from metagrad.config import Config
-from metagrad.designer import IncentiveFunction
+from metagrad.designer import IncentiveFunction, Outputs
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params
 from metagrad.rollout import Batch, purpose_seeds, purpose_streams, rollout
@@ -24,13 +24,13 @@ from metagrad.rollout import Batch, purpose_seeds, purpose_streams, rollout
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-def make_env(config: Config, purpose: str, episodes: int) -> VecEnv:
-    """One environment for all seeds, ``episodes`` copies each."""
+def make_env(config: Config, phase: str, episodes: int) -> VecEnv:
+    """One environment for all seeds, ``episodes`` copies each, for phase ``train``, ``eval`` or ``test``."""
     game = config.game
     return fastenvs.make(
         config.game_name.replace("-", "_"),
         len(config.seeds) * episodes,
-        seed=purpose_seeds(config.seeds, purpose),
+        seed=purpose_seeds(config.seeds, f"{phase} environment"),
         autoreset="disabled",
         num_threads=1,
         n_agents=game.n_agents,
@@ -38,6 +38,11 @@ def make_env(config: Config, purpose: str, episodes: int) -> VecEnv:
         max_steps=game.max_steps,
         randomize=game.randomize,
     )
+
+
+def make_streams(config: Config, phase: str) -> dict[str, rng.Streams]:
+    """Streams of a phase, one a seed: for the agents' actions and for the designer's."""
+    return {use: purpose_streams(config.seeds, f"{phase} {use}") for use in ("actions", "designer")}
 
 
 class Learner:
@@ -59,9 +64,9 @@ class Learner:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.env = make_env(config, "environment", config.k)
+        self.env = make_env(config, "train", config.k)
         self.agents = PolicyGradientAgents.make(config.agents)
-        self.streams = {name: purpose_streams(config.seeds, name) for name in ("actions", "designer")}
+        self.streams = make_streams(config, "train")
         self.designer, eta_sizes, output_bias = self._make_designer()
         generators = [np.random.default_rng(s) for s in purpose_seeds(config.seeds, "parameters")]
         options = {"init": config.init, "device": config.device, "dtype": DTYPES[config.dtype]}
@@ -151,8 +156,7 @@ class Learner:
         self.tau, self._evaluation = (validation, evaluation) if d.pipeline else (None, None)
 
     def _paid(self, batch: Batch) -> Batch:
-        outputs, _ = self.designer.outputs(self.eta, batch)
-        batch.incentives = self.designer.incentives(outputs, batch)
+        self.designer.pay(self.eta, batch, self.streams["designer"])
         return batch
 
     def _iterate_baseline(self) -> None:
@@ -172,8 +176,9 @@ class Learner:
         self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation
     ) -> None:
         d = self.config.designer
-        gradient = self.metagradient(batches, steps, validation)
-        cost = self.cost_gradient(batches)
+        outputs = [self.designer.outputs(self.eta, batch) for batch in batches]
+        gradient = self.metagradient(outputs, steps, validation)
+        cost = self.cost_gradient(outputs, batches)
         if d.cost_optimiser == "combined":
             gradient = optim.add(gradient, cost, d.reg_coeff)
         self.eta, self.eta_state = optim.Adam(d.lr_incentive).step(self.eta, gradient, self.eta_state)
@@ -181,10 +186,21 @@ class Learner:
             self.eta, self.cost_state = optim.Adam(d.lr_cost).step(self.eta, cost, self.cost_state)
 
     def metagradient(
-        self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation
+        self, outputs: Sequence[Outputs], steps: Sequence[LearningStep], validation: Evaluation
     ) -> Params:
-        """Gradient of the designer's loss on the validation episodes through the agents' steps."""
+        """Gradient of the designer's loss on the validation episodes through the agents' steps.
+
+        Parameters
+        ----------
+        outputs : sequence of Outputs
+            Of the current η on the batch of every step.
+        steps : sequence of LearningStep
+            The agents' steps as they were taken.
+        validation : Evaluation
+            The updated agents on their fresh episodes.
+        """
         first, state = steps[0].evaluation, steps[0].state
+        batches = [step.evaluation.batch for step in steps]
         if self.config.designer.mode == "unrolled":
             return unrolled_metagradient(
                 [self._agents_loss(batch) for batch in batches],
@@ -195,14 +211,12 @@ class Learner:
                 self.eta,
             )
         if self.config.designer.replica_eta == "current":
-            incentives = [
-                self.designer.incentives(self.designer.outputs(self.eta, b)[0], b) for b in batches
-            ]
-            theta, replica = self.agents.learn_through(first, batches, incentives, state)
-            steps, validation = replica, self.agents.evaluate(theta, validation.batch)
+            incentives = [self.designer.incentives(o, b) for o, b in zip(outputs, batches, strict=True)]
+            theta, steps = self.agents.learn_through(first, batches, incentives, state)
+            validation = self.agents.evaluate(theta, validation.batch)
         d_logits = validation.score * (self.designer_weights(validation.batch)[..., None] * (-1.0 / self.config.k))
         adjoint = nets.vjp(validation.theta, validation.inputs, d_logits)
-        inner = [self._inner_step(batch, step) for batch, step in zip(batches, steps, strict=True)]
+        inner = [self._inner_step(o, step) for o, step in zip(outputs, steps, strict=True)]
         return forward_metagradient(inner, self.agents.optimiser, adjoint)
 
     def designer_weights(self, batch: Batch) -> Tensor:
@@ -213,14 +227,13 @@ class Learner:
             returns = losses.leave_one_out(returns, batch.k) * batch.alive
         return returns.repeat_interleave(self.config.game.n_agents, 0)
 
-    def _inner_step(self, batch: Batch, step: LearningStep) -> InnerStep:
-        agents = self.agents
+    def _inner_step(self, outputs: Outputs, step: LearningStep) -> InnerStep:
+        agents, batch = self.agents, step.evaluation.batch
 
         def weights_vjp(d: Tensor) -> Params:
             credit = losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), agents.config.gamma, batch.k)
-            outputs, inputs = self.designer.outputs(self.eta, batch)
-            d_outputs = self.designer.to_outputs(credit * (1.0 / batch.k), batch)
-            return self.designer.vjp(self.eta, outputs, inputs, d_outputs)
+            d_sigma = self.designer.to_outputs(credit * (1.0 / batch.k), batch)
+            return self.designer.vjp(self.eta, outputs, d_sigma)
 
         return InnerStep(
             step.grads,
@@ -234,8 +247,7 @@ class Learner:
         """``loss(η, θ)`` on a batch: its value from the incentives of the replica, its gradient from η."""
 
         def loss(eta: Params, theta: Params) -> Tensor:
-            outputs, _ = self.designer.outputs(eta, batch)
-            incentives = self.designer.incentives(outputs, batch)
+            incentives = self.designer.incentives(self.designer.outputs(eta, batch), batch)
             if self.config.designer.replica_eta == "stored":
                 incentives = batch.incentives + (incentives - incentives.detach())
             return self.agents.loss(theta, batch, self.agents.weights(batch, incentives))
@@ -253,13 +265,12 @@ class Learner:
 
         return objective
 
-    def cost_gradient(self, batches: Sequence[Batch]) -> Params:
+    def cost_gradient(self, outputs: Sequence[Outputs], batches: Sequence[Batch]) -> Params:
         """Gradient of the cost ψ, mean over the agents' batches."""
         total: Params | None = None
-        for batch in batches:
-            outputs, inputs = self.designer.outputs(self.eta, batch)
-            d_outputs = self.designer.cost_to_outputs(outputs, batch) * (1.0 / len(batches))
-            part = self.designer.vjp(self.eta, outputs, inputs, d_outputs)
+        for output, batch in zip(outputs, batches, strict=True):
+            d_sigma = self.designer.cost_to_outputs(output, batch) * (1.0 / len(batches))
+            part = self.designer.vjp(self.eta, output, d_sigma)
             total = part if total is None else optim.add(total, part)
         assert total is not None
         return total
@@ -316,8 +327,3 @@ def _flatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _unflatten(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {n.removeprefix(f"{prefix}/"): t for n, t in tensors.items() if n.startswith(f"{prefix}/")}
-
-
-def test_streams(seeds: Sequence[int]) -> dict[str, rng.Streams]:
-    """Streams of evaluation episodes, apart from those of training."""
-    return {name: purpose_streams(seeds, f"test {name}") for name in ("actions", "designer")}

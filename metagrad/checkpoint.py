@@ -1,0 +1,86 @@
+"""Checkpoints: safetensors and a JSON sidecar in a folder that appears as a whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+FORMAT = "metagrad-checkpoint-1"
+KEEP = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, damaged or of another run."""
+
+
+def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str, Any], config: dict) -> Path:
+    """Write checkpoint ``number`` below ``folder`` atomically and remove all but the newest two."""
+    folder.mkdir(parents=True, exist_ok=True)
+    final, temporary = folder / f"{number:010d}", folder / f".{number:010d}.part"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        data = save_tensors({name: t.detach().contiguous() for name, t in tensors.items()})
+        digest = hashlib.sha256(data).hexdigest()
+        sidecar = {"format": FORMAT, "sha256": digest, "config": config, **values}
+        _write(temporary / "state.safetensors", data)
+        _write(temporary / "state.json", json.dumps(sidecar, indent=1).encode())
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in sorted(folder.glob("[0-9]*"))[:-KEEP]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the newest checkpoint below ``folder``.
+
+    Raises
+    ------
+    CheckpointError
+        If there is none, a file is damaged or foreign, or it was written for another ``config``.
+    """
+    found = sorted(folder.glob("[0-9]*"))
+    if not found:
+        raise CheckpointError(f"no checkpoint in {folder}")
+    path = found[-1]
+    try:
+        sidecar = json.loads((path / "state.json").read_text())
+        data = (path / "state.safetensors").read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
+        raise CheckpointError(f"{path / 'state.json'} is not a checkpoint of this program ({FORMAT})")
+    if hashlib.sha256(data).hexdigest() != sidecar.get("sha256"):
+        raise CheckpointError(f"{path / 'state.safetensors'} is damaged: its checksum differs")
+    if config is not None and sidecar["config"] != config:
+        theirs = sidecar["config"]
+        differing = sorted(k for k in config.keys() | theirs.keys() if config.get(k) != theirs.get(k))
+        raise CheckpointError(f"checkpoint {path} belongs to another configuration: {', '.join(differing)}")
+    return load_tensors(data), sidecar
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically."""
+    temporary = path.with_name(f".{path.name}.part")
+    _write(temporary, text.encode())
+    os.replace(temporary, path)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

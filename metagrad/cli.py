@@ -1,0 +1,153 @@
+"""Command line: ``metagrad train``, ``metagrad evaluate``, ``metagrad plot``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+
+from metagrad import run
+from metagrad.checkpoint import CheckpointError
+from metagrad.config import Config, ConfigError, Method
+from metagrad.log import results_table
+from metagrad.presets import PRESETS, preset
+
+GAMES = ("escape-room",)
+USAGE = """usage: metagrad train escape-room [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] [options]
+       metagrad train --resume RUN
+       metagrad evaluate RUN [--episodes N]
+       metagrad plot RUN [RUN ...] [--out FILE]
+
+`metagrad train escape-room --help` lists all options."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a designer and its agents. Every option below starts from the preset's value."""
+
+    preset: Literal[tuple(PRESETS)] = "er_5_2"  # type: ignore[valid-type]
+    """Experiment."""
+    method: Method = "metagrad"
+    """How incentives are set."""
+    seeds: int = 8
+    """Number of independent runs, trained side by side."""
+    first_seed: int = 12340
+    """Seed of the first of them; the others follow."""
+    out: Path | None = None
+    """Folder of the run, which must not exist (default: runs/PRESET-METHOD)."""
+    config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with a run from its last checkpoint."""
+
+    resume: Path
+    """Folder of the run."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Test the last checkpoint of a run on fresh episodes."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    episodes: int | None = None
+    """Episodes for each seed (default: those of the run's own test, which it then repeats exactly)."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw a run, or compare several."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+    out: Path | None = None
+    """File of the figure (default: figure.png in the run, comparison.png beside several)."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    console = Console()
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot}
+    if not args or args[0] not in commands:
+        asked = bool(args) and args[0] in ("-h", "--help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    try:
+        commands[args[0]](args[1:], console)
+    except (ConfigError, CheckpointError, run.RunError, ValueError) as error:
+        print(f"metagrad: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("metagrad: interrupted; `metagrad train --resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _train(args: list[str], console: Console) -> None:
+    if any(a == "--resume" or a.startswith("--resume=") for a in args):
+        options = tyro.cli(Resume, args=args, prog="metagrad train")
+        folder = options.resume
+        run.resume(folder, console)
+    else:
+        if not args or args[0] not in GAMES:
+            raise ConfigError(f"say which game to train: metagrad train {{{','.join(GAMES)}}}, or --resume RUN")
+        folder, config = _parse_train(args)
+        run.start(config, folder, console)
+    console.print(f"figure: {_figure([folder], folder / 'figure.png')}")
+
+
+def _parse_train(args: list[str]) -> tuple[Path, Config]:
+    """Options over the preset that they name."""
+    base = Train()
+    for i, a in enumerate(args):
+        if a == "--preset" and i + 1 < len(args):
+            base = replace(base, preset=args[i + 1])
+        elif a.startswith("--preset="):
+            base = replace(base, preset=a.partition("=")[2])
+    base = replace(base, config=preset(base.preset))
+    options = tyro.cli(Train, args=args[1:], default=base, prog=f"metagrad train {args[0]}")
+    if options.seeds < 1 or options.first_seed < 0:
+        raise ConfigError("--seeds must be at least 1 and --first-seed not negative")
+    config = replace(
+        options.config,
+        game_name=args[0],  # type: ignore[arg-type]
+        method=options.method,
+        seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
+    )
+    return options.out or Path("runs") / f"{options.preset}-{options.method}", config
+
+
+def _evaluate(args: list[str], console: Console) -> None:
+    options = tyro.cli(Evaluate, args=args, prog="metagrad evaluate")
+    if options.episodes is not None and options.episodes < 1:
+        raise ConfigError("--episodes must be at least 1")
+    learner, scores = run.evaluate(options.run, options.episodes)
+    summary = run.summarise(options.run, learner, scores, seconds=0.0)
+    summary["test_episodes"] = options.episodes or learner.config.test_episodes
+    console.print(results_table(summary))
+
+
+def _plot(args: list[str], console: Console) -> None:
+    options = tyro.cli(Plot, args=args, prog="metagrad plot")
+    if not options.runs:
+        raise ConfigError("name at least one run to plot")
+    for folder in options.runs:
+        if not (folder / "config.json").is_file():
+            raise run.RunError(f"{folder} is not a run: it has no config.json")
+    single = len(options.runs) == 1
+    default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
+    console.print(f"figure: {_figure(options.runs, options.out or default)}")
+
+
+def _figure(folders: Sequence[Path], out: Path) -> Path:
+    from metagrad.plots import plot_runs  # matplotlib takes a while to load
+
+    return plot_runs(folders, out)

@@ -1,0 +1,159 @@
+"""What a run writes and shows: metrics.csv, live progress, the table at the end."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from metagrad.config import Config
+from metagrad.evaluate import Scores, bounds
+
+
+class Metrics:
+    """metrics.csv: one row an evaluation and seed.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int
+        Bytes to keep of an existing file; what a killed run wrote after its last checkpoint goes.
+    """
+
+    def __init__(self, path: Path, size: int = 0) -> None:
+        self._file = open(path, "r+" if size else "w", newline="")  # noqa: SIM115, the run closes it
+        self._file.truncate(size)
+        self._file.seek(size)
+        self._writer = csv.writer(self._file)
+        self._empty = size == 0
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Append rows; the first call writes the header."""
+        if self._empty:
+            self._writer.writerow(rows[0].keys())
+            self._empty = False
+        self._writer.writerows([row.values() for row in rows])
+        self._file.flush()
+
+    def size(self) -> int:
+        """Bytes written so far, on disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> dict[str, np.ndarray]:
+    """Columns of metrics.csv as float64 arrays."""
+    with open(path, newline="") as file:
+        header = next(csv.reader(file))
+        table = np.loadtxt(file, delimiter=",", ndmin=2)
+    return {name: table[:, i] for i, name in enumerate(header)} if len(table) else {}
+
+
+class LiveProgress:
+    """A line that moves while a run trains."""
+
+    def __init__(self, config: Config, done: int, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,}/{task.total:,} episodes"),
+            TextColumn("{task.fields[rate]}"),
+            TextColumn("{task.fields[scores]}"),
+            TimeRemainingColumn(),
+            console=console,
+            # A log file gets no moving line, only the table at the end.
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            f"{config.method} {config.preset}", total=config.episodes, completed=done, rate="", scores=""
+        )
+        self._console = console
+        self._every = max(1, config.episodes // 10)
+        self._next = self._every * (done // self._every + 1)
+
+    def __enter__(self) -> LiveProgress:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._progress.stop()
+
+    def update(self, episode: int, rate: float, scores: Scores) -> None:
+        """Show the latest evaluation, means over seeds."""
+        text = f"r_id {scores.r_id.mean():.2f}  incentives paid {scores.incentives_paid.mean():.2f}"
+        self._progress.update(
+            self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text
+        )
+        if not self._console.is_terminal and episode >= self._next:
+            self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
+            self._next = self._every * (episode // self._every + 1)
+
+
+def first_solved(metrics: dict[str, np.ndarray], seed: int, target: float, window: int = 10) -> float:
+    """First episode at which the mean of the last ``window`` evaluations of a seed exceeds ``target``; NaN if never."""
+    mine = metrics["seed"] == seed
+    r_id, episode = metrics["r_id"][mine], metrics["episode"][mine]
+    if len(r_id) < window:
+        return float("nan")
+    means = np.convolve(r_id, np.full(window, 1 / window), "valid")
+    passed = np.flatnonzero(means > target)
+    return float(episode[window - 1 + passed[0]]) if len(passed) else float("nan")
+
+
+def results(config: Config, scores: Scores, solved_at: list[float], diverged: np.ndarray, seconds: float) -> dict:
+    """Summary of a finished run, as in results.json."""
+    summary: dict[str, Any] = {
+        "method": config.method,
+        "preset": config.preset,
+        "seeds": list(config.seeds),
+        "test_episodes": config.test_episodes,
+        "target": config.target,
+        "bounds": bounds(config.game),
+        "wall_time": seconds,
+    }
+    for name in ("r_id", "environment_return", "incentives_paid", "steps"):
+        summary[name] = [float(v) for v in getattr(scores, name)]
+    summary["solved"] = [bool(v) for v in scores.r_id > config.target]
+    summary["first_solved_episode"] = [None if np.isnan(v) else int(v) for v in solved_at]
+    summary["diverged"] = [bool(v) for v in diverged]
+    return summary
+
+
+def results_table(summary: dict[str, Any]) -> Table:
+    """The table over seeds that a run ends with."""
+    table = Table(
+        title=f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"
+    )
+    names = ("r_id", "environment_return", "incentives_paid", "steps")
+    for column in ("seed", *names, f"first above {summary['target']:g}"):
+        table.add_column(column.replace("_", " "), justify="right")
+    for s, seed in enumerate(summary["seeds"]):
+        first = summary["first_solved_episode"][s]
+        note = " (diverged)" if summary["diverged"][s] else ""
+        cells = [f"{summary[name][s]:.3f}" for name in names]
+        table.add_row(f"{seed}{note}", *cells, "never" if first is None else f"{first:,}")
+    table.add_section()
+    values = {name: np.array(summary[name]) for name in names}
+    table.add_row("mean", *(f"{v.mean():.3f}" for v in values.values()), f"{sum(summary['solved'])} solved")
+    if len(summary["seeds"]) > 1:
+        errors = (f"{v.std(ddof=1) / len(v) ** 0.5:.3f}" for v in values.values())
+        table.add_row("standard error", *errors, f"of {len(summary['seeds'])}")
+    return table
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Summary that a finished run wrote."""
+    return json.loads(path.read_text())

@@ -1,0 +1,121 @@
+"""Figures of finished and of running runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from metagrad.config import Config, load
+from metagrad.evaluate import PLACES, bounds
+from metagrad.log import read_metrics
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+Metrics = dict[str, np.ndarray]
+
+
+def by_seed(metrics: Metrics, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes ``[E]`` and a column ``[S, E]``."""
+    seeds = np.unique(metrics["seed"])
+    rows = [metrics[column][metrics["seed"] == s] for s in seeds]
+    n = min(map(len, rows))
+    return metrics["episode"][metrics["seed"] == seeds[0]][:n], np.array([row[:n] for row in rows])
+
+
+def plot_runs(folders: Sequence[Path], out: Path) -> Path:
+    """One run: its designer return and incentives. Several: their designer returns in one figure.
+
+    Raises
+    ------
+    ValueError
+        If a run has no evaluation yet.
+    """
+    runs = [(load(f / "config.json"), read_metrics(f / "metrics.csv")) for f in folders]
+    for folder, (_, metrics) in zip(folders, runs, strict=True):
+        if not metrics:
+            raise ValueError(f"{folder} has no evaluation yet")
+    figure = _one_run(*runs[0]) if len(runs) == 1 else _several_runs(runs)
+    figure.savefig(out, dpi=130)
+    plt.close(figure)
+    return out
+
+
+def _one_run(config: Config, metrics: Metrics):
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    figure.suptitle(
+        f"ER({config.game.n_agents},{config.game.min_at_lever}), {config.method}, K = {config.k}, "
+        f"{len(config.seeds)} seeds"
+    )
+    episodes, r_id = by_seed(metrics, "r_id")
+    for row in r_id:
+        axes[0].plot(episodes, row, lw=0.8, alpha=0.7)
+    axes[0].plot(episodes, r_id.mean(0), color="black", lw=1.6, label="mean over seeds")
+    _draw_bounds(axes[0], config)
+    axes[0].set(title="designer return (incentives subtracted)", xlabel="episodes", ylabel="r_id")
+    axes[0].legend(fontsize=8)
+    for name, label in (("environment_return", "environment return"), ("incentives_paid", "incentives paid")):
+        _band(axes[1], *by_seed(metrics, name), label)
+    axes[1].set(title="what the designer gets and pays", xlabel="episodes")
+    axes[1].legend(fontsize=8)
+    _incentives(axes[2], config, metrics)
+    return figure
+
+
+def _incentives(axis, config: Config, metrics: Metrics) -> None:
+    """Mean incentive each time an action is chosen, for those who pull most and for the others."""
+    agents = range(config.game.n_agents)
+    episodes, _ = by_seed(metrics, "r_id")
+    count = {p: np.stack([by_seed(metrics, f"n_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
+    paid = {p: np.stack([by_seed(metrics, f"incentive_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
+    # An agent is a cooperator if it is among the M that pulled most in the last tenth of training.
+    tail = max(1, len(episodes) // 10)
+    pulls = count["lever"][:, :, -tail:].mean(-1)
+    rank = pulls.argsort(1).argsort(1)
+    cooperator = (rank >= config.game.n_agents - config.game.min_at_lever)[:, :, None]
+    for role, mask, style in (("cooperator", cooperator, "-"), ("winner", ~cooperator, "--")):
+        for place, colour in zip(PLACES, ("C0", "C1", "C2"), strict=True):
+            total = (paid[place] * mask).sum((0, 1))
+            chosen = (count[place] * mask).sum((0, 1))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                axis.plot(episodes, total / chosen, style, color=colour, lw=1.1, label=f"{role}: {place}")
+    axis.set(title="incentive per choice of an action", xlabel="episodes", ylabel="incentive")
+    axis.legend(fontsize=7, ncols=2)
+
+
+def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
+    figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
+    config = runs[0][0]
+    for c, metrics in runs:
+        label = c.method
+        if c.method == "dual-rl-discrete":
+            label += " {" + ", ".join(f"{v:g}" for v in c.dual.levels) + "}"
+        if (c.game, c.k) != (config.game, config.k):
+            label += f", {c.preset}"
+        _band(axis, *by_seed(metrics, "r_id"), label)
+    _draw_bounds(axis, config)
+    axis.set(
+        title=f"ER({config.game.n_agents},{config.game.min_at_lever}): mean and standard error over seeds",
+        xlabel="episodes",
+        ylabel="designer return (incentives subtracted)",
+    )
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _band(axis, episodes: np.ndarray, values: np.ndarray, label: str) -> None:
+    mean = values.mean(0)
+    (line,) = axis.plot(episodes, mean, lw=1.4, label=label)
+    if len(values) > 1:
+        error = values.std(0, ddof=1) / len(values) ** 0.5
+        axis.fill_between(episodes, mean - error, mean + error, alpha=0.25, color=line.get_color(), lw=0)
+
+
+def _draw_bounds(axis, config: Config) -> None:
+    if config.game.randomize:  # the bounds hold from the default start alone
+        return
+    for (name, value), style in zip(bounds(config.game).items(), (":", "--"), strict=True):
+        axis.axhline(value, color="grey", ls=style, lw=1, label=f"bound, {name}: {value:g}")
