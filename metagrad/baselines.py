@@ -76,7 +76,7 @@ class ContinuousDualRL:
         """Draw an incentive for every agent and row and write it to ``batch.incentives``."""
         mean, inputs = nets.forward(params, batch.designer_input)
         noise = torch.special.ndtri(_row_uniforms(streams, batch, self.n_outputs).clamp_min(1e-16)).to(mean.dtype)
-        paid = self.scale * torch.sigmoid(mean + noise)
+        paid = self.scale * nets.sigmoid(mean + noise)
         batch.incentives = paid.transpose(1, 2) * batch.alive[:, None]
         return Choice(inputs, noise, None)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from fastenvs import rng
 from metagrad import nets
-from metagrad.losses import discount_powers
 from metagrad.nets import Params
 from metagrad.rollout import Batch
 
@@ -45,7 +45,7 @@ class IncentiveFunction:
     def outputs(self, eta: Params, batch: Batch) -> Outputs:
         """Evaluate the network for every row."""
         logits, inputs = nets.forward(eta, batch.designer_input)
-        return Outputs(logits.sigmoid(), inputs)
+        return Outputs(nets.sigmoid(logits), inputs)
 
     def incentives(self, outputs: Outputs, batch: Batch) -> Tensor:
         """What each agent is paid, ``[S, A, R]``; 0 after the end of an episode."""
@@ -80,8 +80,9 @@ class IncentiveFunction:
         return (outputs.sigma.sum(2) * discount).sum(1)
 
     def _discount(self, batch: Batch) -> Tensor:
-        powers = discount_powers(batch.steps, self.gamma, batch.alive)
-        return powers.repeat_interleave(batch.k) * batch.alive
+        """``γ^t`` while an episode goes on, ``[S, R]``."""
+        powers = [self.gamma**t for t in range(batch.steps) for _ in range(batch.k)]
+        return torch.tensor(powers, dtype=batch.alive.dtype, device=batch.alive.device) * batch.alive
 
     @staticmethod
     def vjp(eta: Params, outputs: Outputs, d_sigma: Tensor) -> Params:

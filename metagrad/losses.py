@@ -5,7 +5,6 @@ Rows are (time, episode) pairs, time-major: tensors ``[G, R, L]`` with G network
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -37,8 +36,8 @@ def score(policy: Softmax, onehot: Tensor, epsilon: float) -> Tensor:
 
 def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     """Derivative of the entropy of the acting policy with respect to the logits, ``[G, R, L]``."""
-    log = policy.mixed.clamp_min(torch.finfo(policy.p.dtype).tiny).log()
-    return (1 - epsilon) * policy.p * ((policy.p * log).sum(-1, keepdim=True) - log)
+    p_log = torch.special.xlogy(policy.p, policy.mixed)
+    return (1 - epsilon) * (policy.p * p_log.sum(-1, keepdim=True) - p_log)
 
 
 def policy_gradient_loss(
@@ -56,28 +55,25 @@ def policy_gradient_loss(
     return -((weights * chosen + entropy * alive * h).sum()) / k
 
 
-@lru_cache(maxsize=64)
-def _discounts(steps: int, gamma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    lag = torch.arange(steps, device=device)[None, :] - torch.arange(steps, device=device)[:, None]
-    powers = torch.as_tensor(gamma, dtype=torch.float64).to(device) ** lag.clamp_min(0)
-    return (powers * (lag >= 0)).to(dtype)
-
-
 def discounted_returns(rewards: Tensor, gamma: float, k: int) -> Tensor:
-    """``G_t = Σ_{j >= t} γ^{j-t} r_j`` of rewards ``[..., T * K]``, time-major."""
-    by_time = rewards.unflatten(-1, (-1, k))
-    return (_discounts(by_time.shape[-2], gamma, rewards.device, rewards.dtype) @ by_time).flatten(-2)
+    """``G_t = Σ_{j >= t} γ^{j-t} r_j`` of rewards ``[..., T * K]``, time-major.
+
+    By recursion, so that trailing zero rows do not change a bit.
+    """
+    steps = rewards.unflatten(-1, (-1, k)).unbind(-2)
+    out = [steps[-1]]
+    for r in reversed(steps[:-1]):
+        out.append(torch.add(r, out[-1], alpha=gamma))
+    return torch.cat(out[::-1], -1)
 
 
 def returns_transposed(weights: Tensor, gamma: float, k: int) -> Tensor:
     """``b_j = Σ_{t <= j} γ^{j-t} d_t``: the derivative of ``Σ_t d_t G_t`` with respect to the rewards."""
-    by_time = weights.unflatten(-1, (-1, k))
-    return (_discounts(by_time.shape[-2], gamma, weights.device, weights.dtype).T @ by_time).flatten(-2)
-
-
-def discount_powers(steps: int, gamma: float, like: Tensor) -> Tensor:
-    """``γ^t`` for t = 0 .. T-1."""
-    return _discounts(steps, gamma, like.device, like.dtype)[0]
+    steps = weights.unflatten(-1, (-1, k)).unbind(-2)
+    out = [steps[0]]
+    for d in steps[1:]:
+        out.append(torch.add(d, out[-1], alpha=gamma))
+    return torch.cat(out, -1)
 
 
 def leave_one_out(returns: Tensor, k: int) -> Tensor:

@@ -90,6 +90,11 @@ def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
     return moved
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """Logistic function. Unlike ``torch.sigmoid``, whose last bit depends on an element's place in the tensor."""
+    return (1 + torch.exp(-x.clamp_min(-80.0))).reciprocal()
+
+
 def n_layers(params: Params) -> int:
     """Number of affine layers."""
     return sum(name.startswith("w") for name in params)
