@@ -22,7 +22,8 @@ extensions = [
 setup(
     ext_modules=cythonize(
         extensions,
-        force=checked,
+        # Apart, so that neither build takes the other's C file for its own.
+        build_dir="build/checked/cython" if checked else "build/cython",
         compiler_directives={
             "language_level": "3",
             "boundscheck": checked,

@@ -170,13 +170,9 @@ class EscapeRoom(VecEnv):
             positive_int("min_at_lever", min_at_lever), positive_int("max_steps", max_steps), bool(randomize)
         )
         if min_at_lever > n_agents:
-            raise ValueError(
-                f"min_at_lever is {min_at_lever} with {n_agents} agents: the door could never open"
-            )
+            raise ValueError(f"min_at_lever is {min_at_lever} with {n_agents} agents: the door could never open")
         n = self.num_envs
-        self.state = State(
-            np.full((n, n_agents), START, np.uint8), np.zeros(n, np.int32), np.zeros(n, np.bool_)
-        )
+        self.state = State(np.full((n, n_agents), START, np.uint8), np.zeros(n, np.int32), np.zeros(n, np.bool_))
         width = n_agents * N_PLACES
         self.obs = {
             "agents": np.zeros((n, n_agents, width), np.uint8),
@@ -195,9 +191,7 @@ class EscapeRoom(VecEnv):
         from gymnasium.spaces import Box, Dict
 
         width = self.n_agents * N_PLACES
-        return Dict(
-            agents=Box(0, 1, (self.n_agents, width), np.uint8), designer=Box(0, 1, (width,), np.uint8)
-        )
+        return Dict(agents=Box(0, 1, (self.n_agents, width), np.uint8), designer=Box(0, 1, (width,), np.uint8))
 
     def _step(self, lo: int, hi: int) -> None:
         step(self.config, self.state, self.buffers, lo, hi)

@@ -2,19 +2,17 @@
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
 from numba.core import cgutils
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 #: True where ``NUMBA_DISABLE_JIT=1`` runs the kernels as plain Python.
-PURE_PYTHON = bool(numba.config.DISABLE_JIT)
+PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
-def kernel(function: F) -> F:
+def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel: serial, without the GIL, cached on disk, no Python exceptions from arithmetic."""
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
 

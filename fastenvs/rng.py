@@ -8,7 +8,7 @@ streams trivial to save.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +22,7 @@ class Streams(NamedTuple):
 
     key: np.ndarray
     stride: np.ndarray
-    count: np.ndarray
+    counter: np.ndarray
 
 
 def make_streams(seed: Seed, n: int) -> Streams:
@@ -42,17 +42,14 @@ def make_streams(seed: Seed, n: int) -> Streams:
     ValueError
         If a seed is negative, or the number of seeds does not divide ``n``.
     """
-    seeds = [seed] if seed is None or np.ndim(seed) == 0 else list(seed)  # type: ignore[arg-type]
+    seeds: list[Any] = [seed] if seed is None or np.ndim(seed) == 0 else list(seed)  # type: ignore[arg-type]
     if not seeds or n % len(seeds):
         raise ValueError(f"{len(seeds)} seeds cannot be shared out evenly over {n} streams")
     for s in seeds:
         if s is not None and (not isinstance(s, int | np.integer) or s < 0):
             raise ValueError(f"a seed must be a non-negative integer, got {s!r}")
     each = n // len(seeds)
-    words = [
-        np.random.SeedSequence(None if s is None else int(s)).generate_state(2 * each, np.uint64)
-        for s in seeds
-    ]
+    words = [np.random.SeedSequence(None if s is None else int(s)).generate_state(2 * each, np.uint64) for s in seeds]
     table = np.concatenate(words).reshape(n, 2)
     return Streams(table[:, 0].copy(), table[:, 1] | np.uint64(1), np.zeros(n, np.uint64))
 
@@ -60,8 +57,8 @@ def make_streams(seed: Seed, n: int) -> Streams:
 @kernel
 def bits(streams, i):
     """Next 64 random bits of stream ``i`` (uint64)."""
-    streams.count[i] += np.uint64(1)
-    z = streams.key[i] + streams.count[i] * streams.stride[i]
+    streams.counter[i] += np.uint64(1)
+    z = streams.key[i] + streams.counter[i] * streams.stride[i]
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastenvs import _tax
+from fastenvs import _tax  # type: ignore[attr-defined]
 from fastenvs.vecenv import positive_int
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
@@ -92,9 +92,7 @@ def marginal_rate(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> np
     return out
 
 
-def collect_and_redistribute(
-    income: ArrayLike, coin: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike
-) -> Collection:
+def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> Collection:
     """Collect the tax on each income from the coin at hand and share it out equally.
 
     An agent pays at most the coin it has in its inventory. The revenue is summed in the agents' order,

@@ -207,9 +207,7 @@ class VecEnv:
         else:
             mask = np.asarray(mask)
             if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-                raise ValueError(
-                    f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {list(mask.shape)}"
-                )
+                raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {list(mask.shape)}")
             if seed is not None:
                 raise ValueError("a seed rekeys every copy: it cannot be combined with reset_mask")
             if not self._started and not mask.all():
@@ -223,7 +221,12 @@ class VecEnv:
         self.buffers.terminated[mask] = False
         self.buffers.truncated[mask] = False
         self._done[mask] = False
-        self._run(lambda lo, hi: (self._reset(mask, lo, hi), self._observe(self.obs, mask, lo, hi)))
+
+        def begin(lo: int, hi: int) -> None:
+            self._reset(mask, lo, hi)
+            self._observe(self.obs, mask, lo, hi)
+
+        self._run(begin)
         self._started = True
         return self._result(self.obs), {}
 
@@ -339,14 +342,11 @@ class VecEnv:
         if a.dtype.kind not in "iu":
             raise TypeError(f"actions must be integers, got dtype {a.dtype}")
         if a.shape != self.buffers.actions.shape:
-            raise ValueError(
-                f"actions must have shape {list(self.buffers.actions.shape)}, got {list(a.shape)}"
-            )
+            raise ValueError(f"actions must have shape {list(self.buffers.actions.shape)}, got {list(a.shape)}")
         if a.min() < 0 or a.max() >= self.n_actions:
             env, agent = np.argwhere((a < 0) | (a >= self.n_actions))[0]
             raise ValueError(
-                f"action {a[env, agent]} of agent {agent} in environment {env} "
-                f"is not in 0..{self.n_actions - 1}"
+                f"action {a[env, agent]} of agent {agent} in environment {env} is not in 0..{self.n_actions - 1}"
             )
         return a
 
@@ -369,8 +369,7 @@ class VecEnv:
             if wrong.any():
                 where = tuple(int(i) for i in np.argwhere(wrong)[0])
                 raise ValueError(
-                    f"draw {name!r} at {where} is {values[where]}, not in {low}..{high} "
-                    f"(environment {where[0]})"
+                    f"draw {name!r} at {where} is {values[where]}, not in {low}..{high} (environment {where[0]})"
                 )
             checked[name] = values
         return checked

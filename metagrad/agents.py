@@ -49,9 +49,7 @@ class PolicyGradientAgents:
             return cls(config, optim.SGD(config.lr))
         return cls(
             config,
-            optim.Adam(
-                config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment
-            ),
+            optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment),
         )
 
     def evaluate(self, theta: Params, batch: Batch) -> Evaluation:

@@ -1,7 +1,8 @@
-"""Command line: ``metagrad train``, ``metagrad evaluate``, ``metagrad plot``."""
+"""Command line: ``metagrad train``, ``evaluate``, ``plot`` and ``compare``."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from rich.console import Console
 from metagrad import run
 from metagrad.checkpoint import CheckpointError
 from metagrad.config import Config, ConfigError, Method
-from metagrad.log import results_table
+from metagrad.log import comparison_table, results_table
 from metagrad.presets import PRESETS, preset
 
 GAMES = ("escape-room",)
@@ -22,6 +23,7 @@ USAGE = """usage: metagrad train escape-room [--preset NAME] [--method NAME] [--
        metagrad train --resume RUN
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
+       metagrad compare RUN [RUN ...]
 
 `metagrad train escape-room --help` lists all options."""
 
@@ -39,7 +41,7 @@ class Train:
     first_seed: int = 12340
     """Seed of the first of them; the others follow."""
     out: Path | None = None
-    """Folder of the run, which must not exist (default: runs/PRESET-METHOD)."""
+    """Folder of the run, which must not exist (default: a new one, runs/PRESET-METHOD)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
 
 
@@ -71,11 +73,19 @@ class Plot:
     """File of the figure (default: figure.png in the run, comparison.png beside several)."""
 
 
+@dataclass(frozen=True)
+class Compare:
+    """Put the results of finished runs into one table, in Markdown."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of the runs."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     console = Console()
-    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot}
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare}
     if not args or args[0] not in commands:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
@@ -86,7 +96,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"metagrad: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("metagrad: interrupted; `metagrad train --resume RUN` goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "metagrad: interrupted; `metagrad train --resume RUN` goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return 130
     return 0
 
@@ -122,7 +135,15 @@ def _parse_train(args: list[str]) -> tuple[Path, Config]:
         method=options.method,
         seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
     )
-    return options.out or Path("runs") / f"{options.preset}-{options.method}", config
+    return options.out or _new_folder(Path("runs") / f"{options.preset}-{options.method}"), config
+
+
+def _new_folder(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
+    if not path.exists():
+        return path
+    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(p for p in numbered if not p.exists())
 
 
 def _evaluate(args: list[str], console: Console) -> None:
@@ -140,14 +161,25 @@ def _plot(args: list[str], console: Console) -> None:
     if not options.runs:
         raise ConfigError("name at least one run to plot")
     for folder in options.runs:
-        if not (folder / "config.json").is_file():
-            raise run.RunError(f"{folder} is not a run: it has no config.json")
+        run.read_config(folder)
     single = len(options.runs) == 1
     default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
     console.print(f"figure: {_figure(options.runs, options.out or default)}")
+
+
+def _compare(args: list[str], console: Console) -> None:
+    options = tyro.cli(Compare, args=args, prog="metagrad compare")
+    if not options.runs:
+        raise ConfigError("name at least one run to compare")
+    rows = [(run.read_config(f), run.read_results(f)) for f in options.runs]
+    Console(width=400).print(comparison_table(rows))
 
 
 def _figure(folders: Sequence[Path], out: Path) -> Path:
     from metagrad.plots import plot_runs  # matplotlib takes a while to load
 
     return plot_runs(folders, out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

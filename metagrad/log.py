@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -94,9 +95,7 @@ class LiveProgress:
     def update(self, episode: int, rate: float, scores: Scores) -> None:
         """Show the latest evaluation, means over seeds."""
         text = f"r_id {scores.r_id.mean():.2f}  incentives paid {scores.incentives_paid.mean():.2f}"
-        self._progress.update(
-            self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text
-        )
+        self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text)
         if not self._console.is_terminal and episode >= self._next:
             self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
             self._next = self._every * (episode // self._every + 1)
@@ -134,9 +133,7 @@ def results(config: Config, scores: Scores, solved_at: list[float], diverged: np
 
 def results_table(summary: dict[str, Any]) -> Table:
     """The table over seeds that a run ends with."""
-    table = Table(
-        title=f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"
-    )
+    table = Table(title=f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed")
     names = ("r_id", "environment_return", "incentives_paid", "steps")
     for column in ("seed", *names, f"first above {summary['target']:g}"):
         table.add_column(column.replace("_", " "), justify="right")
@@ -154,6 +151,33 @@ def results_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """Summary that a finished run wrote."""
-    return json.loads(path.read_text())
+def comparison_table(runs: Sequence[tuple[Config, dict[str, Any]]]) -> Table:
+    """One row a run, means and standard errors over its seeds; in Markdown, for documents."""
+    table = Table(box=box.MARKDOWN)
+    columns = ("preset", "method", "K", "seeds", "episodes", "solved", "first solved at episode", "r_id")
+    for column in (*columns, "environment return", "incentives paid", "diverged", "seconds"):
+        table.add_column(column)
+    for config, summary in runs:
+        method: str = config.method
+        if method == "dual-rl-discrete":
+            method += " {" + ", ".join(f"{v:g}" for v in config.dual.levels) + "}"
+        first = [v for v in summary["first_solved_episode"] if v is not None]
+        span = f"{min(first):,} to {max(first):,}" if first else "never"
+        n = len(summary["seeds"])
+        cells = []
+        for name in ("r_id", "environment_return", "incentives_paid"):
+            v = np.array(summary[name])
+            cells.append(f"{v.mean():.2f} ± {v.std(ddof=1) / n**0.5:.2f}" if n > 1 else f"{v[0]:.2f}")
+        table.add_row(
+            config.preset,
+            method,
+            str(config.k),
+            f"{config.seeds[0]}..{config.seeds[-1]}",
+            f"{config.episodes:,}",
+            f"{sum(summary['solved'])} of {n} above {config.target:g}",
+            span,
+            *cells,
+            str(sum(summary["diverged"])),
+            f"{summary['wall_time']:.0f}",
+        )
+    return table

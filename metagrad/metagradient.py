@@ -104,7 +104,5 @@ def unrolled_metagradient(
     for loss in losses:
         grads = torch.autograd.grad(loss(eta, params), list(params.values()), create_graph=True)
         params, state = optimiser.step(params, dict(zip(params, grads, strict=True)), state)
-    result = torch.autograd.grad(
-        objective(params), list(eta.values()), allow_unused=True, materialize_grads=True
-    )
+    result = torch.autograd.grad(objective(params), list(eta.values()), allow_unused=True, materialize_grads=True)
     return dict(zip(eta, result, strict=True))

@@ -74,8 +74,8 @@ class Adam:
 
     def init(self, params: Params) -> AdamState:
         """Zero moments."""
-        zeros = {name: torch.zeros_like(p) for name, p in params.items()}
-        return AdamState(zeros, dict(zeros), 0)
+        m, v = ({name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2))
+        return AdamState(m, v, 0)
 
     def _corrections(self, t: int) -> tuple[float, float]:
         """Scale of the update and of ``sqrt(v)`` at step ``t``: update = scale * m / (root * sqrt(v) + eps)."""

@@ -13,7 +13,7 @@ from metagrad.evaluate import PLACES, bounds
 from metagrad.log import read_metrics
 
 mpl.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
 Metrics = dict[str, np.ndarray]
 
@@ -90,7 +90,7 @@ def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     config = runs[0][0]
     for c, metrics in runs:
-        label = c.method
+        label: str = c.method
         if c.method == "dual-rl-discrete":
             label += " {" + ", ".join(f"{v:g}" for v in c.dual.levels) + "}"
         if (c.game, c.k) != (config.game, config.k):

@@ -21,9 +21,7 @@ def _paper(name: str, n: int, m: int, **networks: tuple[int, ...]) -> Config:
         checkpoint_period=10_000,
         game=Game(n_agents=n, min_at_lever=m),
         agents=Agents(hidden=networks.get("agents", (64, 32)), lr=_LR),
-        designer=Designer(
-            hidden=networks.get("designer", (64, 16)), cost="all_outputs", replica_eta="current"
-        ),
+        designer=Designer(hidden=networks.get("designer", (64, 16)), cost="all_outputs", replica_eta="current"),
     )
 
 
@@ -53,7 +51,7 @@ def er_2_1() -> Config:
 
 def er_5_2() -> Config:
     """ER(5,2), K = 16: the main job."""
-    return _ours("er_5_2", 5, 2, iterations=1_200, lr=16 * _LR, lr_incentive=1e-3, lr_cost=6e-4)
+    return _ours("er_5_2", 5, 2, iterations=2_000, lr=16 * _LR, lr_incentive=1e-3, lr_cost=5e-4)
 
 
 def er_10_5() -> Config:
@@ -87,8 +85,7 @@ def er_10_5_paper() -> Config:
 
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    f.__name__: f
-    for f in (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper)
+    f.__name__: f for f in (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper)
 }
 
 

@@ -7,7 +7,8 @@ others share the batch, and saving a stream means saving one counter.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -53,6 +54,10 @@ class Batch:
     Rows after the end of an episode are zero everywhere.
     """
 
+    TENSORS: ClassVar[tuple[str, ...]] = (
+        "obs", "onehot", "designer_input", "alive", "rewards", "designer_rewards", "incentives",
+    )  # fmt: skip
+
     k: int
     max_rows: int  # rows of the longest possible batch
     epsilon: float  # share of uniform exploration of the policy that acted
@@ -87,8 +92,7 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+        return {name: getattr(self, name) for name in self.TENSORS}
 
 
 @kernel

@@ -42,20 +42,31 @@ def start(config: Config, folder: Path, console: Console) -> dict:
 
 def resume(folder: Path, console: Console) -> dict:
     """Go on with a run from its last checkpoint; one that was killed before the first starts again."""
-    if not (folder / "config.json").is_file():
-        raise RunError(f"{folder} is not a run: it has no config.json")
-    config = load(folder / "config.json")
+    config = read_config(folder)
     _check_device(config)
     has_checkpoint = any((folder / "checkpoints").glob("[0-9]*"))
     with _explained(folder):
         return _train(config, folder, console, resumed=has_checkpoint)
 
 
-def load_learner(folder: Path) -> Learner:
-    """The learner of a run as of its last checkpoint."""
+def read_config(folder: Path) -> Config:
+    """Configuration of a run."""
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder} is not a run: it has no config.json")
-    config = load(folder / "config.json")
+    return load(folder / "config.json")
+
+
+def read_results(folder: Path) -> dict:
+    """Summary that a finished run wrote."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise RunError(f"{folder} has no results yet; finish it with `metagrad train --resume {folder}`")
+    return json.loads(path.read_text())
+
+
+def load_learner(folder: Path) -> Learner:
+    """The learner of a run as of its last checkpoint."""
+    config = read_config(folder)
     _check_device(config)
     learner = Learner(config)
     learner.load_state(*checkpoint.load(folder / "checkpoints", to_dict(config)))
@@ -86,8 +97,8 @@ def _train(config: Config, folder: Path, console: Console, resumed: bool) -> dic
         tensors, values = checkpoint.load(folder / "checkpoints", to_dict(config))
         before, size = values["wall_time"], values["metrics_size"]
         for name, streams in evaluator.streams.items():
-            streams.count[:] = values["eval_streams"][name]
-        evaluator.env.streams.count[:] = values["eval_streams"]["environment"]
+            streams.counter[:] = values["eval_streams"][name]
+        evaluator.env.streams.counter[:] = values["eval_streams"]["environment"]
         learner.load_state(tensors, values)
     metrics = Metrics(folder / "metrics.csv", size)
     began, first = time.perf_counter(), learner.episode
@@ -95,7 +106,7 @@ def _train(config: Config, folder: Path, console: Console, resumed: bool) -> dic
     def save() -> None:
         tensors, values = learner.state()
         streams = {**evaluator.streams, "environment": evaluator.env.streams}
-        values["eval_streams"] = {name: s.count.tolist() for name, s in streams.items()}
+        values["eval_streams"] = {name: s.counter.tolist() for name, s in streams.items()}
         values["wall_time"] = before + time.perf_counter() - began
         values["metrics_size"] = metrics.size()
         checkpoint.save(folder / "checkpoints", learner.episode, tensors, values, to_dict(config))

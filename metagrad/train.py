@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,11 @@ class Learner:
         self.eta: Params = {}
         if eta_sizes:
             self.eta = nets.init_mlp(generators, 1, eta_sizes, output_bias=output_bias, **options)  # type: ignore[arg-type]
-        self.eta_state: Any = optim.Adam(0.0).init(self.eta)
-        self.cost_state: Any = optim.Adam(0.0).init(self.eta)
+        is_metagrad = config.method.startswith("metagrad")
+        self.eta_adam = optim.Adam(config.designer.lr_incentive if is_metagrad else config.dual.lr)
+        self.eta_state: Any = self.eta_adam.init(self.eta)
+        self.cost_adam = optim.Adam(config.designer.lr_cost)
+        self.cost_state: Any = self.cost_adam.init(self.eta) if is_metagrad else None
         self.tau: Batch | None = None
         self.episode = 0
         self.iteration = 0
@@ -165,29 +168,25 @@ class Learner:
         choice = self.designer.pay(self.eta, batch, self.streams["designer"])
         if choice is not None:
             self.eta, self.eta_state = dual_rl_step(
-                self.designer, self.eta, batch, choice, optim.Adam(self.config.dual.lr), self.eta_state
+                self.designer, self.eta, batch, choice, self.eta_adam, self.eta_state
             )
         evaluation = self.agents.evaluate(self.theta, batch)
         self.theta, self.theta_state, _ = self.agents.learn(evaluation, batch.incentives, self.theta_state)
 
     # ------------------------------------------------------------------ the designer's step
 
-    def _designer_step(
-        self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation
-    ) -> None:
+    def _designer_step(self, batches: Sequence[Batch], steps: Sequence[LearningStep], validation: Evaluation) -> None:
         d = self.config.designer
         outputs = [self.designer.outputs(self.eta, batch) for batch in batches]
         gradient = self.metagradient(outputs, steps, validation)
         cost = self.cost_gradient(outputs, batches)
         if d.cost_optimiser == "combined":
             gradient = optim.add(gradient, cost, d.reg_coeff)
-        self.eta, self.eta_state = optim.Adam(d.lr_incentive).step(self.eta, gradient, self.eta_state)
+        self.eta, self.eta_state = self.eta_adam.step(self.eta, gradient, self.eta_state)
         if d.cost_optimiser == "separate":
-            self.eta, self.cost_state = optim.Adam(d.lr_cost).step(self.eta, cost, self.cost_state)
+            self.eta, self.cost_state = self.cost_adam.step(self.eta, cost, self.cost_state)
 
-    def metagradient(
-        self, outputs: Sequence[Outputs], steps: Sequence[LearningStep], validation: Evaluation
-    ) -> Params:
+    def metagradient(self, outputs: Sequence[Outputs], steps: Sequence[LearningStep], validation: Evaluation) -> Params:
         """Gradient of the designer's loss on the validation episodes through the agents' steps.
 
         Parameters
@@ -287,9 +286,13 @@ class Learner:
                 tensors |= _flatten(f"{name}/m", state.m) | _flatten(f"{name}/v", state.v)
                 counts[name] = state.t
         for name, streams in {**self.streams, "environment": self.env.streams}.items():
-            tensors[f"streams/{name}"] = torch.from_numpy(streams.count.astype(np.int64))
+            tensors[f"streams/{name}"] = torch.from_numpy(streams.counter.astype(np.int64))
         tensors["env_steps"] = torch.from_numpy(self.env_steps)
-        values: dict[str, Any] = {"episode": self.episode, "iteration": self.iteration, "optimiser_steps": counts}
+        values: dict[str, Any] = {
+            "episode": self.episode,
+            "iteration": self.iteration,
+            "optimiser_steps": counts,
+        }
         if self.tau is not None:
             tensors |= _flatten("tau", self.tau.tensors())
             values["tau"] = {"k": self.tau.k, "max_rows": self.tau.max_rows, "epsilon": self.tau.epsilon}
@@ -300,14 +303,17 @@ class Learner:
         device = self.config.device
         tensors = {name: t.clone() for name, t in tensors.items()}
         for name, streams in {**self.streams, "environment": self.env.streams}.items():
-            streams.count[:] = tensors.pop(f"streams/{name}").numpy().astype(np.uint64)
+            streams.counter[:] = tensors.pop(f"streams/{name}").numpy().astype(np.uint64)
         self.env_steps = tensors.pop("env_steps").numpy().copy()
         tensors = {name: t.to(device) for name, t in tensors.items()}
-        self.theta, self.eta = _unflatten(tensors, "theta"), _unflatten(tensors, "eta")
+        names = {"theta_state": list(self.theta), "eta_state": list(self.eta), "cost_state": list(self.eta)}
+        self.theta = _unflatten(tensors, "theta", self.theta)
+        self.eta = _unflatten(tensors, "eta", self.eta)
         for name, t in values["optimiser_steps"].items():
-            state = optim.AdamState(_unflatten(tensors, f"{name}/m"), _unflatten(tensors, f"{name}/v"), t)
-            setattr(self, name, state)
-        self.tau = Batch(**values["tau"], **_unflatten(tensors, "tau")) if "tau" in values else None
+            m, v = (_unflatten(tensors, f"{name}/{moment}", names[name]) for moment in "mv")
+            setattr(self, name, optim.AdamState(m, v, t))
+        if "tau" in values:
+            self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.TENSORS)))
         self.episode, self.iteration = values["episode"], values["iteration"]
         self._evaluation = None
 
@@ -325,5 +331,5 @@ def _flatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}/{name}": t for name, t in tensors.items()}
 
 
-def _unflatten(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(f"{prefix}/"): t for n, t in tensors.items() if n.startswith(f"{prefix}/")}
+def _unflatten(tensors: dict[str, Tensor], prefix: str, names: Iterable[str]) -> dict[str, Tensor]:
+    return {name: tensors[f"{prefix}/{name}"] for name in names}

@@ -40,7 +40,7 @@ def game_of(config):
 
 
 def replay_escape_room(config, trace):
-    """Step through a trace twice: as one environment with autoreset, and as one batch of single steps."""
+    """Play a trace with autoreset; starts are handed in as draws."""
     options = {key: config[key] for key in ("n_agents", "min_at_lever", "max_steps", "randomize")}
     env = fastenvs.make("escape_room", 1, seed=0, **options)
     draws = trace["start_state"][:, None]
@@ -49,7 +49,11 @@ def replay_escape_room(config, trace):
         return {"place": draws[t]} if config["randomize"] and t < len(draws) else None
 
     obs, _ = env.reset(options={"draws": draw(0)})
+    levels = _level_table(config["incentive_levels"])
     for t, actions in enumerate(trace["actions"]):
+        if levels is not None:
+            paid = levels[trace["designer_action"][t]][actions]
+            np.testing.assert_array_equal(paid, trace["incentives"][t], err_msg=f"step {t}")
         np.testing.assert_array_equal(env.state.place[0], trace["start_state"][t], err_msg=f"step {t}")
         np.testing.assert_array_equal(env.state.time[0], trace["step_in_episode"][t])
         np.testing.assert_array_equal(obs["agents"][0], trace["start_obs"][t])
@@ -66,6 +70,15 @@ def replay_escape_room(config, trace):
         np.testing.assert_array_equal(last["designer"][0], trace["next_designer_obs"][t])
         if not done:
             np.testing.assert_array_equal(env.state.place[0], trace["next_state"][t])
+
+
+def _level_table(levels):
+    """Incentives of every designer action; None where the learner's packages are not installed."""
+    try:
+        from metagrad.baselines import level_table
+    except ImportError:
+        return None
+    return level_table(levels, 3)
 
 
 REPLAYS = {"escape_room": replay_escape_room}

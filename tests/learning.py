@@ -7,8 +7,7 @@ import torch
 from metagrad.config import Agents, Config, Designer, Game
 from metagrad.train import Learner
 
-AGENTS = {f for f in Agents.__dataclass_fields__}
-DESIGNER = {f for f in Designer.__dataclass_fields__}
+DESIGNER = set(Designer.__dataclass_fields__)
 
 
 def tiny_config(**options):

@@ -37,9 +37,7 @@ def test_forward_equals_unrolled(variant, replica):
     assert relative_error(forward, unrolled) < 1e-9
 
 
-@pytest.mark.parametrize(
-    "variant", [v for v in VARIANTS if not v.get("agents_stop_second_moment")], ids=str
-)
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if not v.get("agents_stop_second_moment")], ids=str)
 def test_unrolled_equals_finite_differences(variant):
     learner, (outputs, steps, validation) = captured_metagradient(tiny_config(replica_eta="current", **variant))
     gradient = with_designer(learner, mode="unrolled").metagradient(outputs, steps, validation)
@@ -56,9 +54,7 @@ def test_unrolled_equals_finite_differences(variant):
 
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        direction = {
-            n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in learner.eta.items()
-        }
+        direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in learner.eta.items()}
         h = 1e-5
         up, down = (value(optim.add(learner.eta, direction, s * h)) for s in (1, -1))
         slope = sum(float((gradient[n] * direction[n]).sum()) for n in gradient)
@@ -80,7 +76,11 @@ def test_shared_parameters_and_generalised_advantages(optimiser, m):
     for _ in range(3):  # Adam's first steps have hardly any derivative
         theta, state = optimiser.step(theta, {"w": randn(4, 3)}, state)
     data = [
-        (randn(agents, steps, 4), torch.randint(0, 3, (agents, steps), generator=generator), randn(agents, steps + 1))
+        (
+            randn(agents, steps, 4),
+            torch.randint(0, 3, (agents, steps), generator=generator),
+            randn(agents, steps + 1),
+        )
         for _ in range(m)
     ]
     powers = torch.tensor([[(gamma * lam) ** (k - t) if k >= t else 0 for k in range(steps)] for t in range(steps)])
@@ -156,9 +156,9 @@ def test_cost_gradient(cost, output_type):
     batch = learner._paid(learner.collect(learner.theta))
     outputs = learner.designer.outputs(learner.eta, batch)
     got = learner.cost_gradient([outputs], [batch])
-    want = torch.func.grad(
-        lambda eta: learner.designer.total_cost(learner.designer.outputs(eta, batch), batch).sum()
-    )(learner.eta)
+    want = torch.func.grad(lambda eta: learner.designer.total_cost(learner.designer.outputs(eta, batch), batch).sum())(
+        learner.eta
+    )
     assert relative_error(got, want) < 1e-12
     # By hand: the first seed's cost, summed over its episodes and steps.
     sigma = outputs.sigma[0].view(batch.steps, batch.k, -1)

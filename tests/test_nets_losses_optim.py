@@ -136,9 +136,7 @@ def test_adam_pullback(stop, eps_mode):
     out, out_m, out_v = (torch.randn_like(g) for _ in range(3))
     total = (new["w"] * out).sum() + (after.m["w"] * out_m).sum() + (after.v["w"] * out_v).sum()
     want_g, want_m, want_v = torch.autograd.grad(total, (g, m, v))
-    u, back = adam.pullback(
-        grads[-1], state, {"w": out}, optim.AdamAdjoint({"w": out_m}, {"w": out_v})
-    )
+    u, back = adam.pullback(grads[-1], state, {"w": out}, optim.AdamAdjoint({"w": out_m}, {"w": out_v}))
     torch.testing.assert_close(-u["w"], want_g)
     torch.testing.assert_close(back.m["w"], want_m)
     torch.testing.assert_close(back.v["w"], want_v)

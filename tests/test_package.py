@@ -14,10 +14,7 @@ def run(code):
 
 def test_fastenvs_needs_no_torch():
     blocked = "import sys; sys.modules['torch'] = None; sys.modules['metagrad'] = None; "
-    run(
-        blocked + "import fastenvs, fastenvs.tax\n"
-        "for name in fastenvs.games():\n    fastenvs.make(name, 2).reset()"
-    )
+    run(blocked + "import fastenvs, fastenvs.tax\nfor name in fastenvs.games():\n    fastenvs.make(name, 2).reset()")
 
 
 def test_importing_fastenvs_loads_nothing_heavy():

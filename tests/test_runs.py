@@ -1,0 +1,299 @@
+"""Runs as folders: the command line, resuming, and what goes wrong."""
+
+import csv
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file
+
+from metagrad import checkpoint, cli, run
+from metagrad.config import Config, ConfigError, from_dict, load, to_dict
+from metagrad.presets import PRESETS, preset
+
+SMALL = [
+    "--preset", "er_2_1", "--seeds", "2", "--episodes", "640", "--eval-period", "64", "--eval-episodes", "4",
+    "--checkpoint-period", "160", "--test-episodes", "20",
+]  # fmt: skip
+
+
+def train(out, *options):
+    return cli.main(["train", "escape-room", *SMALL, "--out", str(out), *options])
+
+
+def rows(folder):
+    with open(folder / "metrics.csv") as file:
+        return [{k: v for k, v in row.items() if k != "wall_time"} for row in csv.DictReader(file)]
+
+
+def final_tensors(folder):
+    return load_file(sorted((folder / "checkpoints").iterdir())[-1] / "state.safetensors")
+
+
+def assert_same_run(left, right):
+    a, b = final_tensors(left), final_tensors(right)
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].equal(b[name]), name
+    assert rows(left) == rows(right)
+    one, two = (json.loads((f / "results.json").read_text()) for f in (left, right))
+    assert {**one, "wall_time": 0} == {**two, "wall_time": 0}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert train(folder) == 0
+    return folder
+
+
+def test_a_finished_run_holds_everything(finished, capsys):
+    assert {p.name for p in finished.iterdir()} == {
+        "config.json", "metrics.csv", "checkpoints", "results.json", "figure.png",
+    }  # fmt: skip
+    table = rows(finished)
+    assert len(table) == 2 * 10
+    for column in ("seed", "episode", "r_id", "environment_return", "incentives_paid"):
+        assert all(float(row[column]) == float(row[column]) for row in table)
+    for row in table:
+        net = float(row["environment_return"]) - float(row["incentives_paid"])
+        assert float(row["r_id"]) == pytest.approx(net, abs=1e-4)
+    assert len(list((finished / "checkpoints").iterdir())) == checkpoint.KEEP
+    assert load(finished / "config.json").seeds == (12340, 12341)
+
+
+def test_evaluate_repeats_the_test(finished, capsys):
+    assert cli.main(["evaluate", str(finished)]) == 0
+    shown = capsys.readouterr().out
+    result = json.loads((finished / "results.json").read_text())
+    for value in result["r_id"]:
+        assert f"{value:.3f}" in shown
+    assert cli.main(["evaluate", str(finished), "--episodes", "7"]) == 0
+
+
+def test_plots(finished, tmp_path):
+    assert cli.main(["plot", str(finished), str(finished), "--out", str(tmp_path / "two.png")]) == 0
+    assert cli.main(["plot", str(finished), "--out", str(tmp_path / "one.png")]) == 0
+    for name in ("one.png", "two.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_compare(finished, capsys):
+    assert cli.main(["compare", str(finished), str(finished)]) == 0
+    shown = capsys.readouterr().out.strip().splitlines()
+    result = json.loads((finished / "results.json").read_text())
+    assert len(shown) == 4
+    assert f"| {sum(result['r_id']) / 2:.2f} ±" in shown[2]
+
+
+@pytest.mark.parametrize("method", ["dual-rl-discrete", "dual-rl-continuous", "none", "metagrad-no-cv"])
+def test_every_method_trains_and_resumes(method, tmp_path):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(whole, "--method", method) == 0
+    shutil.copytree(whole, cut)
+    (cut / "results.json").unlink()
+    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
+    assert cli.main(["train", "--resume", str(cut)]) == 0
+    assert_same_run(whole, cut)
+
+
+def test_resume_with_random_starts_and_exploration(tmp_path):
+    options = ["--game.randomize", "--agents.epsilon-start", "0.5", "--agents.epsilon-div", "20"]
+    options += ["--agents.optimiser", "adam", "--designer.inner-steps", "2"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert train(whole, *options) == 0
+    shutil.copytree(whole, cut)
+    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
+    assert cli.main(["train", "--resume", str(cut)]) == 0
+    assert_same_run(whole, cut)
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path):
+    """SIGKILL at random moments, several times, until the run gets through."""
+    options = [*SMALL, "--episodes", "4800", "--checkpoint-period", "320", "--k", "4"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert cli.main(["train", "escape-room", *options, "--out", str(whole)]) == 0
+    command = [sys.executable, "-m", "metagrad.cli", "train"]
+    arguments = ["escape-room", *options, "--out", str(killed)]
+    kills, dice = 0, random.Random(0)
+    while not (killed / "results.json").exists():
+        process = subprocess.Popen(
+            [*command, *arguments], stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        )
+        deadline = time.monotonic() + 60
+        while not (killed / "config.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if kills < 3:
+            done = len(list((killed / "checkpoints").glob("[0-9]*"))) if kills else 0
+            while not done and not list((killed / "checkpoints").glob("[0-9]*")) and process.poll() is None:
+                time.sleep(0.005)
+            try:
+                process.wait(dice.uniform(0.0, 0.4) + (2.0 if kills else 0.0))
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+        assert process.wait(120) in (0, -signal.SIGKILL)
+        arguments = ["--resume", str(killed)]
+    assert kills
+    assert_same_run(whole, killed)
+
+
+def test_existing_folder_is_not_touched(finished, capsys):
+    before = {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+    assert train(finished) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in finished.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--game.n-agents", "2", "--game.min-at-lever", "3"], "never open"),
+        (["--game.n-agents", "0"], "game.n_agents must be at least 1"),
+        (["--k", "0"], "k must be at least 1"),
+        (["--seeds", "0"], "--seeds"),
+        (["--agents.gamma", "1.5"], "agents.gamma is out of range"),
+        (["--agents.lr", "nan"], "agents.lr is out of range"),
+        (["--agents.hidden", "0"], "agents.hidden must be positive"),
+        (["--designer.baseline", "leave-one-out", "--k", "1"], "leave-one-out"),
+        (["--device", "tpu"], "device 'tpu'"),
+        (["--episodes", "3"], "at least k"),
+        (["--preset", "er_9_9"], "no preset is called 'er_9_9'"),
+    ],
+)
+def test_impossible_options(options, message, tmp_path, capsys):
+    assert train(tmp_path / "run", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["train", "escape-room", "--lr-incentiv", "1"], ["train", "escape-room", "--method", "magic"]],
+)
+def test_unknown_options(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(arguments)
+    assert error.value.code == 2
+    assert arguments[2] in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "which game"),
+        (["train", "chess"], "which game"),
+        (["train", "--resume", "nowhere"], "is not a run"),
+        (["evaluate", "nowhere"], "is not a run"),
+        (["plot", "nowhere"], "is not a run"),
+        (["fly"], "usage"),
+        ([], "usage"),
+    ],
+)
+def test_wrong_commands(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def damage(folder, how):
+    newest = sorted((folder / "checkpoints").iterdir())[-1]
+    state, sidecar = newest / "state.safetensors", newest / "state.json"
+    if how == "bit":
+        data = bytearray(state.read_bytes())
+        data[len(data) // 2] ^= 1
+        state.write_bytes(bytes(data))
+    elif how == "cut":
+        state.write_bytes(state.read_bytes()[:100])
+    elif how == "sidecar":
+        sidecar.write_text("{")
+    elif how == "foreign":
+        sidecar.write_text(json.dumps({"format": "other"}))
+    elif how == "gone":
+        shutil.rmtree(folder / "checkpoints")
+    elif how == "config":
+        config = json.loads((folder / "config.json").read_text())
+        config["k"] = 8
+        (folder / "config.json").write_text(json.dumps(config))
+    elif how == "option":
+        config = json.loads((folder / "config.json").read_text())
+        config["agents"]["colour"] = "red"
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("bit", "damaged"),
+        ("cut", "damaged"),
+        ("sidecar", "cannot be read"),
+        ("foreign", "not a checkpoint of this program"),
+        ("gone", "no checkpoint"),
+        ("config", "another configuration: k"),
+        ("option", "unknown option agents.colour"),
+    ],
+)
+def test_damaged_and_foreign_checkpoints(how, message, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    damage(folder, how)
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert cli.main(["evaluate", str(folder)]) == 2
+    assert message in capsys.readouterr().err
+    if how != "gone":
+        assert cli.main(["train", "--resume", str(folder)]) == 2
+        assert message in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_full_disk_loses_nothing(finished, tmp_path, capsys, monkeypatch):
+    """The write of the third checkpoint fails; afterwards the run resumes and ends as it would have."""
+    folder, original, calls = tmp_path / "run", checkpoint._write, []
+
+    def write(path: Path, data: bytes) -> None:
+        calls.append(path)
+        if path.name == "state.safetensors" and len([p for p in calls if p.name == path.name]) == 3:
+            original(path, data[:50])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(path, data)
+
+    monkeypatch.setattr(checkpoint, "_write", write)
+    assert train(folder) == 2
+    message = capsys.readouterr().err
+    assert "disk is full" in message
+    assert "--resume" in message
+    assert not list((folder / "checkpoints").glob(".*"))
+    monkeypatch.undo()
+    assert cli.main(["train", "--resume", str(folder)]) == 0
+    assert_same_run(finished, folder)
+
+
+def test_config_round_trip():
+    for name in PRESETS:
+        config = preset(name)
+        assert config.preset == name
+        assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    with pytest.raises(ConfigError, match="missing"):
+        from_dict({})
+    with pytest.raises(ConfigError, match="seeds must be distinct"):
+        replace(Config(), seeds=(1, 1))
+    with pytest.raises(ConfigError, match="method must be one of"):
+        replace(Config(), method="magic")
+
+
+def test_resume_before_the_first_checkpoint_starts_again(finished, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(finished / "config.json", folder)
+    run.resume(folder, Console(quiet=True))
+    shutil.copy(finished / "figure.png", folder)
+    assert_same_run(finished, folder)
