@@ -74,6 +74,11 @@ class Designer:
     """Adam's learning rate for the meta-gradient."""
     lr_cost: float = 6.03e-5
     """Adam's learning rate for the cost, if that has an optimiser of its own."""
+    beta2: float = 0.999
+    """Adam's memory of squared meta-gradients, in iterations."""
+    beta2_cost: float = 0.999
+    """Adam's memory of squared cost gradients, in iterations. They shrink by orders of magnitude where the incentive
+    saturates; a memory much longer than training then freezes it there."""
     cost: Literal["paid", "all_outputs"] = "paid"
     """Cost of incentives: those really paid, or all outputs before scaling (as published)."""
     cost_optimiser: Literal["separate", "combined"] = "separate"
@@ -161,6 +166,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "lr": (0, float("inf"), True),
     "lr_incentive": (0, float("inf"), True),
     "lr_cost": (0, float("inf"), True),
+    "beta2": (0, 1, True),
+    "beta2_cost": (0, 1, True),
     "reg_coeff": (0, float("inf"), True),
     "scale": (0, float("inf"), False),
     "target": (-float("inf"), float("inf"), False),

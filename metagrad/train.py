@@ -78,9 +78,12 @@ class Learner:
         if eta_sizes:
             self.eta = nets.init_mlp(generators, 1, eta_sizes, output_bias=output_bias, **options)  # type: ignore[arg-type]
         is_metagrad = config.method.startswith("metagrad")
-        self.eta_adam = optim.Adam(config.designer.lr_incentive if is_metagrad else config.dual.lr)
+        if is_metagrad:
+            self.eta_adam = optim.Adam(config.designer.lr_incentive, beta2=config.designer.beta2)
+        else:
+            self.eta_adam = optim.Adam(config.dual.lr)
         self.eta_state: Any = self.eta_adam.init(self.eta)
-        self.cost_adam = optim.Adam(config.designer.lr_cost)
+        self.cost_adam = optim.Adam(config.designer.lr_cost, beta2=config.designer.beta2_cost)
         self.cost_state: Any = self.cost_adam.init(self.eta) if is_metagrad else None
         self.tau: Batch | None = None
         self.episode = 0
