@@ -12,11 +12,12 @@ checked = os.environ.get("FASTENVS_BOUNDSCHECK", "0") not in ("", "0")
 
 extensions = [
     Extension(
-        "fastenvs._tax",
-        ["fastenvs/_tax.pyx"],
-        # Incomes and taxes must not depend on whether the compiler fuses a multiply with an add.
+        f"fastenvs.{name}",
+        [f"fastenvs/{name}.pyx"],
+        # Coins must not depend on whether the compiler fuses a multiply with an add.
         extra_compile_args=["-O3", "-ffp-contract=off"] if os.name != "nt" else [],
     )
+    for name in ("_market", "_tax")
 ]
 
 setup(

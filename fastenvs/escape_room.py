@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.jit import copy_row, kernel
-from fastenvs.vecenv import VecEnv, positive_int
+from fastenvs.jit import copy_bytes, kernel
+from fastenvs.checks import positive_int
+from fastenvs.vecenv import Draw, VecEnv
 
 LEVER, START, DOOR = 0, 1, 2
 N_PLACES = 3
@@ -81,7 +82,7 @@ def reset(config, state, streams, draw_place, mask, lo, hi):
         for i in range(state.place.shape[1]):
             if not config.randomize:
                 state.place[e, i] = START
-            elif draw_place[e, i] >= 0:
+            elif draw_place.shape[0] > 0:
                 state.place[e, i] = draw_place[e, i]
             else:
                 state.place[e, i] = rng.below(streams, e, N_PLACES)
@@ -108,13 +109,15 @@ def observe(place, agents, designer, mask, lo, hi):
 @kernel
 def observe_from_table(place, table_agents, table_designer, agents, designer, mask, lo, hi):
     """Do what :func:`observe` does, by copying rows that it wrote before for every joint state."""
+    designer_bytes = designer.shape[1]
+    agents_bytes = designer_bytes * agents.shape[1]
     for e in range(lo, hi):
         if mask[e]:
             code = 0
             for j in range(place.shape[1]):
                 code = code * N_PLACES + place[e, j]
-            copy_row(agents, e, table_agents, code)
-            copy_row(designer, e, table_designer, code)
+            copy_bytes(agents, e * agents_bytes, table_agents, code * agents_bytes, agents_bytes)
+            copy_bytes(designer, e * designer_bytes, table_designer, code * designer_bytes, designer_bytes)
 
 
 def observation_table(n_agents: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -178,11 +181,9 @@ class EscapeRoom(VecEnv):
             "agents": np.zeros((n, n_agents, width), np.uint8),
             "designer": np.zeros((n, width), np.uint8),
         }
+        self._no_places = np.empty((0, n_agents), np.uint8)
         self._table = observation_table(n_agents)
-        self._draw_place = np.full((n, n_agents), -1, np.int8)
-        if randomize:
-            self._draws["place"] = self._draw_place
-            self._draw_limits["place"] = (0, N_PLACES - 1)
+        self._offer_draws(**({"place": Draw((n_agents,), np.uint8, 0, N_PLACES - 1)} if randomize else {}))
         self._allocate_final_obs()
 
     @cached_property
@@ -197,7 +198,7 @@ class EscapeRoom(VecEnv):
         step(self.config, self.state, self.buffers, lo, hi)
 
     def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reset(self.config, self.state, self.streams, self._draw_place, mask, lo, hi)
+        reset(self.config, self.state, self.streams, self._drawn.get("place", self._no_places), mask, lo, hi)
 
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
         if self._table is None:

@@ -24,30 +24,29 @@ def wrapping() -> contextlib.AbstractContextManager:
 
 if PURE_PYTHON:
 
-    def copy_row(out, i, table, j):
-        """Copy row ``j`` of ``table`` to row ``i`` of ``out``; see the compiled form."""
-        out[i] = table[j]
+    def copy_bytes(out, to, source, start, n):
+        """Copy bytes between C-contiguous arrays; see the compiled form."""
+        out.reshape(-1).view(np.uint8)[to : to + n] = source.reshape(-1).view(np.uint8)[start : start + n]
 
 else:
 
     @numba.extending.intrinsic
-    def copy_row(typingctx, out, i, table, j):
-        """Copy row ``j`` of ``table`` to row ``i`` of ``out`` by one ``memcpy``.
+    def copy_bytes(typingctx, out, to, source, start, n):
+        """Copy ``n`` bytes from byte ``start`` of ``source`` to byte ``to`` of ``out``, by one ``memcpy``.
 
-        Both are C-contiguous arrays ``[n, ...]`` whose rows have the same size; nothing is checked. A plain
-        loop does not become a copy: the compiler cannot rule out that the arrays overlap.
+        Both are C-contiguous arrays; nothing is checked. A plain loop does not become a copy: the compiler cannot rule
+        out that the arrays overlap.
         """
 
         def codegen(context, builder, signature, args):
-            def row(array_type, value, index, index_type):
-                array = context.make_array(array_type)(context, builder, value)
-                stride = cgutils.unpack_tuple(builder, array.strides)[0]
-                position = context.cast(builder, index, index_type, numba.types.intp)
-                return cgutils.pointer_add(builder, array.data, builder.mul(position, stride)), stride
+            def integer(i):
+                return context.cast(builder, args[i], signature.args[i], numba.types.intp)
 
-            target, size = row(signature.args[0], args[0], args[1], signature.args[1])
-            source, _ = row(signature.args[2], args[2], args[3], signature.args[3])
-            cgutils.raw_memcpy(builder, target, source, size, cgutils.intp_t(1))
+            def pointer(i):
+                array = context.make_array(signature.args[i])(context, builder, args[i])
+                return cgutils.pointer_add(builder, array.data, integer(i + 1))
+
+            cgutils.raw_memcpy(builder, pointer(0), pointer(2), integer(4), cgutils.intp_t(1))
             return context.get_dummy_value()
 
-        return numba.types.none(out, i, table, j), codegen
+        return numba.types.none(out, to, source, start, n), codegen

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import _tax  # type: ignore[attr-defined]
-from fastenvs.vecenv import positive_int
+from fastenvs.checks import positive_int
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
 US_FEDERAL_DOLLARS = (0, 9_700, 39_475, 84_200, 160_725, 204_100, 510_300)
@@ -21,6 +21,135 @@ US_FEDERAL_DOLLARS = (0, 9_700, 39_475, 84_200, 160_725, 204_100, 510_300)
 US_FEDERAL_RATES = (0.10, 0.12, 0.22, 0.24, 0.32, 0.35, 0.37)
 #: Incomes this close to zero are zero: what is left of coin that went to escrow and back.
 ZERO_INCOME = 1e-6
+
+
+class Taxes(NamedTuple):
+    """Periodic tax of N economies of A agents with B brackets: the cycle, the records of the last tax day, totals."""
+
+    position: np.ndarray  # int32 [N], day of the period, from 1
+    live: np.ndarray  # float64 [N, B], rates in force
+    shown: np.ndarray  # float64 [N, B], rates as of the first day
+    choice: np.ndarray  # int32 [N, B], index of the rate chosen by a planner
+    last_coin: np.ndarray  # float64 [N, A], total coin after the last tax day
+    last_income: np.ndarray  # float64 [N, A], of the last tax day
+    last_marginal: np.ndarray  # float64 [N, A]
+    sorted_income: np.ndarray  # float64 [N, A], last incomes, rising
+    marginal_now: np.ndarray  # float64 [N, A], rate at the present income
+    tax_day: np.ndarray  # bool [N], whether the last step was one; the following hold for those that were
+    income: np.ndarray  # float64 [N, A]
+    paid: np.ndarray  # float64 [N, A]
+    marginal: np.ndarray  # float64 [N, A], rate at the income
+    rebate: np.ndarray  # float64 [N], to every agent
+    coin_before: np.ndarray  # float64 [N, A], at hand before the tax
+    escrow_before: np.ndarray  # float64 [N, A]
+    n_days: np.ndarray  # int32 [N], tax days of the episode; the following are totals over them
+    rate_sum: np.ndarray  # float64 [N, B]
+    occupancy: np.ndarray  # int32 [N, B], incomes in each bracket
+    effective_sum: np.ndarray  # float64 [N], of paid / income
+    paid_sum: np.ndarray  # float64 [N, A]
+    income_sum: np.ndarray  # float64 [N, A], of positive incomes
+
+
+def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
+    """Zero everywhere, on the first day."""
+    shapes = {"B": (n, n_brackets), "A": (n, n_agents), "": (n,)}
+    integers = {"position": "", "choice": "B", "n_days": "", "occupancy": "B"}
+    by_agent = set(Taxes._fields) - {"live", "shown", "rate_sum", "tax_day", "rebate", "effective_sum", *integers}
+    arrays = {}
+    for name in Taxes._fields:
+        axis = integers.get(name, "A" if name in by_agent else "B" if name in ("live", "shown", "rate_sum") else "")
+        dtype = np.int32 if name in integers else np.bool_ if name == "tax_day" else np.float64
+        arrays[name] = np.zeros(shapes[axis], dtype)
+    arrays["position"].fill(1)
+    return Taxes(**arrays)
+
+
+class PeriodicTax:
+    """Taxes that fall due on the last step of every period, on their own.
+
+    Parameters
+    ----------
+    num_economies, n_agents : int
+        N and A.
+    cutoffs : array ``[B]``
+        Lower edges of the brackets, rising from 0.
+    period : int
+        Steps in a period.
+
+    Attributes
+    ----------
+    taxes : Taxes
+        State and records.
+    """
+
+    def __init__(self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10) -> None:
+        self.cutoffs = _check_cutoffs(cutoffs)
+        self.period = positive_int("period", period)
+        n, a = positive_int("num_economies", num_economies), positive_int("n_agents", n_agents)
+        self.taxes = make_taxes(n, a, len(self.cutoffs))
+
+    def begin(self, coin: ArrayLike, escrow_coin: ArrayLike | None = None) -> None:
+        """Start the first period with these coins ``[N, A]``; what an agent holds now is not income."""
+        held = self._check(coin, escrow_coin)
+        fresh = make_taxes(*self.taxes.last_coin.shape, len(self.cutoffs))
+        for name, mine, new in zip(Taxes._fields, self.taxes, fresh, strict=True):
+            if name != "live":
+                mine[...] = new
+        self.taxes.last_coin[:] = held[0] + held[1]
+
+    def set_rates(self, rates: ArrayLike) -> None:
+        """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force, from now on."""
+        self.taxes.live[:] = check_rates(rates, self.taxes.live.shape)
+
+    def step(self, coin: np.ndarray, escrow_coin: ArrayLike | None = None) -> np.ndarray:
+        """Advance a step; on tax days take the tax from ``coin`` and share it out.
+
+        Parameters
+        ----------
+        coin : float64 array ``[N, A]``, C-contiguous
+            Coin at hand; changed in place.
+        escrow_coin : array ``[N, A]``, optional
+            Coin that counts as income but cannot be taken.
+
+        Returns
+        -------
+        ndarray of bool ``[N]``
+            Whether this was a tax day; :attr:`taxes` has the records.
+        """
+        _, escrow = self._check(coin, escrow_coin)
+        if not (isinstance(coin, np.ndarray) and coin.dtype == np.float64 and coin.flags.c_contiguous):
+            raise TypeError("coin must be a C-contiguous float64 array: it is changed in place")
+        n = len(coin)
+        nothing = np.zeros(self.taxes.choice.shape, np.int32)
+        run_periodic(self.taxes, 0, n, np.ones(n, np.bool_), self.period, self.cutoffs, nothing, _NONE, coin, escrow)
+        return self.taxes.tax_day.copy()
+
+    def _check(self, coin: ArrayLike, escrow_coin: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
+        shape = self.taxes.last_coin.shape
+        held = np.asarray(coin, np.float64)
+        escrow = np.zeros(shape) if escrow_coin is None else np.ascontiguousarray(escrow_coin, np.float64)
+        for name, values in (("coin", held), ("escrow_coin", escrow)):
+            if values.shape != shape:
+                raise ValueError(f"{name} must have shape {list(shape)}, got {list(values.shape)}")
+            _refuse(name, values, ~(np.isfinite(values) & (values >= 0)), "must be finite and not negative")
+        return held, escrow
+
+
+_NONE = np.empty(0)
+
+
+def run_periodic(taxes: Taxes, lo, hi, active, period, cutoffs, chosen, choices, coin, escrow_coin) -> None:
+    """Run the compiled step of the tax cycle over rows ``[lo, hi)``; nothing is checked."""
+    _tax.periodic(lo, hi, active, period, cutoffs, ZERO_INCOME, chosen, choices, coin, escrow_coin, *taxes)
+
+
+def check_rates(rates: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """Rates as float64 of the given shape ``[N, B]``, from ``[N, B]`` or ``[B]``, each in [0, 1]."""
+    r = np.asarray(rates, np.float64)
+    if r.shape not in (shape, shape[1:]):
+        raise ValueError(f"rates must have shape {list(shape)} or {list(shape[1:])}, got {list(r.shape)}")
+    _refuse("rates", r, ~((r >= 0) & (r <= 1)), "must be in [0, 1]")
+    return np.ascontiguousarray(np.broadcast_to(r, shape))
 
 
 class Collection(NamedTuple):
@@ -130,17 +259,18 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
 def _check_schedule(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike):
     """Contiguous float64 arrays ``[N, A]``, ``[N, B]``, ``[B]``, checked."""
     z = np.ascontiguousarray(income, np.float64)
-    m = np.ascontiguousarray(cutoffs, np.float64)
-    r = np.asarray(rates, np.float64)
+    m = _check_cutoffs(cutoffs)
     if z.ndim != 2 or z.shape[1] == 0:
         raise ValueError(f"income must have shape [N, A], got {list(z.shape)}")
+    _refuse("income", z, ~np.isfinite(z), "must be finite")
+    return z, check_rates(rates, (len(z), len(m))), m
+
+
+def _check_cutoffs(cutoffs: ArrayLike) -> np.ndarray:
+    m = np.ascontiguousarray(cutoffs, np.float64)
     if m.ndim != 1 or len(m) == 0 or m[0] != 0 or not np.isfinite(m).all() or (np.diff(m) <= 0).any():
         raise ValueError(f"cutoffs must rise strictly from 0 and be finite, got {m}")
-    if r.shape not in ((len(m),), (len(z), len(m))):
-        raise ValueError(f"rates must have shape {[len(m)]} or {[len(z), len(m)]}, got {list(r.shape)}")
-    _refuse("income", z, ~np.isfinite(z), "must be finite")
-    _refuse("rates", r, ~((r >= 0) & (r <= 1)), "must be in [0, 1]")
-    return z, np.ascontiguousarray(np.broadcast_to(r, (len(z), len(m)))), m
+    return m
 
 
 def _refuse(name: str, values: np.ndarray, wrong: np.ndarray, rule: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from fastenvs import rng
+from fastenvs.checks import positive_int
 from fastenvs.jit import wrapping
 
 AUTORESET_MODES = ("same_step", "next_step", "disabled")
@@ -50,6 +51,15 @@ class Buffers(NamedTuple):
     truncated: np.ndarray  # bool [N]
 
 
+class Draw(NamedTuple):
+    """A random draw that can be handed in: what it holds for one copy."""
+
+    shape: tuple[int, ...]
+    dtype: type
+    low: float
+    high: float
+
+
 class VecEnv:
     """N copies of one game, stepped together.
 
@@ -74,7 +84,7 @@ class VecEnv:
     Notes
     -----
     Subclasses set ``name``, ``n_actions``, ``min_rows_per_thread`` and ``rows_per_chunk``, build
-    ``self.state`` (a NamedTuple of arrays), ``self.obs`` (dict of arrays) and ``self._draws``, and
+    ``self.state`` (a NamedTuple of arrays) and ``self.obs`` (dict of arrays), call ``_offer_draws``, and
     implement ``_step``, ``_reset``, ``_observe`` and ``single_observation_space``.
     """
 
@@ -120,9 +130,9 @@ class VecEnv:
         )
         self._done = np.zeros(n, np.bool_)
         self._all = np.ones(n, np.bool_)
-        self._draws: dict[str, np.ndarray] = {}
-        self._draw_limits: dict[str, tuple[float, float]] = {}
-        self._injected = False
+        self._draw_specs: dict[str, Draw] = {}
+        self._drawn: dict[str, np.ndarray] = {}
+        self._injected = True
         self._started = False
         self._final_obs: dict[str, Any] | None = None
         self._info: dict[str, Any] = {}
@@ -140,6 +150,12 @@ class VecEnv:
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
         """Write the observations of the rows of ``[lo, hi)`` where ``mask`` is set to ``out``."""
         raise NotImplementedError
+
+    def _prepare(self) -> None:
+        """Do what precedes a step of all rows."""
+
+    def _finish(self) -> None:
+        """Do what follows a step of all rows."""
 
     def _step_info(self) -> dict[str, Any]:
         """Further arrays of ``info``, buffers that every step fills (empty by default)."""
@@ -257,7 +273,9 @@ class VecEnv:
         injected = self._check_draws(draws)
         np.copyto(self.buffers.actions, checked, casting="unsafe")
         self._inject(injected)
+        self._prepare()
         self._run(self._advance[self.autoreset])
+        self._finish()
         b = self.buffers
         if not self._info:
             self._info = self._build_info()
@@ -353,48 +371,59 @@ class VecEnv:
     @property
     def draw_shapes(self) -> dict[str, tuple[int, ...]]:
         """Random draws that can be handed to ``reset`` and ``step``, and their shapes."""
-        return {name: array.shape for name, array in self._draws.items()}
+        return {name: (self.num_envs, *spec.shape) for name, spec in self._draw_specs.items()}
+
+    def _offer_draws(self, **specs: Draw) -> None:
+        """Declare the draws that can be handed in.
+
+        A kernel is given ``self._drawn[name]``, which has no rows while nothing is handed in.
+        """
+        self._draw_specs |= specs
+        self._inject({})
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
         checked = {}
         for name, values in (draws or {}).items():
-            if name not in self._draws:
-                known = ", ".join(self._draws) or "none"
-                raise ValueError(f"{self.name} with these options draws nothing called {name!r}; draws: {known}")
-            mine, values = self._draws[name], np.asarray(values)
-            if values.shape != mine.shape:
-                raise ValueError(f"draw {name!r} must have shape {list(mine.shape)}, got {list(values.shape)}")
-            low, high = self._draw_limits[name]
-            wrong = ~((values >= low) & (values <= high))
+            if name not in self._draw_specs:
+                known = ", ".join(self._draw_specs) or "none"
+                raise ValueError(
+                    f"{self.name} with these options draws nothing called {name!r}; draws: {known}"
+                )
+            spec, values, shape = self._draw_specs[name], np.asarray(values), self.draw_shapes[name]
+            if values.shape != shape:
+                raise ValueError(f"draw {name!r} must have shape {list(shape)}, got {list(values.shape)}")
+            # NaN stands for a draw that is not made.
+            wrong = (values < spec.low) | (values > spec.high)
+            if np.dtype(spec.dtype).kind != "f":
+                wrong |= values != np.floor(values)
             if wrong.any():
                 where = tuple(int(i) for i in np.argwhere(wrong)[0])
                 raise ValueError(
-                    f"draw {name!r} at {where} is {values[where]}, not in {low}..{high} (environment {where[0]})"
+                    f"draw {name!r} at {where} is {values[where]}, not in {spec.low}..{spec.high} "
+                    f"(environment {where[0]})"
                 )
-            checked[name] = values
+            checked[name] = np.ascontiguousarray(values, spec.dtype)
         return checked
 
     def _inject(self, draws: Mapping[str, np.ndarray]) -> None:
         """Put the draws of this call in place; what was not handed in is drawn natively."""
-        if self._injected:
-            for array in self._draws.values():
-                array.fill(-1)
-            self._injected = False
-        for name, values in draws.items():
-            np.copyto(self._draws[name], values, casting="unsafe")
-            self._injected = True
+        if draws or self._injected:
+            empty = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in self._draw_specs.items()}
+            self._drawn = {**empty, **draws}
+            self._injected = bool(draws)
 
     # ------------------------------------------------------------------ snapshot and restore
 
     def _leaves(self) -> Iterator[tuple[str, np.ndarray]]:
         parts = {
-            "state": self.state._asdict(),
-            "streams": self.streams._asdict(),
-            "buffers": self.buffers._asdict(),
+            "state": self.state,
+            "streams": self.streams,
+            "buffers": self.buffers,
             "done": self._done,
             "obs": self.obs,
         }
-        return iter_leaves(parts)
+        # Read-only observations are views of the state.
+        return ((name, array) for name, array in iter_leaves(parts) if array.flags.writeable)
 
     def snapshot(self) -> dict[str, np.ndarray]:
         """Everything that decides how the copies go on, as a flat dict of fresh arrays."""
@@ -425,13 +454,6 @@ class VecEnv:
         self._started = True
 
 
-def positive_int(name: str, value: Any, least: int = 1) -> int:
-    """Return ``value`` as an int, or say which option is not an integer of at least ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-    return int(value)
-
-
 def copy_tree(tree):
     """Copy nested dicts and tuples of arrays."""
     if isinstance(tree, dict):
@@ -441,10 +463,10 @@ def copy_tree(tree):
     return tree.copy()
 
 
-def iter_leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays of nested dicts with their paths, ``a/b/c``."""
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from iter_leaves(value, f"{prefix}{key}/")
-        else:
+def iter_leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+    """Arrays of nested dicts and NamedTuples with their paths, ``a/b/c``."""
+    for key, value in (tree if isinstance(tree, dict) else tree._asdict()).items():
+        if isinstance(value, np.ndarray):
             yield f"{prefix}{key}", value
+        else:
+            yield from iter_leaves(value, f"{prefix}{key}/")

@@ -18,6 +18,7 @@ class Outputs(NamedTuple):
     """μ_η on the rows of a batch, before scaling."""
 
     sigma: Tensor  # [S, R, outputs], in (0, 1)
+    logits: Tensor  # [S, R, outputs]
     inputs: list[Tensor]  # of the layers
 
 
@@ -45,7 +46,7 @@ class IncentiveFunction:
     def outputs(self, eta: Params, batch: Batch) -> Outputs:
         """Evaluate the network for every row."""
         logits, inputs = nets.forward(eta, batch.designer_input)
-        return Outputs(nets.sigmoid(logits), inputs)
+        return Outputs(nets.sigmoid(logits), logits, inputs)
 
     def incentives(self, outputs: Outputs, batch: Batch) -> Tensor:
         """What each agent is paid, ``[S, A, R]``; 0 after the end of an episode."""
@@ -87,4 +88,4 @@ class IncentiveFunction:
     @staticmethod
     def vjp(eta: Params, outputs: Outputs, d_sigma: Tensor) -> Params:
         """Gradient with respect to η of ``sum(d_sigma * sigma)``."""
-        return nets.vjp(eta, outputs.inputs, d_sigma * outputs.sigma * (1 - outputs.sigma))
+        return nets.vjp(eta, outputs.inputs, d_sigma * nets.sigmoid_slope(outputs.logits, outputs.sigma))

@@ -95,6 +95,11 @@ def sigmoid(x: Tensor) -> Tensor:
     return (1 + torch.exp(-x.clamp_min(-80.0))).reciprocal()
 
 
+def sigmoid_slope(x: Tensor, value: Tensor) -> Tensor:
+    """Derivative of :func:`sigmoid` at ``x``; not 0 where ``value`` has rounded to 1."""
+    return value * (value * torch.exp(-x.clamp_min(-80.0)))
+
+
 def n_layers(params: Params) -> int:
     """Number of affine layers."""
     return sum(name.startswith("w") for name in params)

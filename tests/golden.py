@@ -81,4 +81,170 @@ def _level_table(levels):
     return level_table(levels, 3)
 
 
-REPLAYS = {"escape_room": replay_escape_room}
+def replay_gtb(config, trace):
+    """Feed inputs and draws; compare state, events, observations, rewards and final metrics."""
+    skip = {"format", "name", "seed", "policy_seed", "policy", "warm_episodes", "height", "width"}
+    options = {key: value for key, value in config.items() if key not in skip}
+    for key in ("anneal", "fixed_rates"):
+        options[key] = None if options[key] is None else tuple(options[key])
+    mode = options["tax_mode"]
+    env = fastenvs.make("gtb", 1, seed=0, autoreset="disabled", **options)
+    _start_gtb(env, config, trace)
+    steps = len(trace["act_agents"])
+    for t in range(steps):
+        if mode == "external" and trace["ext_set"][t]:
+            env.set_rates(trace["ext_rates"][t])
+        if mode == "planner":
+            env.choose_rates(trace["act_planner"][t][None])
+        draws = {
+            "gather_order": trace["order_gather"][t][None],
+            "collect": trace["bonus_draw"][t][None],
+            "regrow": np.stack([trace["respawn_stone"][t], trace["respawn_wood"][t]])[None],
+        }
+        obs, _, terminated, truncated, info = env.step(trace["act_agents"][t][None], draws=draws)
+        where = f"step {t}"
+        assert (terminated[0] or truncated[0]) == trace["done"][t], where
+        _compare_state(env, {name: trace[name][t] for name in _GTB_STATE}, where)
+        _compare_events(env, info, trace, t, where)
+        _compare_observations(env, obs, trace, t + 1, where)
+        np.testing.assert_allclose(env.state.clock.energy_weight[0], trace["energy_weight"][t], rtol=1e-12)
+    metrics = env.metrics(0)
+    names, values = trace["final_metric_names"], trace["final_metric_values"]
+    assert metrics.keys() == set(names.tolist())
+    for name, value in zip(names.tolist(), values, strict=True):
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+_GTB_STATE = (
+    "wood", "stone", "house_owner", "loc", "inventory", "escrow", "labor", "price_history", "open_orders",
+    "tax_cycle_pos", "last_coin", "last_income", "last_marginal_rate", "rates_live", "rates_shown", "rate_index",
+    "rate_cap", "income_now", "utility", "welfare", "productivity", "equality",
+)  # fmt: skip
+_EXACT = dict(rtol=0, atol=0)
+_DOUBLE = dict(rtol=0, atol=1e-9)
+_SINGLE = dict(rtol=0, atol=1e-5)
+
+
+def _start_gtb(env, config, trace):
+    """Bring in what survives resets, reset with the recorded draws, and compare the start."""
+    np.testing.assert_array_equal(env.options.cutoffs, trace["bracket_cutoffs"])
+    if config["tax_mode"] == "planner":
+        np.testing.assert_array_equal(env.options.rate_choices, trace["rate_choices"])
+    assert env.n_actions == trace["n_agent_actions"]
+    assert env.options.cells.shape == (config["height"], config["width"])
+    state = env.state
+    np.testing.assert_allclose(state.rates.cap[0], env.options.rate_max if config["tax_mode"] != "none" else 0, atol=1)
+    state.clock.completed[:] = trace["init_completions"]
+    state.clock.positive_steps[:] = trace["init_positive_steps"]
+    state.rates.external[:] = trace["init_external_rates"]
+    state.rates.cap[:] = trace["init_rate_cap_in_reset_obs"]
+    if config["tax_mode"] == "external":
+        env.set_rates(trace["init_external_rates"])
+    elif config["tax_mode"] != "planner":
+        cap = trace["init_rate_cap_in_reset_obs"]
+        state.taxes.live[:] = np.minimum(env._rate_config.fixed, cap)
+    draws = {
+        "location": trace["init_loc"][None],
+        "build_skill": trace["init_build_draw"][None],
+        "bonus": trace["init_bonus_prob"][None],
+    }
+    if config["fixed_four"]:
+        draws["agent_order"] = trace["init_agent_order"][None]
+    obs, _ = env.reset(options={"draws": draws})
+    np.testing.assert_allclose(state.agents.pay[0], trace["init_build_pay"], **_DOUBLE)
+    source = state.world.cells[0]
+    np.testing.assert_array_equal(source[..., 4], trace["source_stone"])
+    np.testing.assert_array_equal(source[..., 5], trace["source_wood"])
+    np.testing.assert_array_equal(source[..., 3], trace["water"])
+    _compare_state(env, {name: trace[f"init_{name}"] for name in _GTB_STATE}, "reset")
+    np.testing.assert_allclose(state.rates.cap[0], trace["init_rate_cap"], **_DOUBLE)
+    _compare_observations(env, obs, trace, 0, "reset")
+
+
+def _compare_state(env, want, where):
+    world, agents, books, taxes, rates, clock, _ = env.state
+    cells = world.cells[0]
+    owner = cells[..., 6].astype(int)
+    got = {
+        "wood": cells[..., 1],
+        "stone": cells[..., 0],
+        "house_owner": np.where(owner > 0, owner - 2, -1),
+        "loc": agents.loc[0],
+        "inventory": np.column_stack([agents.coin[0], agents.units[0]]),
+        "escrow": np.column_stack([agents.escrow_coin[0], agents.escrow_units[0]]),
+        "labor": agents.labor[0],
+        "open_orders": books.n_open[0],
+        "tax_cycle_pos": taxes.position[0],
+        "last_coin": taxes.last_coin[0],
+        "last_income": taxes.last_income[0],
+        "last_marginal_rate": taxes.last_marginal[0],
+        "rates_live": taxes.live[0],
+        "rates_shown": taxes.shown[0],
+        "rate_index": taxes.choice[0],
+        "rate_cap": rates.cap[0],
+        "income_now": agents.coin[0] + agents.escrow_coin[0] - taxes.last_coin[0],
+        "utility": clock.utility[0],
+        "welfare": clock.welfare[0],
+        "productivity": clock.productivity[0],
+        "equality": clock.equality[0],
+        "price_history": books.history[0],
+    }
+    for name, value in got.items():
+        expected = want[name].sum(1) if name == "price_history" else want[name]
+        integer = np.asarray(expected).dtype.kind in "iub"
+        np.testing.assert_allclose(
+            value, expected, **(_EXACT if integer else _DOUBLE), err_msg=f"{name}, {where}"
+        )
+    assert (cells[..., 2] == (owner > 0)).all(), where
+
+
+def _compare_events(env, info, trace, t, where):
+    for name in ("built", "gathered"):
+        np.testing.assert_array_equal(info[name][0], trace[name][t], err_msg=f"{name}, {where}")
+    n = int(info["n_trades"][0])
+    np.testing.assert_array_equal(info["trades"][0, :n], [r for r in trace["trades"][t] if r[0] >= 0] or np.empty((0, 8)))
+    from fastenvs.market import ASK, BID, decode
+
+    orders = [
+        (good, 1 - side, *order) for good in (0, 1) for side in (BID, ASK)
+        for order in decode(env.state.books, 0, good, side)
+    ]  # fmt: skip
+    want = [tuple(r) for r in trace["orders"][t].tolist() if r[0] >= 0]
+    assert len(orders) == trace["n_orders_open"][t]
+    # The list order of the reference shows where sorting left it; the book itself is what has to agree.
+    assert sorted(orders) == sorted(want), where
+    np.testing.assert_allclose(info["reward"][0], trace["reward_agents"][t], **_DOUBLE, err_msg=where)
+    np.testing.assert_allclose(info["designer_reward"][0], trace["reward_planner"][t], **_DOUBLE, err_msg=where)
+    assert info["tax_day"][0] == trace["tax_day"][t]
+    if trace["tax_day"][t]:
+        np.testing.assert_allclose(info["tax_income"][0], trace["tax_income"][t], **_DOUBLE, err_msg=where)
+        np.testing.assert_allclose(info["tax_paid"][0], trace["tax_paid"][t], **_DOUBLE, err_msg=where)
+        np.testing.assert_allclose(info["tax_rebate"][0], trace["lump_sum"][t], **_DOUBLE, err_msg=where)
+
+
+def _compare_observations(env, obs, trace, row, where):
+    agents, designer = obs["agents"], obs["designer"]
+    maps = np.moveaxis(agents["map"][0], -1, 1)
+    full = env.options.full_view
+    order = [0, 1, 2, 3, 4, 5] if full else [0, 1, 2, 3, 4, 5, 8]
+    got = {
+        "obs_agent_map": maps[:, order],
+        "obs_agent_idx": maps[:, [6, 7]],
+        "obs_agent_mask": agents["mask"][0],
+        "obs_agent_flat": agents["flat"][0],
+        "obs_planner_flat": designer["flat"][0],
+        "obs_planner_per_agent": designer["agents"][0],
+        "obs_planner_mask": designer["mask"][0].ravel(),
+        "obs_time": agents["flat"][0, :1, -4 if full else -6],
+    }
+    if env.options.planner_sees_map:
+        planner = np.moveaxis(designer["map"][0], -1, 0)
+        got |= {"obs_planner_map": planner[:6], "obs_planner_idx": planner[6:8]}
+    for name, value in got.items():
+        exact = value.dtype == np.uint8
+        np.testing.assert_allclose(
+            value.astype(np.float64), trace[name][row], **(_EXACT if exact else _SINGLE), err_msg=f"{name}, {where}"
+        )
+
+
+REPLAYS = {"escape_room": replay_escape_room, "gtb": replay_gtb}

@@ -41,6 +41,16 @@ def test_initial_parameters_of_a_seed_do_not_depend_on_the_others():
     assert many["w0"].abs().max() <= (6 / 12) ** 0.5
 
 
+def test_sigmoid_keeps_a_slope_where_it_saturates():
+    x = torch.tensor([-90.0, -30.0, 0.0, 3.0, 30.0, 60.0])
+    value = nets.sigmoid(x)
+    torch.testing.assert_close(value, torch.sigmoid(x))
+    slope = nets.sigmoid_slope(x, value)
+    want = torch.exp(-x[1:].abs()) / (1 + torch.exp(-x[1:].abs())) ** 2
+    torch.testing.assert_close(slope[1:], want)
+    assert (slope[1:] > 0).all()
+
+
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])
 def test_scores_and_entropy_at_the_logits(epsilon):
     logits = torch.randn(2, 5, 4, dtype=torch.float64, requires_grad=True)

@@ -1,0 +1,60 @@
+"""Reading the agents' actions, and building houses (specification, sections 4.1 and 5)."""
+
+from fastenvs.gtb.state import FIRST_AGENT, HOUSE, OWNER, SOURCE, WATER
+from fastenvs.jit import kernel
+
+BUILD = 1
+FIRST_ORDER = 2
+
+
+@kernel
+def read_orders(actions, active, n_prices, bid, ask, time, lo, hi):
+    """Count the step, and write the price of every order, -1 for none, to ``bid`` and ``ask`` ``[N, A, 2]``."""
+    for e in range(lo, hi):
+        if not active[e]:
+            continue
+        time[e] += 1
+        for i in range(actions.shape[1]):
+            bid[e, i, 0] = bid[e, i, 1] = ask[e, i, 0] = ask[e, i, 1] = -1
+            order = actions[e, i] - FIRST_ORDER
+            if 0 <= order < 4 * n_prices:  # bids for stone, asks for stone, bids for wood, asks for wood
+                kind, price = order // n_prices, order % n_prices
+                if kind % 2 == 0:
+                    bid[e, i, kind // 2] = price
+                else:
+                    ask[e, i, kind // 2] = price
+
+
+@kernel
+def buildable(cells, e, row, column):
+    """Whether the cell has no unit, source, water or house on it."""
+    c = cells[e, row, column]
+    return c[0] == 0 and c[1] == 0 and c[HOUSE] == 0 and c[WATER] == 0 and c[SOURCE] == 0 and c[SOURCE + 1] == 0
+
+
+@kernel
+def build(actions, active, world, agents, built, build_labor, lo, hi):
+    """Agents who chose to build, and can, turn a stone and a wood into a house and coin."""
+    cells = world.cells
+    width = cells.shape[2]
+    for e in range(lo, hi):
+        if not active[e]:
+            continue
+        for i in range(actions.shape[1]):
+            built[e, i] = 0
+            if actions[e, i] != BUILD or agents.units[e, i, 0] == 0 or agents.units[e, i, 1] == 0:
+                continue
+            row, column = agents.loc[e, i, 0], agents.loc[e, i, 1]
+            if not buildable(cells, e, row, column):
+                continue
+            agents.units[e, i, 0] -= 1
+            agents.units[e, i, 1] -= 1
+            agents.coin[e, i] += agents.pay[e, i]
+            agents.labor[e, i] += build_labor
+            agents.houses[e, i] += 1
+            built[e, i] = 1
+            cells[e, row, column, HOUSE] = 1
+            cells[e, row, column, OWNER] = i + FIRST_AGENT
+            cell = row * width + column
+            world.next_house[e, cell] = world.first_house[e, i]
+            world.first_house[e, i] = cell + 1

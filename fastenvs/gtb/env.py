@@ -1,0 +1,336 @@
+"""The economy: its components, composed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from fastenvs import market, tax
+from fastenvs.gtb import build, gather, observe, rates, regrow, reward, summary
+from fastenvs.gtb.config import STONE, WOOD, make_options
+from fastenvs.gtb.state import (
+    N_CHANNELS,
+    N_GOODS,
+    SOURCE,
+    ResetDraws,
+    make_start,
+    make_state,
+    reset,
+)
+from fastenvs.vecenv import Draw, VecEnv
+
+
+class _BookView(NamedTuple):
+    """The parts of the books that are observed, orders flattened: asks stone, asks wood, bids stone, bids wood."""
+
+    own_depth: np.ndarray  # uint8 [N, A, 4 P]
+    depth: np.ndarray  # uint16 [N, 4 P]
+    history: np.ndarray  # float64 [N, 2, P]
+
+
+class _TaxView(NamedTuple):
+    """The parts of the taxes that are observed."""
+
+    position: np.ndarray
+    shown: np.ndarray
+    last_income: np.ndarray
+    last_marginal: np.ndarray
+    sorted_income: np.ndarray
+    marginal_now: np.ndarray
+
+
+class GatherTradeBuild(VecEnv):
+    """N copies of the Gather-Trade-Build economy.
+
+    Actions of an agent: 0 nothing, 1 build, then P bids for stone, P asks for stone, P bids for wood, P asks for wood
+    (prices 0 .. max_price), then moves left, right, up, down. Illegal ones do nothing.
+
+    Observations are a dict. ``agents``: ``map`` uint8 ``[N, A, d, d, 9]`` (channels: stone, wood, house, water, stone
+    source, wood source, house owner, agent, inside the world; owner and agent hold 0 for nobody, 1 for oneself,
+    j + 2 for agent j), ``flat`` float32 ``[N, A, F]``, ``mask`` uint8 ``[N, A, n_actions]``. ``designer``: ``map``
+    uint8 ``[N, H, W, 8]`` (a read-only view of the world, without the last channel), ``flat`` ``[N, F]``, ``agents``
+    ``[N, A, 8]``, ``mask``. :meth:`channel_first` gives the published layout.
+
+    ``info`` has, besides ``designer_reward`` (change of welfare): ``reward`` float64 ``[N, A]``; ``welfare``,
+    ``productivity``, ``equality`` ``[N]``; ``built``, ``gathered``; ``trades``, ``n_trades`` (see
+    :data:`fastenvs.market.TRADE_FIELDS`); ``tax_day`` bool ``[N]`` and, for rows where it is set, what the tax day
+    found and did: ``tax_income``, ``tax_paid``, ``tax_rate``, ``coin``, ``escrow_coin``, ``labor`` ``[N, A]`` (before
+    the tax) and ``tax_rebate`` ``[N]``.
+
+    Parameters
+    ----------
+    num_envs : int
+        Number of copies.
+    preset : {"paper", "upstream"}
+        Options to start from.
+    **options
+        See :class:`fastenvs.gtb.config.Options` and :class:`fastenvs.vecenv.VecEnv`.
+    """
+
+    name = "gtb"
+    min_rows_per_thread = 64
+    rows_per_chunk = 256
+
+    def __init__(self, num_envs: int, *, preset: str = "paper", **options: Any) -> None:
+        shared = {k: options.pop(k) for k in ("seed", "autoreset", "num_threads", "copy") if k in options}
+        self.options = o = make_options(preset, **options)
+        super().__init__(num_envs, o.n_agents, designer_reward_dtype=np.float64, **shared)
+        n, a = self.num_envs, self.n_agents
+        self.n_actions = o.n_actions
+        self.state = make_state(n, o)
+        self._start = make_start(o)
+        self._sources = np.argwhere(self._start.cells[0, ..., [SOURCE + WOOD, SOURCE + STONE]]).astype(np.int32)
+        self._sources[:, 0] = np.where(self._sources[:, 0] == 0, WOOD, STONE)
+        self._rate_config = rates.make_config(o)
+        n_brackets = len(o.cutoffs)
+        self._planner_choice = np.zeros((n, n_brackets), np.int32)
+        self._bid = np.full((n, a, N_GOODS), -1, np.int16)
+        self._ask = np.full((n, a, N_GOODS), -1, np.int16)
+        self._configure_components()
+        self._allocate_observations()
+        self._offer_draws(**self._draws())
+        self._refresh_rates()
+
+    def _configure_components(self) -> None:
+        o, p = self.options, self.state
+        self._reward_config = reward.RewardConfig(
+            float(o.utility_eta),
+            float(o.energy_cost),
+            float(o.energy_warmup),
+            o.energy_warmup_by == "positive_steps",
+            reward.OBJECTIVES.index(o.planner_objective),
+            float(o.productivity_only_weight),
+            int(o.steps),
+        )
+        self._view_config = observe.ViewConfig(
+            -1 if o.full_view else o.view_radius,
+            o.planner_sees_map,
+            o.designer_obs == "decision",
+            0.01 if o.scale_obs else 1.0,
+            1.0 / o.steps if o.scale_obs else 1.0,
+            float(o.build_pay),
+            o.tax_period,
+            o.orders_each,
+        )
+        self._labor = np.array([o.move_labor, o.collect_labor], float)
+        # What market.with_goods looks for.
+        self.books, self.max_orders, self.order_life = p.books, o.orders_each, o.order_life
+        self.order_labor = max(0.0, float(o.order_labor))
+        self.coin, self.escrow_coin, self.labor = p.agents.coin, p.agents.escrow_coin, p.agents.labor
+        self.units, self.escrow_units = p.agents.units, p.agents.escrow_units
+        n, a = self.num_envs, self.n_agents
+        self._book_view = _BookView(
+            p.books.own_depth.reshape(n, a, -1), p.books.depth.reshape(n, -1), p.books.history
+        )
+        self._tax_view = _TaxView(*(getattr(p.taxes, name) for name in _TaxView._fields))
+
+    def _allocate_observations(self) -> None:
+        o, n, a = self.options, self.num_envs, self.n_agents
+        height, width = o.cells.shape
+        n_brackets = len(o.cutoffs)
+        side = 2 * o.view_radius + 1
+        window = (height, width, observe.DESIGNER_CHANNELS) if o.full_view else (side, side, N_CHANNELS)
+        flat = 10 * o.n_prices + n_brackets + a + (13 if o.full_view else 15)
+        self._agent_views = observe.AgentViews(
+            np.zeros((n, a, *window), np.uint8),
+            np.zeros((n, a, flat), np.float32),
+            np.zeros((n, a, o.n_actions), np.uint8),
+        )
+        planner = (n, n_brackets, 1 + len(o.rate_choices)) if o.tax_mode == "planner" else (n, 1, 1)
+        per_agent = 3 if o.full_view else 8 if o.planner_sees_map else 6
+        self._designer_views = observe.DesignerViews(
+            np.zeros((n, 6 * o.n_prices + n_brackets + a + 9), np.float32),
+            np.zeros((n, a, per_agent), np.float32),
+            np.ones(planner, np.uint8),
+        )
+        designer = self._designer_views._asdict()
+        if o.planner_sees_map:
+            world = self.state.world.cells[..., : observe.DESIGNER_CHANNELS]
+            world.flags.writeable = False
+            designer = {"map": world, **designer}
+        self.obs = {"agents": self._agent_views._asdict(), "designer": designer}
+        self._shape = (0, 0) if o.full_view else (height, width)
+        self._allocate_final_obs()
+
+    def _draws(self) -> dict[str, Draw]:
+        o, a, (height, width) = self.options, self.n_agents, self.options.cells.shape
+        draws = {
+            "location": Draw((a, 2), np.int16, 0, max(height, width) - 1),
+            "build_skill": Draw((a,), np.float64, 0, np.inf),
+            "bonus": Draw((a,), np.float64, 0, 1),
+            "gather_order": Draw((a,), np.int16, 0, a - 1),
+            "collect": Draw((a,), np.float64, 0, 1),
+            "regrow": Draw((N_GOODS, height, width), np.uint8, 0, 1),
+        }
+        if o.fixed_four:
+            draws["agent_order"] = Draw((a,), np.int16, 0, a - 1)
+        return draws
+
+    # ------------------------------------------------------------------ the designer's entries
+
+    def set_rates(self, new: ArrayLike) -> None:
+        """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force at once, in tax mode ``external``; they survive resets."""
+        if self.options.tax_mode != "external":
+            raise ValueError(f"set_rates needs tax_mode 'external', this one is {self.options.tax_mode!r}")
+        taxes = self.state.taxes
+        self.state.rates.external[:] = tax.check_rates(new, taxes.live.shape)
+        np.multiply(self.state.rates.external, self.state.rates.cap[:, None], out=taxes.live)
+
+    def choose_rates(self, choices: ArrayLike) -> None:
+        """Planner's actions ``[N, B]`` for the next step, in tax mode ``planner``.
+
+        0 keeps the present rate, ``k`` takes rate choice ``k - 1``. They count on the first day of a period alone;
+        the mask is advice.
+        """
+        if self.options.tax_mode != "planner":
+            raise ValueError(f"choose_rates needs tax_mode 'planner', this one is {self.options.tax_mode!r}")
+        c, most = np.asarray(choices), len(self.options.rate_choices)
+        if c.dtype.kind not in "iu" or c.shape != self._planner_choice.shape:
+            raise ValueError(
+                f"choices must be integers {list(self._planner_choice.shape)}, got {c.dtype} {list(c.shape)}"
+            )
+        if c.min() < 0 or c.max() > most:
+            e, b = np.argwhere((c < 0) | (c > most))[0]
+            raise ValueError(f"choice {c[e, b]} for bracket {b} in environment {e} is not in 0..{most}")
+        self._planner_choice[:] = c
+
+    def reset_completed(self, episodes: int = 0) -> None:
+        """Set the count of completed episodes, which drives annealing and the energy warm-up; resets leave it."""
+        self.state.clock.completed[:] = episodes
+        self.state.clock.positive_steps[:] = 0
+        self._refresh_rates()
+
+    def _refresh_rates(self) -> None:
+        s = self.state
+        rates.refresh(self._rate_config, s.rates, s.taxes.live, s.clock.completed, self._all, 0, self.num_envs)
+
+    # ------------------------------------------------------------------ hooks
+
+    def _step(self, lo: int, hi: int) -> None:
+        o, p, b = self.options, self.state, self.buffers
+        actions, active = b.actions, b.active
+        build.read_orders(actions, active, o.n_prices, self._bid, self._ask, p.clock.time, lo, hi)
+        build.build(actions, active, p.world, p.agents, p.events.built, o.build_labor, lo, hi)
+        market.with_goods(self, self._bid, self._ask, active, lo, hi)
+        gather.gather(
+            actions, active, o.n_prices, p.world, p.agents, p.events.gathered, self._labor, self.streams,
+            (self._drawn["gather_order"], self._drawn["collect"]), p.clock.scratch, lo, hi,
+        )  # fmt: skip
+        tax.run_periodic(
+            p.taxes, lo, hi, active, o.tax_period, o.cutoffs, self._planner_choice, o.rate_choices,
+            p.agents.coin, p.agents.escrow_coin,
+        )  # fmt: skip
+        regrow.regrow(
+            active, p.world.cells, self._sources, p.clock, self.streams, o.regen_prob, self._drawn["regrow"], lo, hi
+        )
+        reward.reward(
+            self._reward_config, p.agents, p.clock, p.events, p.books.trades, p.books.n_trades, b, lo, hi
+        )
+
+    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        if not mask[lo:hi].any():
+            return
+        p = self.state
+        draws = ResetDraws(
+            self._drawn["location"],
+            self._drawn["build_skill"],
+            self._drawn["bonus"],
+            self._drawn.get("agent_order", self._drawn["gather_order"]),
+        )
+        reset(self._start, p.world, p.agents, p.clock, p.events, self.streams, draws, mask, lo, hi)
+        market.clear(p.books, mask, lo, hi)
+        rates.begin(self._rate_config, p.rates, p.taxes, p.agents, p.clock, mask, lo, hi)
+        regrow.restart(p.clock, self.streams, self.options.regen_prob, mask, lo, hi)
+        reward.begin(self._reward_config, p.agents, p.clock, mask, lo, hi)
+
+    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
+        final = out is not self.obs
+        if final and not mask[lo:hi].any():
+            return
+        o, p, config = self.options, self.state, self._view_config
+        agents, designer = self._agent_views, self._designer_views
+        if final:
+            agents = observe.AgentViews(**out["agents"])
+            designer = observe.DesignerViews(**{k: out["designer"][k] for k in observe.DesignerViews._fields})
+            if o.planner_sees_map:
+                rows = np.flatnonzero(mask[lo:hi]) + lo
+                out["designer"]["map"][rows] = self.obs["designer"]["map"][rows]
+        if o.full_view:
+            observe.whole_maps(p.world, p.agents.loc, agents.map, mask, lo, hi)
+        else:
+            observe.windows(config, p.world, p.agents.loc, agents.map, mask, lo, hi)
+        book, taxes, time = self._book_view, self._tax_view, p.clock.time
+        observe.agent_vectors(config, p.agents, book, taxes, time, self._shape, agents.flat, mask, lo, hi)
+        observe.designer_vectors(config, p.agents, book, taxes, time, self._shape, designer, mask, lo, hi)
+        observe.action_masks(config, p.world, p.agents, p.books.n_open, o.n_prices, agents.mask, mask, lo, hi)
+        if o.tax_mode == "planner":
+            observe.planner_masks(
+                config, o.rate_choices, self.state.rates.limit, taxes.position, designer.mask, mask, lo, hi
+            )
+        if not final:
+            rates.unveil(self._rate_config, p.rates, p.taxes.live, p.clock.completed, mask, lo, hi)
+
+    def _finish(self) -> None:
+        if self.options.tax_mode == "planner":
+            self._planner_choice.fill(0)
+
+    def _step_info(self) -> dict[str, Any]:
+        p = self.state
+        return {
+            "reward": p.events.reward,
+            "welfare": p.events.welfare,
+            "productivity": p.events.productivity,
+            "equality": p.events.equality,
+            "built": p.events.built,
+            "gathered": p.events.gathered,
+            "trades": p.books.trades,
+            "n_trades": p.books.n_trades,
+            "tax_day": p.taxes.tax_day,
+            "tax_income": p.taxes.income,
+            "tax_paid": p.taxes.paid,
+            "tax_rate": p.taxes.marginal,
+            "tax_rebate": p.taxes.rebate,
+            "coin": p.taxes.coin_before,
+            "escrow_coin": p.taxes.escrow_before,
+            "labor": p.events.labor,
+        }
+
+    def metrics(self, env: int) -> dict[str, float]:
+        """Metrics of one copy's episode so far, by the reference's names (specification, section 11)."""
+        return summary.metrics(self.options, self.state, env)
+
+    def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+        checked = super()._check_draws(draws)
+        for name in ("gather_order", "agent_order"):
+            if name in checked and (np.sort(checked[name], axis=1) != np.arange(self.n_agents)).any():
+                raise ValueError(f"draw {name!r} must hold a permutation of the agents in every row")
+        if "location" in checked:
+            height, width = self.options.cells.shape
+            row, column = checked["location"][..., 0], checked["location"][..., 1]
+            if (row >= height).any() or (column >= width).any() or (self.options.cells[row, column] == "@").any():
+                raise ValueError("draw 'location' has cells outside the map or in water")
+        return checked
+
+    # ------------------------------------------------------------------ spaces
+
+    @cached_property
+    def single_observation_space(self):
+        """``Dict(agents=Dict(map, flat, mask), designer=Dict(map, flat, agents, mask))`` of one copy."""
+        from gymnasium.spaces import Box, Dict
+
+        def space(tree):
+            if isinstance(tree, dict):
+                return Dict({name: space(value) for name, value in tree.items()})
+            high = 255 if tree.dtype == np.uint8 else np.inf
+            return Box(0 if high == 255 else -np.inf, high, tree.shape[1:], tree.dtype.type)
+
+        return space(self.obs)
+
+
+def channel_first(maps: np.ndarray) -> np.ndarray:
+    """View ``[..., channels, row, column]`` of maps ``[..., row, column, channels]``, the published layout."""
+    return np.moveaxis(maps, -1, -3)

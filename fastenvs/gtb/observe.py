@@ -1,0 +1,244 @@
+"""Observations and masks (specification, sections 12 and 13).
+
+Maps are channel-last bytes, so an agent's window is copied row by row. Vectors are computed in double precision and
+stored as float32; what all agents see alike is written once and copied.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
+from fastenvs.gtb.gather import can_enter, target
+from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
+from fastenvs.jit import copy_bytes, kernel
+
+OWN = 1
+DESIGNER_CHANNELS = 8
+
+
+class ViewConfig(NamedTuple):
+    """Options that the observations depend on."""
+
+    radius: int  # of an agent's window, or -1 for the whole map
+    designer_map: bool
+    decision_only: bool
+    scale: float
+    time_scale: float
+    build_pay: float
+    period: int
+    max_orders: int
+
+
+class AgentViews(NamedTuple):
+    """Buffers of the agents' observations."""
+
+    map: np.ndarray  # uint8 [N, A, h, w, channels]
+    flat: np.ndarray  # float32 [N, A, F]
+    mask: np.ndarray  # uint8 [N, A, n_actions]
+
+
+class DesignerViews(NamedTuple):
+    """Buffers of the designer's observations."""
+
+    flat: np.ndarray  # float32 [N, F]
+    agents: np.ndarray  # float32 [N, A, 8 or 6]
+    mask: np.ndarray  # uint8 [N, B, 1 + R], or [N, 1, 1]
+
+
+@kernel
+def windows(config, world, loc, out, mask, lo, hi):
+    """Square windows around the agents, zero outside the world; own entries read 1."""
+    cells, side = world.cells, out.shape[2]
+    height, width = cells.shape[1], cells.shape[2]
+    row_bytes = width * N_CHANNELS
+    window_bytes = side * side * N_CHANNELS
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        for i in range(loc.shape[1]):
+            out[e, i] = 0
+            top, left = loc[e, i, 0] - config.radius, loc[e, i, 1] - config.radius
+            first, last = max(0, left), min(width, left + side)
+            start = (e * loc.shape[1] + i) * window_bytes + (first - left) * N_CHANNELS
+            for row in range(max(0, top), min(height, top + side)):
+                copy_bytes(
+                    out,
+                    start + (row - top) * side * N_CHANNELS,
+                    cells,
+                    (e * height + row) * row_bytes + first * N_CHANNELS,
+                    (last - first) * N_CHANNELS,
+                )
+            out[e, i, config.radius, config.radius, AGENT] = OWN
+            house = world.first_house[e, i]
+            while house > 0:
+                row, column = (house - 1) // width - top, (house - 1) % width - left
+                if 0 <= row < side and 0 <= column < side:
+                    out[e, i, row, column, OWNER] = OWN
+                house = world.next_house[e, house - 1]
+
+
+@kernel
+def whole_maps(world, loc, out, mask, lo, hi):
+    """The whole map for every agent, with own entries reading 1."""
+    cells, width = world.cells, world.cells.shape[2]
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        for i in range(loc.shape[1]):
+            out[e, i] = cells[e, :, :, :DESIGNER_CHANNELS]
+            out[e, i, loc[e, i, 0], loc[e, i, 1], AGENT] = OWN
+            house = world.first_house[e, i]
+            while house > 0:
+                out[e, i, (house - 1) // width, (house - 1) % width, OWNER] = OWN
+                house = world.next_house[e, house - 1]
+
+
+@kernel
+def market_rate(history, e, good):
+    """Mean price of past trades, by their decayed weight."""
+    value, weight = 0.0, 0.0
+    for price in range(history.shape[2]):
+        value += price * history[e, good, price]
+        weight += history[e, good, price]
+    return value / max(0.001, weight)
+
+
+@kernel
+def agent_vectors(config, agents, books, taxes, time, shape, out, mask, lo, hi):
+    """Flat vectors of the agents, section 12.2; ``shape`` is the map's height and width, or zeros to leave it out."""
+    n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], agents.coin.shape[1]
+    orders = 4 * n_prices
+    own_at = 2 + orders + 2
+    history_at = own_at + orders
+    rates_at = history_at + 2 * n_prices + 1
+    marginal_at = rates_at + n_brackets + 2 + n_agents
+    width = out.shape[2]
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        for i in range(n_agents):
+            row = out[e, i]
+            row[0] = agents.pay[e, i] / config.build_pay if config.build_pay > 0 else 0.0
+            row[1] = agents.skill[e, i]
+            for k in range(orders):
+                mine = books.own_depth[e, i, k]
+                row[2 + k] = np.float32(books.depth[e, k] - mine)
+                row[own_at + k] = np.float32(mine)
+            if i == 0:
+                row[own_at - 2] = market_rate(books.history, e, 0)
+                row[own_at - 1] = market_rate(books.history, e, 1)
+                history_part(config, books.history, row, history_at, e)
+                cycle_part(config, taxes, row, rates_at, e)
+                row[marginal_at + 1] = taxes.position[e] / config.period
+                row[marginal_at + 2] = time[e] * config.time_scale
+            else:
+                to, start = (e * n_agents + i) * width, e * n_agents * width
+                copy_bytes(out, 4 * (to + own_at - 2), out, 4 * (start + own_at - 2), 8)
+                copy_bytes(out, 4 * (to + history_at), out, 4 * (start + history_at), 8 * n_prices)
+                copy_bytes(out, 4 * (to + rates_at), out, 4 * (start + rates_at), 4 * (marginal_at - rates_at))
+                copy_bytes(out, 4 * (to + marginal_at + 1), out, 4 * (start + marginal_at + 1), 8)
+            row[rates_at - 1] = agents.bonus[e, i]
+            row[marginal_at] = taxes.marginal_now[e, i]
+            row[marginal_at + 3] = agents.coin[e, i] * config.scale
+            row[marginal_at + 4] = agents.units[e, i, 0] * config.scale
+            row[marginal_at + 5] = agents.units[e, i, 1] * config.scale
+            if shape[0] > 0:
+                row[marginal_at + 6] = agents.loc[e, i, 1] / shape[1]
+                row[marginal_at + 7] = agents.loc[e, i, 0] / shape[0]
+
+
+@kernel
+def history_part(config, history, row, at, e):
+    """Price histories of stone and wood."""
+    n_prices = history.shape[2]
+    for good in range(2):
+        for price in range(n_prices):
+            row[at + good * n_prices + price] = history[e, good, price] * config.scale
+
+
+@kernel
+def cycle_part(config, taxes, row, at, e):
+    """Shown rates, first-day and tax-day flags, sorted last incomes."""
+    n_brackets, n_agents = taxes.shown.shape[1], taxes.sorted_income.shape[1]
+    for b in range(n_brackets):
+        row[at + b] = taxes.shown[e, b]
+    row[at + n_brackets] = taxes.position[e] == 1
+    row[at + n_brackets + 1] = taxes.position[e] >= config.period
+    for i in range(n_agents):
+        row[at + n_brackets + 2 + i] = taxes.sorted_income[e, i] / config.period
+
+
+@kernel
+def designer_vectors(config, agents, books, taxes, time, shape, out, mask, lo, hi):
+    """Flat vector of the designer and its numbers about each agent, sections 12.3 and 12.4."""
+    n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], agents.coin.shape[1]
+    orders = 4 * n_prices
+    rates_at = orders + 2 + 2 * n_prices
+    end = rates_at + n_brackets + 2 + n_agents
+    per_agent = out.agents.shape[2]
+    for e in range(lo, hi):
+        if not mask[e] or (config.decision_only and taxes.position[e] != 1):
+            continue
+        row = out.flat[e]
+        for k in range(orders):
+            row[k] = np.float32(books.depth[e, k])
+        row[orders] = market_rate(books.history, e, 0)
+        row[orders + 1] = market_rate(books.history, e, 1)
+        history_part(config, books.history, row, orders + 2, e)
+        cycle_part(config, taxes, row, rates_at, e)
+        row[end] = taxes.position[e] / config.period
+        row[end + 1] = time[e] * config.time_scale
+        for i in range(n_agents):
+            v = out.agents[e, i]
+            v[0] = taxes.marginal_now[e, i]
+            v[1] = taxes.last_income[e, i] / config.period
+            v[2] = taxes.last_marginal[e, i]
+            if per_agent > 3:
+                v[3] = agents.coin[e, i] * config.scale
+                v[4] = agents.units[e, i, 0] * config.scale
+                v[5] = agents.units[e, i, 1] * config.scale
+            if per_agent > 6:
+                v[6] = agents.loc[e, i, 1] / shape[1]
+                v[7] = agents.loc[e, i, 0] / shape[0]
+
+
+@kernel
+def action_masks(config, world, agents, n_open, n_prices, out, mask, lo, hi):
+    """Legal actions of the agents, section 13."""
+    first_move = FIRST_ORDER + 4 * n_prices
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        for i in range(agents.coin.shape[1]):
+            row = out[e, i]
+            at_row, at_column = agents.loc[e, i, 0], agents.loc[e, i, 1]
+            row[0] = 1
+            row[BUILD] = (
+                agents.units[e, i, 0] > 0
+                and agents.units[e, i, 1] > 0
+                and buildable(world.cells, e, at_row, at_column)
+            )
+            for good in range(2):
+                room = n_open[e, good, i] < config.max_orders
+                affordable = np.int64(np.floor(agents.coin[e, i])) + 1 if room else 0
+                sellable = room and agents.units[e, i, good] > 0
+                at = FIRST_ORDER + 2 * good * n_prices
+                for price in range(n_prices):
+                    row[at + price] = price < affordable
+                    row[at + n_prices + price] = sellable
+            for direction in range(4):
+                to_row, to_column = target(agents.loc, e, i, direction)
+                row[first_move + direction] = can_enter(world.cells, e, i, to_row, to_column)
+
+
+@kernel
+def planner_masks(config, choices, limit, position, out, mask, lo, hi):
+    """Legal rate choices of the planner, section 13: any up to the limit on the first day, else none."""
+    for e in range(lo, hi):
+        if not mask[e] or (config.decision_only and position[e] != 1):
+            continue
+        for b in range(out.shape[1]):
+            out[e, b, 0] = 1
+            for k in range(choices.shape[0]):
+                out[e, b, 1 + k] = position[e] == 1 and abs(choices[k]) <= limit[e]

@@ -1,0 +1,117 @@
+"""Rates in force and their annealed cap (specification, sections 9.2 and 9.5)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs.gtb.config import Options
+from fastenvs.jit import kernel
+from fastenvs.tax import US_FEDERAL_RATES
+
+EXTERNAL, FIXED, PLANNER, SAEZ = 0, 1, 2, 3
+
+
+class RateConfig(NamedTuple):
+    """Where rates come from."""
+
+    mode: int
+    rate_max: float
+    anneal: bool
+    warmup: float
+    slope: float
+    fixed: np.ndarray  # float64 [B], of mode FIXED
+    choices: np.ndarray  # float64 [R], of mode PLANNER
+
+
+def make_config(options: Options) -> RateConfig:
+    """The source of rates that a tax mode means."""
+    fixed = {"us_federal": US_FEDERAL_RATES, "fixed": options.fixed_rates, "none": (0.0,) * len(options.cutoffs)}
+    mode = {"external": EXTERNAL, "planner": PLANNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
+    warmup, slope = options.anneal or (0.0, 0.0)
+    return RateConfig(
+        mode,
+        0.0 if options.tax_mode == "none" else float(options.rate_max),
+        options.anneal is not None,
+        float(warmup),
+        float(slope),
+        np.array(fixed.get(options.tax_mode) or (), float),
+        options.rate_choices,
+    )
+
+
+@kernel
+def fraction(config, completed):
+    """Share of the greatest rate that annealing allows after so many episodes."""
+    if not config.anneal:
+        return 1.0
+    return min(1.0, max(0.0, config.slope * (completed - config.warmup)))
+
+
+@kernel
+def refresh(config, rates, live, completed, mask, lo, hi):
+    """Bring the cap and the rates in force up to date where ``mask`` is set."""
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        rates.cap[e] = config.rate_max * fraction(config, completed[e])
+        put_in_force(config, rates, live, e)
+
+
+@kernel
+def put_in_force(config, rates, live, e):
+    """Rates of external and fixed schedules under the present cap."""
+    for b in range(live.shape[1]):
+        if config.mode == EXTERNAL:
+            live[e, b] = rates.external[e, b] * rates.cap[e]
+        elif config.mode == FIXED:
+            live[e, b] = min(config.fixed[b], rates.cap[e])
+
+
+@kernel
+def begin(config, rates, taxes, agents, clock, mask, lo, hi):
+    """Tax cycle at the start of an episode (section 2, step 7); the cap is still that of the last episode."""
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        taxes.position[e] = 1
+        taxes.n_days[e] = 0
+        taxes.rate_sum[e] = 0.0
+        taxes.occupancy[e] = 0
+        taxes.effective_sum[e] = 0.0
+        taxes.paid_sum[e] = 0.0
+        taxes.income_sum[e] = 0.0
+        taxes.choice[e] = 0
+        for b in range(taxes.live.shape[1]):
+            if config.mode == PLANNER:
+                taxes.live[e, b] = config.choices[0]
+            elif config.mode == SAEZ:
+                taxes.live[e, b] = rates.running_mean[e, b]
+            taxes.shown[e, b] = taxes.live[e, b]
+        for i in range(agents.coin.shape[1]):
+            taxes.last_coin[e, i] = agents.coin[e, i] + agents.escrow_coin[e, i]
+            taxes.last_income[e, i] = 0.0
+            taxes.last_marginal[e, i] = 0.0
+            taxes.sorted_income[e, i] = 0.0
+            taxes.marginal_now[e, i] = taxes.live[e, 0]
+        rates.fresh[e] = True
+        if config.mode == PLANNER:
+            rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])
+
+
+@kernel
+def max_choice(choices):
+    """Largest choice in size."""
+    largest = 0.0
+    for rate in choices:
+        largest = max(largest, abs(rate))
+    return largest
+
+
+@kernel
+def unveil(config, rates, live, completed, mask, lo, hi):
+    """Once the first masks of an episode are made, bring its cap into force (section 9.5)."""
+    for e in range(lo, hi):
+        if mask[e] and rates.fresh[e]:
+            rates.fresh[e] = False
+            rates.cap[e] = config.rate_max * fraction(config, completed[e])
+            put_in_force(config, rates, live, e)

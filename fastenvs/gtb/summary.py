@@ -1,0 +1,83 @@
+"""Metrics of an episode, by the names of the published environment (specification, section 11)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastenvs.gtb.config import Options
+from fastenvs.gtb.state import State
+from fastenvs.metrics import inverse_income_mean
+
+_NAN = float("nan")
+GOODS = ("Stone", "Wood")
+
+
+def metrics(options: Options, state: State, e: int) -> dict[str, float]:
+    """Metrics of copy ``e``'s episode so far; NaN for the mean of nothing."""
+    agents, clock = state.agents, state.clock
+    x = agents.coin[e] + agents.escrow_coin[e]
+    n = len(x)
+    out: dict[str, float] = {
+        "social/productivity": x.sum(),
+        "social/equality": clock.equality[e],
+        "social_welfare/coin_eq_times_productivity": clock.equality[e] * x.sum() / n,
+        "social_welfare/inv_income_weighted_coin_endow": inverse_income_mean(x, x),
+        "social_welfare/inv_income_weighted_utility": inverse_income_mean(x, clock.utility[e]),
+        "labor/weighted_cost": options.energy_cost * _current_weight(options, state, e),
+        "labor/warmup_integrator": clock.positive_steps[e],
+        "util/p": clock.welfare[e],
+        "endow/p/Coin": 0.0,
+        "endow/p/Stone": 0.0,
+        "endow/p/Wood": 0.0,
+        "Build/total_builds": agents.houses[e].sum(),
+        "Trade/n_trades": state.events.n_trades[e, :, 0].sum(),
+    }
+    for i in range(n):
+        out[f"endow/{i}/Coin"] = x[i]
+        for good, name in enumerate(GOODS):
+            out[f"endow/{i}/{name}"] = agents.units[e, i, good] + agents.escrow_units[e, i, good]
+        out[f"endogenous/{i}/Labor"] = agents.labor[e, i]
+        out[f"util/{i}"] = clock.utility[e, i]
+        out[f"Build/{i}/n_builds"] = agents.houses[e, i]
+        out |= _trades(state, e, i)
+    if options.tax_mode != "none":
+        out |= _taxes(options, state, e, x)
+    return {name: float(value) for name, value in out.items()}
+
+
+def _current_weight(options: Options, state: State, e: int) -> float:
+    if options.energy_warmup <= 0:
+        return 1.0
+    by_steps = options.energy_warmup_by == "positive_steps"
+    progress = state.clock.positive_steps[e] if by_steps else state.clock.completed[e]
+    return 1.0 - np.exp(-progress / options.energy_warmup)
+
+
+def _trades(state: State, e: int, i: int) -> dict[str, float]:
+    out = {}
+    for side, verb in enumerate(("Sell", "Buy")):
+        for good, name in enumerate(GOODS):
+            count = state.events.n_trades[e, i, side, good]
+            mean = state.events.trade_value[e, i, side, good] / count if count else _NAN
+            key = f"Trade/{i}/{verb}{name}"
+            out[f"{key}/n_sales"] = count
+            out |= {f"{key}/{value}": mean for value in ("price", "cost", "income")}
+    return out
+
+
+def _taxes(options: Options, state: State, e: int, x: np.ndarray) -> dict[str, float]:
+    taxes = state.taxes
+    days = int(taxes.n_days[e])
+    samples = days * len(x)
+    out = {
+        "PeriodicTax/avg_effective_tax_rate": taxes.effective_sum[e] / samples if days else _NAN,
+        "PeriodicTax/total_collected_taxes": taxes.paid_sum[e].sum(),
+    }
+    for b, cutoff in enumerate(options.cutoffs):
+        key = f"{int(cutoff):03d}"
+        out[f"PeriodicTax/avg_bracket_rate/{key}"] = taxes.rate_sum[e, b] / days if days else _NAN
+        out[f"PeriodicTax/bracket_occupancy/{key}"] = taxes.occupancy[e, b] / samples if days else 0.0
+    for name, i in (("poorest", int(x.argmin())), ("richest", int(x.argmax()))):
+        rate = taxes.paid_sum[e, i] / max(0.001, taxes.income_sum[e, i])
+        out[f"PeriodicTax/avg_tax_rate/{name}"] = rate
+    return out

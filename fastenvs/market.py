@@ -1,0 +1,220 @@
+"""Continuous double auction: N books at once, for the economy or on their own.
+
+Every agent may enter one bid and one ask a step for each good. Bids put coin into escrow, asks put a unit
+there. Then each bid, the highest first and at the same price the older first, takes the cheapest ask of another agent
+that it can pay; the older order sets the price, ties go to the ask. What is left grows a step older, and what has
+been in ``order_life + 1`` matchings goes back to its owner.
+
+Example
+-------
+>>> import numpy as np
+>>> market = Market(num_books=1, n_agents=2, max_price=10)
+>>> market.coin[:] = 20
+>>> market.units[:] = 1
+>>> nothing = np.full((1, 2, 2), -1)
+>>> bids, asks = nothing.copy(), nothing.copy()
+>>> bids[0, 0, 0], asks[0, 1, 0] = 7, 4     # agent 0 bids 7 for good 0, agent 1 asks 4
+>>> market.step(bids, asks)
+1
+>>> market.trades[0, 0, :6].tolist()        # good, buyer, seller, bid, ask, price
+[0, 0, 1, 7, 4, 4]
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs import _market  # type: ignore[attr-defined]
+from fastenvs.checks import positive_int
+
+#: A seller's history of trades loses this share of its weight in every step.
+HISTORY_DECAY = 0.995
+#: Columns of a trade: good, buyer, seller, bid, ask, price, and the ages of bid and ask.
+TRADE_FIELDS = ("good", "buyer", "seller", "bid", "ask", "price", "bid_age", "ask_age")
+ASK, BID = 0, 1
+
+
+class Books(NamedTuple):
+    """Order books of N copies with A agents, G goods and P price levels."""
+
+    keys: np.ndarray  # uint64 [N, G, 2, A * max_orders], asks and bids, best first
+    n_keys: np.ndarray  # int32 [N, G, 2]
+    n_open: np.ndarray  # int32 [N, G, A], open orders of an agent for a good
+    own_depth: np.ndarray  # uint8 [N, A, 2, G, P], open orders by agent, side (asks, bids), good and price
+    depth: np.ndarray  # uint16 [N, 2, G, P], the same over all agents
+    history: np.ndarray  # float64 [N, G, P], trades by price, decaying
+    clock: np.ndarray  # int32 [N], steps done
+    next_expiry: np.ndarray  # int32 [N], no order expires before this step
+    trades: np.ndarray  # int32 [N, K, 8], of the last step, see TRADE_FIELDS
+    n_trades: np.ndarray  # int32 [N], of the last step
+
+
+def make_books(n: int, n_agents: int, n_goods: int, n_prices: int, max_orders: int, max_trades: int) -> Books:
+    """Empty books; ``max_trades`` is the most that one step can bring, the number of orders it takes in."""
+    books = Books(
+        keys=np.zeros((n, n_goods, 2, n_agents * max_orders), np.uint64),
+        n_keys=np.zeros((n, n_goods, 2), np.int32),
+        n_open=np.zeros((n, n_goods, n_agents), np.int32),
+        own_depth=np.zeros((n, n_agents, 2, n_goods, n_prices), np.uint8),
+        depth=np.zeros((n, 2, n_goods, n_prices), np.uint16),
+        history=np.zeros((n, n_goods, n_prices)),
+        clock=np.zeros(n, np.int32),
+        next_expiry=np.zeros(n, np.int32),
+        trades=np.full((n, max_trades, len(TRADE_FIELDS)), -1, np.int32),
+        n_trades=np.zeros(n, np.int32),
+    )
+    books.next_expiry.fill(np.iinfo(np.int32).max)
+    return books
+
+
+class Market:
+    """N order books and the goods of their traders.
+
+    Attributes
+    ----------
+    coin, escrow_coin : float64 ``[N, A]``
+        Coin at hand and behind open bids. Write to them to endow the agents.
+    units, escrow_units : int32 ``[N, A, G]``
+        Goods at hand and behind open asks.
+    labor : float64 ``[N, A]``
+        ``order_labor`` for every order entered.
+    books : Books
+        The books themselves.
+
+    Parameters
+    ----------
+    num_books : int
+        Number of books, N.
+    n_agents, n_goods : int
+        Traders and goods of each.
+    max_price : int
+        Prices are whole coins, 0 .. max_price.
+    max_orders : int
+        Open orders, bids and asks together, that an agent may have for a good; further ones are ignored.
+    order_life : int
+        Steps after which an order expires.
+    order_labor : float
+        Labor of entering an order.
+    """
+
+    def __init__(
+        self,
+        num_books: int,
+        n_agents: int,
+        *,
+        n_goods: int = 2,
+        max_price: int = 10,
+        max_orders: int = 5,
+        order_life: int = 50,
+        order_labor: float = 0.0,
+    ) -> None:
+        n = positive_int("num_books", num_books)
+        for name, value, least, most in (
+            ("n_agents", n_agents, 1, 65_535),
+            ("n_goods", n_goods, 1, 64),
+            ("max_price", max_price, 0, 32_767),
+            ("max_orders", max_orders, 1, 255),
+            ("order_life", order_life, 0, 2**30),
+        ):
+            if positive_int(name, value, least) > most:
+                raise ValueError(f"{name} must be at most {most}, got {value}")
+        self.max_price, self.max_orders, self.order_life = max_price, max_orders, order_life
+        self.order_labor = max(0.0, float(order_labor))
+        self.coin = np.zeros((n, n_agents))
+        self.escrow_coin = np.zeros((n, n_agents))
+        self.units = np.zeros((n, n_agents, n_goods), np.int32)
+        self.escrow_units = np.zeros((n, n_agents, n_goods), np.int32)
+        self.labor = np.zeros((n, n_agents))
+        self.books = make_books(n, n_agents, n_goods, max_price + 1, max_orders, 2 * n_agents * n_goods)
+        self._active = np.ones(n, np.uint8)
+
+    @property
+    def trades(self) -> np.ndarray:
+        """Trades of the last step, int32 ``[N, K, 8]``; row ``k`` holds for ``k < n_trades``; see TRADE_FIELDS."""
+        return self.books.trades
+
+    @property
+    def n_trades(self) -> np.ndarray:
+        """Number of trades of the last step, int32 ``[N]``."""
+        return self.books.n_trades
+
+    def step(self, bids, asks) -> int:
+        """Enter orders, match, and let the rest grow older.
+
+        Parameters
+        ----------
+        bids, asks : array of int, ``[N, A, G]``
+            Price of the order of each agent for each good, -1 for none. An agent without the coin or the unit, or
+            with ``max_orders`` open, enters none.
+
+        Returns
+        -------
+        int
+            Number of trades in all books; they are in :attr:`trades`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a shape or a price is wrong; nothing is changed then.
+        """
+        checked = [self._check(name, orders) for name, orders in (("bids", bids), ("asks", asks))]
+        with_goods(self, *checked, self._active, 0, len(self.coin))
+        return int(self.books.n_trades.sum())
+
+    def orders(self, book: int) -> list[tuple[int, int, int, int, int]]:
+        """Open orders of one book as (good, side, agent, price, age), good by good, bids before asks, best first."""
+        out = []
+        for g in range(self.books.keys.shape[1]):
+            for side in (BID, ASK):
+                out += [(g, 1 - side, *order) for order in decode(self.books, book, g, side)]
+        return out
+
+    def _check(self, name: str, orders) -> np.ndarray:
+        prices = np.asarray(orders)
+        if prices.dtype.kind not in "iu":
+            raise TypeError(f"{name} must be integers, got dtype {prices.dtype}")
+        if prices.shape != self.units.shape:
+            raise ValueError(f"{name} must have shape {list(self.units.shape)}, got {list(prices.shape)}")
+        if prices.min() < -1 or prices.max() > self.max_price:
+            e, i, g = np.argwhere((prices < -1) | (prices > self.max_price))[0]
+            raise ValueError(
+                f"{name}: price {prices[e, i, g]} of agent {i} for good {g} in book {e} is not in -1..{self.max_price}"
+            )
+        return np.ascontiguousarray(prices, np.int16)
+
+
+def with_goods(owner, bids: np.ndarray, asks: np.ndarray, active: np.ndarray, lo: int, hi: int) -> None:
+    """Run the compiled step over ``[lo, hi)`` on the goods and books of ``owner``, a Market or alike."""
+    books: Books = owner.books
+    _market.step(
+        lo,
+        hi,
+        bids,
+        asks,
+        active,
+        owner.coin,
+        owner.escrow_coin,
+        owner.units,
+        owner.escrow_units,
+        owner.labor,
+        *books,
+        owner.max_orders,
+        owner.order_life,
+        owner.order_labor,
+        HISTORY_DECAY,
+    )
+
+
+def decode(books: Books, book: int, good: int, side: int) -> list[tuple[int, int, int]]:
+    """Open orders of one side as (agent, price, age), best first; a new order that was left over has age 1."""
+    keys = books.keys[book, good, side, : books.n_keys[book, good, side]].tolist()
+    now = int(books.clock[book])
+    price = [(k >> 48) if side == ASK else 65_535 - (k >> 48) for k in keys]
+    return [(k & 0xFFFF, p, now - ((k >> 16) & 0xFFFFFFFF) + 1) for k, p in zip(keys, price, strict=True)]
+
+
+def clear(books: Books, mask: np.ndarray, lo: int, hi: int) -> None:
+    """Empty the books of ``[lo, hi)`` where ``mask`` is set; the record of the last step's trades stays."""
+    _market.clear(lo, hi, mask, *books[:8])
