@@ -17,6 +17,11 @@ def kernel(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
 
 
+def inline(function: Callable[..., Any]) -> Any:
+    """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
+    return numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function)
+
+
 def wrapping() -> contextlib.AbstractContextManager:
     """Context in which 64-bit counters may wrap around silently, as they do in compiled code."""
     return np.errstate(over="ignore") if PURE_PYTHON else contextlib.nullcontext()

@@ -386,9 +386,7 @@ class VecEnv:
         for name, values in (draws or {}).items():
             if name not in self._draw_specs:
                 known = ", ".join(self._draw_specs) or "none"
-                raise ValueError(
-                    f"{self.name} with these options draws nothing called {name!r}; draws: {known}"
-                )
+                raise ValueError(f"{self.name} with these options draws nothing called {name!r}; draws: {known}")
             spec, values, shape = self._draw_specs[name], np.asarray(values), self.draw_shapes[name]
             if values.shape != shape:
                 raise ValueError(f"draw {name!r} must have shape {list(shape)}, got {list(values.shape)}")

@@ -192,9 +192,7 @@ def _compare_state(env, want, where):
     for name, value in got.items():
         expected = want[name].sum(1) if name == "price_history" else want[name]
         integer = np.asarray(expected).dtype.kind in "iub"
-        np.testing.assert_allclose(
-            value, expected, **(_EXACT if integer else _DOUBLE), err_msg=f"{name}, {where}"
-        )
+        np.testing.assert_allclose(value, expected, **(_EXACT if integer else _DOUBLE), err_msg=f"{name}, {where}")
     assert (cells[..., 2] == (owner > 0)).all(), where
 
 
@@ -202,7 +200,9 @@ def _compare_events(env, info, trace, t, where):
     for name in ("built", "gathered"):
         np.testing.assert_array_equal(info[name][0], trace[name][t], err_msg=f"{name}, {where}")
     n = int(info["n_trades"][0])
-    np.testing.assert_array_equal(info["trades"][0, :n], [r for r in trace["trades"][t] if r[0] >= 0] or np.empty((0, 8)))
+    np.testing.assert_array_equal(
+        info["trades"][0, :n], [r for r in trace["trades"][t] if r[0] >= 0] or np.empty((0, 8))
+    )
     from fastenvs.market import ASK, BID, decode
 
     orders = [

@@ -1,7 +1,23 @@
 """Reading the agents' actions, and building houses (specification, sections 4.1 and 5)."""
 
-from fastenvs.gtb.state import FIRST_AGENT, HOUSE, OWNER, SOURCE, WATER
-from fastenvs.jit import kernel
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs.gtb.state import FIRST_AGENT, HOUSE, OWNER, SOURCE
+from fastenvs.jit import inline, kernel
+
+
+class Builders(NamedTuple):
+    """What building needs of the agents."""
+
+    loc: np.ndarray
+    coin: np.ndarray
+    units: np.ndarray
+    labor: np.ndarray
+    pay: np.ndarray
+    houses: np.ndarray
+
 
 BUILD = 1
 FIRST_ORDER = 2
@@ -25,11 +41,13 @@ def read_orders(actions, active, n_prices, bid, ask, time, lo, hi):
                     ask[e, i, kind // 2] = price
 
 
-@kernel
+@inline
 def buildable(cells, e, row, column):
     """Whether the cell has no unit, source, water or house on it."""
-    c = cells[e, row, column]
-    return c[0] == 0 and c[1] == 0 and c[HOUSE] == 0 and c[WATER] == 0 and c[SOURCE] == 0 and c[SOURCE + 1] == 0
+    something = np.uint8(0)
+    for channel in range(SOURCE + 2):  # units, house, water, sources
+        something |= cells[e, row, column, channel]
+    return something == 0
 
 
 @kernel

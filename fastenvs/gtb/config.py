@@ -87,9 +87,9 @@ class Options:
     energy_cost: float = 0.21
     energy_warmup: float = 0.0
     energy_warmup_by: Literal["episodes", "positive_steps"] = "episodes"
-    planner_objective: Literal[
-        "equality_x_productivity", "inverse_income_coin", "inverse_income_utility"
-    ] = "equality_x_productivity"
+    planner_objective: Literal["equality_x_productivity", "inverse_income_coin", "inverse_income_utility"] = (
+        "equality_x_productivity"
+    )
     productivity_only_weight: float = 0.0
     view_radius: int = 5
     full_view: bool = False

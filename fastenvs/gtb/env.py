@@ -21,12 +21,25 @@ from fastenvs.gtb.state import (
     make_state,
     reset,
 )
+from fastenvs.jit import kernel
 from fastenvs.vecenv import Draw, VecEnv
+
+
+class _AgentView(NamedTuple):
+    """The parts of the agents that are observed."""
+
+    loc: np.ndarray
+    coin: np.ndarray
+    units: np.ndarray
+    pay: np.ndarray
+    skill: np.ndarray
+    bonus: np.ndarray
 
 
 class _BookView(NamedTuple):
     """The parts of the books that are observed, orders flattened: asks stone, asks wood, bids stone, bids wood."""
 
+    n_open: np.ndarray  # int32 [N, 2, A]
     own_depth: np.ndarray  # uint8 [N, A, 4 P]
     depth: np.ndarray  # uint16 [N, 4 P]
     history: np.ndarray  # float64 [N, 2, P]
@@ -87,6 +100,7 @@ class GatherTradeBuild(VecEnv):
         self._sources[:, 0] = np.where(self._sources[:, 0] == 0, WOOD, STONE)
         self._rate_config = rates.make_config(o)
         n_brackets = len(o.cutoffs)
+        self._any_fresh = [False]  # whether any copy was reset in this call
         self._planner_choice = np.zeros((n, n_brackets), np.int32)
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
         self._ask = np.full((n, a, N_GOODS), -1, np.int16)
@@ -116,6 +130,10 @@ class GatherTradeBuild(VecEnv):
             o.tax_period,
             o.orders_each,
         )
+        a = p.agents
+        self._builders = build.Builders(a.loc, a.coin, a.units, a.labor, a.pay, a.houses)
+        self._gatherers = gather.Gatherers(a.loc, a.units, a.labor, a.bonus)
+        self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor)
         self._labor = np.array([o.move_labor, o.collect_labor], float)
         # What market.with_goods looks for.
         self.books, self.max_orders, self.order_life = p.books, o.orders_each, o.order_life
@@ -123,10 +141,6 @@ class GatherTradeBuild(VecEnv):
         self.coin, self.escrow_coin, self.labor = p.agents.coin, p.agents.escrow_coin, p.agents.labor
         self.units, self.escrow_units = p.agents.units, p.agents.escrow_units
         n, a = self.num_envs, self.n_agents
-        self._book_view = _BookView(
-            p.books.own_depth.reshape(n, a, -1), p.books.depth.reshape(n, -1), p.books.history
-        )
-        self._tax_view = _TaxView(*(getattr(p.taxes, name) for name in _TaxView._fields))
 
     def _allocate_observations(self) -> None:
         o, n, a = self.options, self.num_envs, self.n_agents
@@ -143,17 +157,31 @@ class GatherTradeBuild(VecEnv):
         planner = (n, n_brackets, 1 + len(o.rate_choices)) if o.tax_mode == "planner" else (n, 1, 1)
         per_agent = 3 if o.full_view else 8 if o.planner_sees_map else 6
         self._designer_views = observe.DesignerViews(
-            np.zeros((n, 6 * o.n_prices + n_brackets + a + 9), np.float32),
+            np.zeros((n, 1, 6 * o.n_prices + n_brackets + a + 9), np.float32),
             np.zeros((n, a, per_agent), np.float32),
             np.ones(planner, np.uint8),
         )
         designer = self._designer_views._asdict()
+        designer["flat"] = designer["flat"][:, 0]
         if o.planner_sees_map:
             world = self.state.world.cells[..., : observe.DESIGNER_CHANNELS]
             world.flags.writeable = False
             designer = {"map": world, **designer}
         self.obs = {"agents": self._agent_views._asdict(), "designer": designer}
-        self._shape = (0, 0) if o.full_view else (height, width)
+        s = self.state
+        self._views = observe.Views(
+            s.world,
+            _AgentView(*(getattr(s.agents, name) for name in _AgentView._fields)),
+            _BookView(
+                s.books.n_open, s.books.own_depth.reshape(n, a, -1), s.books.depth.reshape(n, -1), s.books.history
+            ),
+            _TaxView(*(getattr(s.taxes, name) for name in _TaxView._fields)),
+            s.rates.limit,
+            s.clock.time,
+            (0, 0) if o.full_view else (height, width),
+            o.rate_choices,
+            observe.order_masks(o.n_prices),
+        )
         self._allocate_final_obs()
 
     def _draws(self) -> dict[str, Draw]:
@@ -213,28 +241,29 @@ class GatherTradeBuild(VecEnv):
     def _step(self, lo: int, hi: int) -> None:
         o, p, b = self.options, self.state, self.buffers
         actions, active = b.actions, b.active
-        build.read_orders(actions, active, o.n_prices, self._bid, self._ask, p.clock.time, lo, hi)
-        build.build(actions, active, p.world, p.agents, p.events.built, o.build_labor, lo, hi)
+        before_auction(
+            actions, active, o.n_prices, self._bid, self._ask, p.clock.time, p.world, self._builders, p.events.built,
+            o.build_labor, lo, hi,
+        )  # fmt: skip
         market.with_goods(self, self._bid, self._ask, active, lo, hi)
         gather.gather(
-            actions, active, o.n_prices, p.world, p.agents, p.events.gathered, self._labor, self.streams,
+            actions, active, o.n_prices, p.world.cells, self._gatherers, p.events.gathered, self._labor, self.streams,
             (self._drawn["gather_order"], self._drawn["collect"]), p.clock.scratch, lo, hi,
         )  # fmt: skip
         tax.run_periodic(
             p.taxes, lo, hi, active, o.tax_period, o.cutoffs, self._planner_choice, o.rate_choices,
             p.agents.coin, p.agents.escrow_coin,
         )  # fmt: skip
-        regrow.regrow(
-            active, p.world.cells, self._sources, p.clock, self.streams, o.regen_prob, self._drawn["regrow"], lo, hi
-        )
-        reward.reward(
-            self._reward_config, p.agents, p.clock, p.events, p.books.trades, p.books.n_trades, b, lo, hi
-        )
+        after_tax(
+            p.world.cells, self._sources, self.streams, o.regen_prob, self._drawn["regrow"], self._reward_config,
+            self._workers, p.clock, p.events, p.books.trades, p.books.n_trades, b, lo, hi,
+        )  # fmt: skip
 
     def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
         if not mask[lo:hi].any():
             return
         p = self.state
+        self._any_fresh[0] = True
         draws = ResetDraws(
             self._drawn["location"],
             self._drawn["build_skill"],
@@ -245,36 +274,27 @@ class GatherTradeBuild(VecEnv):
         market.clear(p.books, mask, lo, hi)
         rates.begin(self._rate_config, p.rates, p.taxes, p.agents, p.clock, mask, lo, hi)
         regrow.restart(p.clock, self.streams, self.options.regen_prob, mask, lo, hi)
-        reward.begin(self._reward_config, p.agents, p.clock, mask, lo, hi)
+        reward.begin(self._reward_config, self._workers, p.clock, mask, lo, hi)
 
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
         final = out is not self.obs
         if final and not mask[lo:hi].any():
             return
-        o, p, config = self.options, self.state, self._view_config
         agents, designer = self._agent_views, self._designer_views
         if final:
             agents = observe.AgentViews(**out["agents"])
-            designer = observe.DesignerViews(**{k: out["designer"][k] for k in observe.DesignerViews._fields})
-            if o.planner_sees_map:
+            d = out["designer"]
+            designer = observe.DesignerViews(d["flat"][:, None], d["agents"], d["mask"])
+            if self.options.planner_sees_map:
                 rows = np.flatnonzero(mask[lo:hi]) + lo
                 out["designer"]["map"][rows] = self.obs["designer"]["map"][rows]
-        if o.full_view:
-            observe.whole_maps(p.world, p.agents.loc, agents.map, mask, lo, hi)
-        else:
-            observe.windows(config, p.world, p.agents.loc, agents.map, mask, lo, hi)
-        book, taxes, time = self._book_view, self._tax_view, p.clock.time
-        observe.agent_vectors(config, p.agents, book, taxes, time, self._shape, agents.flat, mask, lo, hi)
-        observe.designer_vectors(config, p.agents, book, taxes, time, self._shape, designer, mask, lo, hi)
-        observe.action_masks(config, p.world, p.agents, p.books.n_open, o.n_prices, agents.mask, mask, lo, hi)
-        if o.tax_mode == "planner":
-            observe.planner_masks(
-                config, o.rate_choices, self.state.rates.limit, taxes.position, designer.mask, mask, lo, hi
-            )
-        if not final:
-            rates.unveil(self._rate_config, p.rates, p.taxes.live, p.clock.completed, mask, lo, hi)
+        observe.observe(self._view_config, self._views, agents, designer, mask, lo, hi)
+        if not final and self._any_fresh[0]:
+            s = self.state
+            rates.unveil(self._rate_config, s.rates, s.taxes.live, s.clock.completed, mask, lo, hi)
 
     def _finish(self) -> None:
+        self._any_fresh[0] = False
         if self.options.tax_mode == "planner":
             self._planner_choice.fill(0)
 
@@ -329,6 +349,22 @@ class GatherTradeBuild(VecEnv):
             return Box(0 if high == 255 else -np.inf, high, tree.shape[1:], tree.dtype.type)
 
         return space(self.obs)
+
+
+@kernel
+def before_auction(actions, active, n_prices, bid, ask, time, world, builders, built, build_labor, lo, hi):
+    """Components before the auction, in one call."""
+    build.read_orders(actions, active, n_prices, bid, ask, time, lo, hi)
+    build.build(actions, active, world, builders, built, build_labor, lo, hi)
+
+
+@kernel
+def after_tax(
+    cells, sources, streams, regen_prob, regrowth, config, workers, clock, events, trades, n_trades, buffers, lo, hi
+):
+    """Components after the tax, in one call."""
+    regrow.regrow(buffers.active, cells, sources, clock, streams, regen_prob, regrowth, lo, hi)
+    reward.reward(config, workers, clock, events, trades, n_trades, buffers, lo, hi)
 
 
 def channel_first(maps: np.ndarray) -> np.ndarray:

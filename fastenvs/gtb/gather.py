@@ -1,49 +1,57 @@
 """Moving and collecting (specification, section 7)."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from fastenvs import rng
 from fastenvs.gtb.build import FIRST_ORDER
 from fastenvs.gtb.state import AGENT, FIRST_AGENT, OWNER, WATER, permutation
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 
 
-@kernel
+class Gatherers(NamedTuple):
+    """What moving and collecting need of the agents."""
+
+    loc: np.ndarray
+    units: np.ndarray
+    labor: np.ndarray
+    bonus: np.ndarray
+
+
+@inline
 def can_enter(cells, e, i, row, column):
-    """Whether agent ``i`` may stand on a cell: inside, no water, nobody there, no house of another."""
-    if row < 0 or column < 0 or row >= cells.shape[1] or column >= cells.shape[2]:
-        return False
-    owner = cells[e, row, column, OWNER]
+    """Whether agent ``i`` may stand on a cell: inside, no water, nobody there, no house of another.
+
+    Without branches: which moves are legal is too irregular to be predicted.
+    """
+    r = min(max(row, 0), cells.shape[1] - 1)
+    c = min(max(column, 0), cells.shape[2] - 1)
+    owner = cells[e, r, c, OWNER]
     return (
-        cells[e, row, column, WATER] == 0
-        and cells[e, row, column, AGENT] == 0
-        and (owner == 0 or owner == i + FIRST_AGENT)
+        (r == row)
+        & (c == column)
+        & (cells[e, r, c, WATER] == 0)
+        & (cells[e, r, c, AGENT] == 0)
+        & ((owner == 0) | (owner == i + FIRST_AGENT))
     )
 
 
-@kernel
+@inline
 def target(loc, e, i, direction):
     """Cell that agent ``i`` reaches by moving left, right, up or down (0 .. 3)."""
+    sideways, step = direction < 2, 2 * (direction % 2) - 1
     row, column = np.int64(loc[e, i, 0]), np.int64(loc[e, i, 1])
-    if direction == 0:
-        column -= 1
-    elif direction == 1:
-        column += 1
-    elif direction == 2:
-        row -= 1
-    else:
-        row += 1
-    return row, column
+    return row + (0 if sideways else step), column + (step if sideways else 0)
 
 
 @kernel
-def gather(actions, active, n_prices, world, agents, gathered, costs, streams, draws, scratch, lo, hi):
+def gather(actions, active, n_prices, cells, agents, gathered, costs, streams, draws, scratch, lo, hi):
     """Move and collect, agent by agent in a random order.
 
     ``costs`` is the labor of moving and of collecting; ``draws`` the order of the agents and the uniforms of their
     collections, if handed in.
     """
-    cells = world.cells
     first_move = FIRST_ORDER + 4 * n_prices
     order_given, uniform_given = draws
     for e in range(lo, hi):
@@ -62,16 +70,16 @@ def gather(actions, active, n_prices, world, agents, gathered, costs, streams, d
                     agents.loc[e, i, 0] = row
                     agents.loc[e, i, 1] = column
                     agents.labor[e, i] += costs[0]
-            here = cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1]]
+            row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
             for good in range(2):
-                if here[good] == 0:
+                if cells[e, row, column, good] == 0:
                     continue
                 amount = 1
                 if uniform_given.shape[0] > 0:
                     amount += uniform_given[e, i] < agents.bonus[e, i]
                 elif agents.bonus[e, i] > 0:
                     amount += rng.uniform(streams, e) < agents.bonus[e, i]
-                here[good] = 0
+                cells[e, row, column, good] = 0
                 agents.units[e, i, good] += amount
                 agents.labor[e, i] += costs[1]
                 gathered[e, i, good] = amount

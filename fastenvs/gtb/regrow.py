@@ -4,12 +4,12 @@ import numpy as np
 
 from fastenvs import rng
 from fastenvs.gtb.state import SOURCE
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 
 _FOREVER = 1 << 60
 
 
-@kernel
+@inline
 def wait(streams, e, probability):
     """Draws until the next success of a Bernoulli process, from 0 up."""
     if probability <= 0.0:
@@ -41,13 +41,13 @@ def regrow(active, cells, sources, clock, streams, probability, given, lo, hi):
             continue
         if given.shape[0] > 0:
             for k in range(n):
-                good, row, column = sources[k]
+                good, row, column = sources[k, 0], sources[k, 1], sources[k, 2]
                 if given[e, good, row, column] > 0 and cells[e, row, column, SOURCE + good] > 0:
                     cells[e, row, column, good] = 1
             continue
         k = clock.regrow_wait[e]
         while k < n:
-            good, row, column = sources[k]
+            good, row, column = sources[k, 0], sources[k, 1], sources[k, 2]
             cells[e, row, column, good] = 1
             k += 1 + wait(streams, e, probability)
         clock.regrow_wait[e] = k - n

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 from fastenvs.metrics import gini, inverse_income_mean, isoelastic
 
 OBJECTIVES = ("equality_x_productivity", "inverse_income_coin", "inverse_income_utility")
@@ -22,7 +22,15 @@ class RewardConfig(NamedTuple):
     steps: int
 
 
-@kernel
+class Workers(NamedTuple):
+    """What utility needs of the agents."""
+
+    coin: np.ndarray
+    escrow_coin: np.ndarray
+    labor: np.ndarray
+
+
+@inline
 def evaluate(config, agents, clock, e):
     """Utilities and welfare of copy ``e`` as it stands."""
     n_agents = agents.coin.shape[1]
@@ -31,27 +39,27 @@ def evaluate(config, agents, clock, e):
         progress = clock.positive_steps[e] if config.warmup_by_steps else clock.completed[e]
         weight = 1.0 - np.exp(-progress / config.energy_warmup)
     clock.energy_weight[e] = weight
-    x, moved = clock.coin_seen[e], False
+    moved = False
     for i in range(n_agents):
         coin = agents.coin[e, i] + agents.escrow_coin[e, i]
-        if coin != x[i]:
-            x[i] = coin
+        if coin != clock.coin_seen[e, i]:
+            clock.coin_seen[e, i] = coin
             clock.coin_utility[e, i] = isoelastic(coin, config.eta)
             moved = True
         clock.utility[e, i] = clock.coin_utility[e, i] - config.energy_cost * weight * agents.labor[e, i]
     if moved:
         total = 0.0
         for i in range(n_agents):
-            total += x[i]
+            total += clock.coin_seen[e, i]
         clock.productivity[e] = total
-        clock.equality[e] = 1.0 - gini(x, clock.scratch[e])
+        clock.equality[e] = 1.0 - gini(clock.coin_seen[e], clock.scratch[e])
     if config.objective == 0:
         share = config.productivity_only
         clock.welfare[e] = ((1.0 - share) * clock.equality[e] + share) * (clock.productivity[e] / n_agents)
     elif config.objective == 1:
-        clock.welfare[e] = inverse_income_mean(x, x)
+        clock.welfare[e] = inverse_income_mean(clock.coin_seen[e], clock.coin_seen[e])
     else:
-        clock.welfare[e] = inverse_income_mean(x, clock.utility[e])
+        clock.welfare[e] = inverse_income_mean(clock.coin_seen[e], clock.utility[e])
 
 
 @kernel

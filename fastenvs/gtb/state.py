@@ -8,7 +8,7 @@ import numpy as np
 
 from fastenvs import rng
 from fastenvs.gtb.config import STONE, WOOD, Options
-from fastenvs.jit import copy_bytes, kernel
+from fastenvs.jit import copy_bytes, inline, kernel
 from fastenvs.market import Books, make_books
 from fastenvs.tax import Taxes, make_taxes
 
@@ -286,7 +286,7 @@ def place_by_rank(start, world, agents, scratch, streams, agent_order, e):
         world.cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = i + FIRST_AGENT
 
 
-@kernel
+@inline
 def permutation(streams, given, out, e):
     """Write a uniform permutation of the agents, or the given one, to row ``e`` of ``out``."""
     n = out.shape[1]

@@ -40,8 +40,9 @@ def metrics(options: Options, state: State, e: int) -> dict[str, float]:
         out[f"util/{i}"] = clock.utility[e, i]
         out[f"Build/{i}/n_builds"] = agents.houses[e, i]
         out |= _trades(state, e, i)
+    out |= _brackets(options, state, e)
     if options.tax_mode != "none":
-        out |= _taxes(options, state, e, x)
+        out |= _taxes(state, e, x)
     return {name: float(value) for name, value in out.items()}
 
 
@@ -65,18 +66,25 @@ def _trades(state: State, e: int, i: int) -> dict[str, float]:
     return out
 
 
-def _taxes(options: Options, state: State, e: int, x: np.ndarray) -> dict[str, float]:
+def _brackets(options: Options, state: State, e: int) -> dict[str, float]:
     taxes = state.taxes
     days = int(taxes.n_days[e])
-    samples = days * len(x)
-    out = {
-        "PeriodicTax/avg_effective_tax_rate": taxes.effective_sum[e] / samples if days else _NAN,
-        "PeriodicTax/total_collected_taxes": taxes.paid_sum[e].sum(),
-    }
+    out = {}
     for b, cutoff in enumerate(options.cutoffs):
         key = f"{int(cutoff):03d}"
         out[f"PeriodicTax/avg_bracket_rate/{key}"] = taxes.rate_sum[e, b] / days if days else _NAN
-        out[f"PeriodicTax/bracket_occupancy/{key}"] = taxes.occupancy[e, b] / samples if days else 0.0
+        share = taxes.occupancy[e, b] / (days * taxes.last_coin.shape[1]) if days else 0.0
+        out[f"PeriodicTax/bracket_occupancy/{key}"] = share
+    return out
+
+
+def _taxes(state: State, e: int, x: np.ndarray) -> dict[str, float]:
+    taxes = state.taxes
+    samples = int(taxes.n_days[e]) * len(x)
+    out = {
+        "PeriodicTax/avg_effective_tax_rate": taxes.effective_sum[e] / samples if samples else _NAN,
+        "PeriodicTax/total_collected_taxes": taxes.paid_sum[e].sum(),
+    }
     for name, i in (("poorest", int(x.argmin())), ("richest", int(x.argmax()))):
         rate = taxes.paid_sum[e, i] / max(0.001, taxes.income_sum[e, i])
         out[f"PeriodicTax/avg_tax_rate/{name}"] = rate
