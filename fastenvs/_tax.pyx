@@ -118,9 +118,9 @@ def periodic(
     cdef double revenue, z
     with nogil:
         for e in range(lo, hi):
+            tax_day[e] = 0
             if not active[e]:
                 continue
-            tax_day[e] = 0
             if position[e] == 1:
                 if choices.shape[0] > 0:
                     for b in range(n_brackets):

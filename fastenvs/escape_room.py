@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.jit import copy_bytes, kernel
 from fastenvs.checks import positive_int
+from fastenvs.jit import copy_bytes, kernel
 from fastenvs.vecenv import Draw, VecEnv
 
 LEVER, START, DOOR = 0, 1, 2
@@ -115,7 +115,7 @@ def observe_from_table(place, table_agents, table_designer, agents, designer, ma
         if mask[e]:
             code = 0
             for j in range(place.shape[1]):
-                code = code * N_PLACES + place[e, j]
+                code = code * N_PLACES + np.int64(place[e, j])
             copy_bytes(agents, e * agents_bytes, table_agents, code * agents_bytes, agents_bytes)
             copy_bytes(designer, e * designer_bytes, table_designer, code * designer_bytes, designer_bytes)
 

@@ -9,8 +9,8 @@ Example
 -------
 >>> import numpy as np
 >>> market = Market(num_books=1, n_agents=2, max_price=10)
->>> market.coin[:] = 20
->>> market.units[:] = 1
+>>> market.goods.coin[:] = 20
+>>> market.goods.units[:] = 1
 >>> nothing = np.full((1, 2, 2), -1)
 >>> bids, asks = nothing.copy(), nothing.copy()
 >>> bids[0, 0, 0], asks[0, 1, 0] = 7, 4     # agent 0 bids 7 for good 0, agent 1 asks 4
@@ -51,6 +51,24 @@ class Books(NamedTuple):
     n_trades: np.ndarray  # int32 [N], of the last step
 
 
+class Goods(NamedTuple):
+    """What the traders of N books have; G goods."""
+
+    coin: np.ndarray  # float64 [N, A], at hand
+    escrow_coin: np.ndarray  # float64 [N, A], behind open bids
+    units: np.ndarray  # int32 [N, A, G], at hand
+    escrow_units: np.ndarray  # int32 [N, A, G], behind open asks
+    labor: np.ndarray  # float64 [N, A], grows with every order entered
+
+
+class Rules(NamedTuple):
+    """Rules of a market."""
+
+    max_orders: int  # open orders, bids and asks together, of an agent for a good
+    order_life: int  # steps after which an order expires
+    order_labor: float  # labor of entering an order
+
+
 def make_books(n: int, n_agents: int, n_goods: int, n_prices: int, max_orders: int, max_trades: int) -> Books:
     """Empty books; ``max_trades`` is the most that one step can bring, the number of orders it takes in."""
     books = Books(
@@ -74,12 +92,8 @@ class Market:
 
     Attributes
     ----------
-    coin, escrow_coin : float64 ``[N, A]``
-        Coin at hand and behind open bids. Write to them to endow the agents.
-    units, escrow_units : int32 ``[N, A, G]``
-        Goods at hand and behind open asks.
-    labor : float64 ``[N, A]``
-        ``order_labor`` for every order entered.
+    goods : Goods
+        Write to ``goods.coin`` and ``goods.units`` to endow the agents.
     books : Books
         The books themselves.
 
@@ -120,13 +134,15 @@ class Market:
         ):
             if positive_int(name, value, least) > most:
                 raise ValueError(f"{name} must be at most {most}, got {value}")
-        self.max_price, self.max_orders, self.order_life = max_price, max_orders, order_life
-        self.order_labor = max(0.0, float(order_labor))
-        self.coin = np.zeros((n, n_agents))
-        self.escrow_coin = np.zeros((n, n_agents))
-        self.units = np.zeros((n, n_agents, n_goods), np.int32)
-        self.escrow_units = np.zeros((n, n_agents, n_goods), np.int32)
-        self.labor = np.zeros((n, n_agents))
+        self.max_price = max_price
+        self.rules = Rules(max_orders, order_life, max(0.0, float(order_labor)))
+        self.goods = Goods(
+            coin=np.zeros((n, n_agents)),
+            escrow_coin=np.zeros((n, n_agents)),
+            units=np.zeros((n, n_agents, n_goods), np.int32),
+            escrow_units=np.zeros((n, n_agents, n_goods), np.int32),
+            labor=np.zeros((n, n_agents)),
+        )
         self.books = make_books(n, n_agents, n_goods, max_price + 1, max_orders, 2 * n_agents * n_goods)
         self._active = np.ones(n, np.uint8)
 
@@ -159,8 +175,8 @@ class Market:
         ValueError, TypeError
             If a shape or a price is wrong; nothing is changed then.
         """
-        checked = [self._check(name, orders) for name, orders in (("bids", bids), ("asks", asks))]
-        with_goods(self, *checked, self._active, 0, len(self.coin))
+        bid, ask = self._check("bids", bids), self._check("asks", asks)
+        run(self.books, self.goods, self.rules, bid, ask, self._active, 0, len(bid))
         return int(self.books.n_trades.sum())
 
     def orders(self, book: int) -> list[tuple[int, int, int, int, int]]:
@@ -175,8 +191,8 @@ class Market:
         prices = np.asarray(orders)
         if prices.dtype.kind not in "iu":
             raise TypeError(f"{name} must be integers, got dtype {prices.dtype}")
-        if prices.shape != self.units.shape:
-            raise ValueError(f"{name} must have shape {list(self.units.shape)}, got {list(prices.shape)}")
+        if prices.shape != self.goods.units.shape:
+            raise ValueError(f"{name} must have shape {list(self.goods.units.shape)}, got {list(prices.shape)}")
         if prices.min() < -1 or prices.max() > self.max_price:
             e, i, g = np.argwhere((prices < -1) | (prices > self.max_price))[0]
             raise ValueError(
@@ -185,26 +201,11 @@ class Market:
         return np.ascontiguousarray(prices, np.int16)
 
 
-def with_goods(owner, bids: np.ndarray, asks: np.ndarray, active: np.ndarray, lo: int, hi: int) -> None:
-    """Run the compiled step over ``[lo, hi)`` on the goods and books of ``owner``, a Market or alike."""
-    books: Books = owner.books
-    _market.step(
-        lo,
-        hi,
-        bids,
-        asks,
-        active,
-        owner.coin,
-        owner.escrow_coin,
-        owner.units,
-        owner.escrow_units,
-        owner.labor,
-        *books,
-        owner.max_orders,
-        owner.order_life,
-        owner.order_labor,
-        HISTORY_DECAY,
-    )
+def run(
+    books: Books, goods: Goods, rules: Rules, bids: np.ndarray, asks: np.ndarray, active: np.ndarray, lo: int, hi: int
+) -> None:
+    """Run the compiled step over the active rows of ``[lo, hi)``; nothing is checked."""
+    _market.step(lo, hi, bids, asks, active, *goods, *books, *rules, HISTORY_DECAY)
 
 
 def decode(books: Books, book: int, good: int, side: int) -> list[tuple[int, int, int]]:

@@ -55,7 +55,7 @@ def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
     shapes = {"B": (n, n_brackets), "A": (n, n_agents), "": (n,)}
     integers = {"position": "", "choice": "B", "n_days": "", "occupancy": "B"}
     by_agent = set(Taxes._fields) - {"live", "shown", "rate_sum", "tax_day", "rebate", "effective_sum", *integers}
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name in Taxes._fields:
         axis = integers.get(name, "A" if name in by_agent else "B" if name in ("live", "shown", "rate_sum") else "")
         dtype = np.int32 if name in integers else np.bool_ if name == "tax_day" else np.float64
@@ -91,7 +91,8 @@ class PeriodicTax:
     def begin(self, coin: ArrayLike, escrow_coin: ArrayLike | None = None) -> None:
         """Start the first period with these coins ``[N, A]``; what an agent holds now is not income."""
         held = self._check(coin, escrow_coin)
-        fresh = make_taxes(*self.taxes.last_coin.shape, len(self.cutoffs))
+        n, a = self.taxes.last_coin.shape
+        fresh = make_taxes(n, a, len(self.cutoffs))
         for name, mine, new in zip(Taxes._fields, self.taxes, fresh, strict=True):
             if name != "live":
                 mine[...] = new

@@ -382,7 +382,7 @@ class VecEnv:
         self._inject({})
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-        checked = {}
+        checked: dict[str, np.ndarray] = {}
         for name, values in (draws or {}).items():
             if name not in self._draw_specs:
                 known = ", ".join(self._draw_specs) or "none"
@@ -406,7 +406,8 @@ class VecEnv:
     def _inject(self, draws: Mapping[str, np.ndarray]) -> None:
         """Put the draws of this call in place; what was not handed in is drawn natively."""
         if draws or self._injected:
-            empty = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in self._draw_specs.items()}
+            specs = self._draw_specs.items()
+            empty: dict[str, np.ndarray] = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs}
             self._drawn = {**empty, **draws}
             self._injected = bool(draws)
 

@@ -120,9 +120,9 @@ _GTB_STATE = (
     "tax_cycle_pos", "last_coin", "last_income", "last_marginal_rate", "rates_live", "rates_shown", "rate_index",
     "rate_cap", "income_now", "utility", "welfare", "productivity", "equality",
 )  # fmt: skip
-_EXACT = dict(rtol=0, atol=0)
-_DOUBLE = dict(rtol=0, atol=1e-9)
-_SINGLE = dict(rtol=0, atol=1e-5)
+_EXACT = {"rtol": 0, "atol": 0}
+_DOUBLE = {"rtol": 0, "atol": 1e-9}
+_SINGLE = {"rtol": 0, "atol": 1e-5}
 
 
 def _start_gtb(env, config, trace):
@@ -162,7 +162,7 @@ def _start_gtb(env, config, trace):
 
 
 def _compare_state(env, want, where):
-    world, agents, books, taxes, rates, clock, _ = env.state
+    world, agents, books, taxes, rates, _, clock, _ = env.state
     cells = world.cells[0]
     owner = cells[..., 6].astype(int)
     got = {

@@ -12,7 +12,11 @@ from fastenvs import rng
 from fastenvs.vecenv import copy_tree, iter_leaves
 
 # Options under which each game draws random numbers and ends episodes soon.
-OPTIONS = {"escape_room": {"n_agents": 4, "min_at_lever": 2, "randomize": True, "max_steps": 3}}
+OPTIONS = {
+    "escape_room": {"n_agents": 4, "min_at_lever": 2, "randomize": True, "max_steps": 3},
+    "gtb": {"map": "W S@  ;  WS W;S  W  ", "fixed_four": False, "gather_skill": "pareto", "regen_prob": 0.3,
+            "steps": 7, "tax_period": 3, "tax_mode": "us_federal", "order_life": 2, "view_radius": 2},
+}  # fmt: skip
 
 pytestmark = pytest.mark.parametrize("game", fastenvs.games())
 
@@ -184,7 +188,7 @@ def test_bad_draws_are_refused(game):
     env = make(game, 2)
     for name, shape in env.draw_shapes.items():
         with pytest.raises(ValueError, match=f"draw '{name}'"):
-            env.reset(options={"draws": {name: np.full(shape, 1e9)}})
+            env.reset(options={"draws": {name: np.full(shape, -1)}})
         with pytest.raises(ValueError, match="shape"):
             env.reset(options={"draws": {name: np.zeros(1)}})
 

@@ -62,7 +62,7 @@ def build(actions, active, world, agents, built, build_labor, lo, hi):
             built[e, i] = 0
             if actions[e, i] != BUILD or agents.units[e, i, 0] == 0 or agents.units[e, i, 1] == 0:
                 continue
-            row, column = agents.loc[e, i, 0], agents.loc[e, i, 1]
+            row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
             if not buildable(cells, e, row, column):
                 continue
             agents.units[e, i, 0] -= 1

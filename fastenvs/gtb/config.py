@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from fastenvs import tax
-from fastenvs.grid import GTB_MAPS, read_map
 from fastenvs.checks import positive_int
+from fastenvs.grid import GTB_MAPS, read_map
 
 TaxMode = Literal["external", "planner", "us_federal", "fixed", "saez", "none"]
 
@@ -168,7 +168,7 @@ class Options:
     @cached_property
     def rank_pay(self) -> np.ndarray:
         """Pay of each skill rank, worst first, ``[A]``: averages of order statistics (section 2, step 8)."""
-        draws = np.random.RandomState(1).pareto(4, (100_000, self.n_agents))  # noqa: NPY002, the reference's draws
+        draws = np.random.RandomState(1).pareto(4, (100_000, self.n_agents))
         multipliers = np.minimum(self.build_skill_cap, (self.build_skill_cap - 1) * draws + 1)
         return np.sort(multipliers, axis=1).mean(axis=0) * self.build_pay
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastenvs import market, tax
+from fastenvs import market, saez, tax
 from fastenvs.gtb import build, gather, observe, rates, regrow, reward, summary
 from fastenvs.gtb.config import STONE, WOOD, make_options
 from fastenvs.gtb.state import (
@@ -21,7 +21,7 @@ from fastenvs.gtb.state import (
     make_state,
     reset,
 )
-from fastenvs.jit import kernel
+from fastenvs.jit import kernel, wrapping
 from fastenvs.vecenv import Draw, VecEnv
 
 
@@ -100,6 +100,13 @@ class GatherTradeBuild(VecEnv):
         self._sources[:, 0] = np.where(self._sources[:, 0] == 0, WOOD, STONE)
         self._rate_config = rates.make_config(o)
         n_brackets = len(o.cutoffs)
+        self._saez_work = saez.make_work()
+        self._saez_config = saez.Config(
+            o.cutoffs,
+            float(o.rate_min),
+            o.saez_welfare == "inverse_income",
+            float("nan") if o.saez_elasticity is None else float(o.saez_elasticity),
+        )
         self._any_fresh = [False]  # whether any copy was reset in this call
         self._planner_choice = np.zeros((n, n_brackets), np.int32)
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
@@ -135,12 +142,8 @@ class GatherTradeBuild(VecEnv):
         self._gatherers = gather.Gatherers(a.loc, a.units, a.labor, a.bonus)
         self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor)
         self._labor = np.array([o.move_labor, o.collect_labor], float)
-        # What market.with_goods looks for.
-        self.books, self.max_orders, self.order_life = p.books, o.orders_each, o.order_life
-        self.order_labor = max(0.0, float(o.order_labor))
-        self.coin, self.escrow_coin, self.labor = p.agents.coin, p.agents.escrow_coin, p.agents.labor
-        self.units, self.escrow_units = p.agents.units, p.agents.escrow_units
-        n, a = self.num_envs, self.n_agents
+        self._goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
+        self._market_rules = market.Rules(o.orders_each, o.order_life, max(0.0, float(o.order_labor)))
 
     def _allocate_observations(self) -> None:
         o, n, a = self.options, self.num_envs, self.n_agents
@@ -245,7 +248,7 @@ class GatherTradeBuild(VecEnv):
             actions, active, o.n_prices, self._bid, self._ask, p.clock.time, p.world, self._builders, p.events.built,
             o.build_labor, lo, hi,
         )  # fmt: skip
-        market.with_goods(self, self._bid, self._ask, active, lo, hi)
+        market.run(p.books, self._goods, self._market_rules, self._bid, self._ask, active, lo, hi)
         gather.gather(
             actions, active, o.n_prices, p.world.cells, self._gatherers, p.events.gathered, self._labor, self.streams,
             (self._drawn["gather_order"], self._drawn["collect"]), p.clock.scratch, lo, hi,
@@ -272,7 +275,7 @@ class GatherTradeBuild(VecEnv):
         )
         reset(self._start, p.world, p.agents, p.clock, p.events, self.streams, draws, mask, lo, hi)
         market.clear(p.books, mask, lo, hi)
-        rates.begin(self._rate_config, p.rates, p.taxes, p.agents, p.clock, mask, lo, hi)
+        rates.begin(self._rate_config, p.rates, p.taxes, p.agents, p.clock, p.saez.running_mean, mask, lo, hi)
         regrow.restart(p.clock, self.streams, self.options.regen_prob, mask, lo, hi)
         reward.begin(self._reward_config, self._workers, p.clock, mask, lo, hi)
 
@@ -293,10 +296,23 @@ class GatherTradeBuild(VecEnv):
             s = self.state
             rates.unveil(self._rate_config, s.rates, s.taxes.live, s.clock.completed, mask, lo, hi)
 
+    def _prepare(self) -> None:
+        if self.options.tax_mode == "saez":
+            s = self.state
+            idle = ~self._all if self.autoreset == "same_step" else self._done
+            with wrapping():
+                saez.set_rates(
+                    self._saez_config, s.saez, self._saez_work, s.taxes.position, s.rates.cap, s.taxes.live,
+                    self.streams, idle,
+                )  # fmt: skip
+
     def _finish(self) -> None:
         self._any_fresh[0] = False
         if self.options.tax_mode == "planner":
             self._planner_choice.fill(0)
+        elif self.options.tax_mode == "saez":
+            taxes = self.state.taxes
+            saez.append(self.state.saez, taxes.income, taxes.marginal, taxes.tax_day)
 
     def _step_info(self) -> dict[str, Any]:
         p = self.state

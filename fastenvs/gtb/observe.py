@@ -72,7 +72,7 @@ def windows(config, world, loc, out, mask, lo, hi):
             continue
         for i in range(loc.shape[1]):
             out[e, i] = 0
-            top, left = loc[e, i, 0] - config.radius, loc[e, i, 1] - config.radius
+            top, left = np.int64(loc[e, i, 0]) - config.radius, np.int64(loc[e, i, 1]) - config.radius
             first, last = max(0, left), min(width, left + side)
             start = (e * loc.shape[1] + i) * window_bytes + (first - left) * N_CHANNELS
             for row in range(max(0, top), min(height, top + side)):
@@ -223,7 +223,7 @@ def action_masks(config, world, agents, n_open, order_table, out, mask, lo, hi):
         if not mask[e]:
             continue
         for i in range(n_agents):
-            at_row, at_column = agents.loc[e, i, 0], agents.loc[e, i, 1]
+            at_row, at_column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
             out[e, i, 0] = 1
             has_both = (agents.units[e, i, 0] > 0) & (agents.units[e, i, 1] > 0)
             out[e, i, BUILD] = has_both & buildable(world.cells, e, at_row, at_column)

@@ -68,7 +68,7 @@ def put_in_force(config, rates, live, e):
 
 
 @kernel
-def begin(config, rates, taxes, agents, clock, mask, lo, hi):
+def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
     """Tax cycle at the start of an episode (section 2, step 7); the cap is still that of the last episode."""
     for e in range(lo, hi):
         if not mask[e]:
@@ -85,7 +85,7 @@ def begin(config, rates, taxes, agents, clock, mask, lo, hi):
             if config.mode == PLANNER:
                 taxes.live[e, b] = config.choices[0]
             elif config.mode == SAEZ:
-                taxes.live[e, b] = rates.running_mean[e, b]
+                taxes.live[e, b] = saez_means[e % saez_means.shape[0], b]  # of its own memory, or the one
             taxes.shown[e, b] = taxes.live[e, b]
         for i in range(agents.coin.shape[1]):
             taxes.last_coin[e, i] = agents.coin[e, i] + agents.escrow_coin[e, i]

@@ -10,6 +10,7 @@ from fastenvs import rng
 from fastenvs.gtb.config import STONE, WOOD, Options
 from fastenvs.jit import copy_bytes, inline, kernel
 from fastenvs.market import Books, make_books
+from fastenvs.saez import Memory, make_memory
 from fastenvs.tax import Taxes, make_taxes
 
 # Channels of a cell. Units and sources of commodity g are channels g and SOURCE + g.
@@ -84,7 +85,6 @@ class Rates(NamedTuple):
     cap: np.ndarray  # float64 [N], in force; survives until the first masks of an episode
     fresh: np.ndarray  # bool [N], reset, but its first masks not made yet
     limit: np.ndarray  # float64 [N], largest rate that the planner's mask allows in this episode
-    running_mean: np.ndarray  # float64 [N, B], of Saez rates; survives resets
 
 
 class State(NamedTuple):
@@ -95,6 +95,7 @@ class State(NamedTuple):
     books: Books
     taxes: Taxes
     rates: Rates
+    saez: Memory
     clock: Clock
     events: Events
 
@@ -198,8 +199,9 @@ def make_state(n: int, options: Options) -> State:
     )
     books = make_books(n, a, N_GOODS, options.n_prices, options.orders_each, max_trades=a)
     b = len(options.cutoffs)
-    rates = Rates(zeros(b), zeros(), zeros(dtype=np.bool_), zeros(), zeros(b))
-    return State(world, agents, books, make_taxes(n, a, b), rates, clock, events)
+    rates = Rates(zeros(b), zeros(), zeros(dtype=np.bool_), zeros())
+    memories = 0 if options.tax_mode != "saez" else 1 if options.saez_shared else n
+    return State(world, agents, books, make_taxes(n, a, b), rates, make_memory(memories, b), clock, events)
 
 
 @kernel
@@ -233,10 +235,10 @@ def reset(start, world, agents, clock, events, streams, draws, mask, lo, hi):
 def place(world, agents, streams, location, e, i):
     """Put agent ``i`` on a uniformly drawn free cell."""
     cells = world.cells
-    while True:
-        if location.shape[0] > 0:
-            row, column = np.int64(location[e, i, 0]), np.int64(location[e, i, 1])
-            break
+    given = location.shape[0] > 0
+    row = np.int64(location[e, i, 0]) if given else np.int64(0)
+    column = np.int64(location[e, i, 1]) if given else np.int64(0)
+    while not given:
         row = rng.below(streams, e, cells.shape[1])
         column = rng.below(streams, e, cells.shape[2])
         if cells[e, row, column, WATER] == 0 and cells[e, row, column, AGENT] == 0:
@@ -279,7 +281,7 @@ def place_by_rank(start, world, agents, scratch, streams, agent_order, e):
         world.cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = 0
     permutation(streams, agent_order, scratch, e)
     for rank in range(n_agents):
-        i = np.int64(scratch[e, rank])
+        i = int(scratch[e, rank])
         agents.pay[e, i] = start.rank_pay[rank]
         agents.loc[e, i, 0] = start.rank_location[rank, 0]
         agents.loc[e, i, 1] = start.rank_location[rank, 1]
