@@ -115,7 +115,7 @@ def observe_from_table(place, table_agents, table_designer, agents, designer, ma
         if mask[e]:
             code = 0
             for j in range(place.shape[1]):
-                code = code * N_PLACES + np.int64(place[e, j])
+                code = code * N_PLACES + int(place[e, j])
             copy_bytes(agents, e * agents_bytes, table_agents, code * agents_bytes, agents_bytes)
             copy_bytes(designer, e * designer_bytes, table_designer, code * designer_bytes, designer_bytes)
 

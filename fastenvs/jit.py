@@ -1,12 +1,13 @@
 """All Numba settings of the package, in one place."""
 
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
-from numba.core import cgutils
+from numba.core import cgutils, event
 
 #: True where ``NUMBA_DISABLE_JIT=1`` runs the kernels as plain Python.
 PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
@@ -20,6 +21,26 @@ def kernel(function: Callable[..., Any]) -> Any:
 def inline(function: Callable[..., Any]) -> Any:
     """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
     return numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function)
+
+
+class _Announcer(event.Listener):
+    """Says on the standard error stream what is being compiled, since the first call of a kernel takes seconds."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+
+    def on_start(self, event: event.Event) -> None:
+        function = event.data["dispatcher"].py_func
+        if self._depth == 0 and function.__module__.partition(".")[0] in ("fastenvs", "metagrad"):
+            print(f"compiling {function.__module__}.{function.__name__}, once", file=sys.stderr, flush=True)
+        self._depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        self._depth -= 1
+
+
+if not PURE_PYTHON:
+    event.register("numba:compile", _Announcer())
 
 
 def wrapping() -> contextlib.AbstractContextManager:

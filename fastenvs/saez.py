@@ -1,8 +1,8 @@
 """Saez's optimal income tax, estimated from past incomes (Gather-Trade-Build specification, section 10).
 
-A memory holds the newest 500 pairs of income and marginal rate. Once it has been full, every period's rates are made from
-it: an elasticity of income, welfare weights and Pareto parameters in 100 income bins, optimal rates of the bins, and
-from those the rates of the brackets.
+A memory holds the newest 500 pairs of income and marginal rate. Once it has been full, every period's rates are made
+from it: an elasticity of income, welfare weights and Pareto parameters in 100 income bins, optimal rates of the bins,
+and from those the rates of the brackets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Memory(NamedTuple):
     """Memories of M schedules: one a copy of the economy, or one for all."""
 
     pairs: np.ndarray  # float64 [M, 500, 2], income and marginal rate, a ring
-    count: np.ndarray  # int64 [M], pairs ever appended
+    appended: np.ndarray  # int64 [M], pairs ever
     elasticity: np.ndarray  # float64 [M]
     elasticity_before: np.ndarray  # float64 [M], before the latest update
     running_mean: np.ndarray  # float64 [M, B], of the rates made
@@ -43,7 +43,7 @@ class Config(NamedTuple):
 class Work(NamedTuple):
     """Scratch of one thread, and the details of the latest update; B + 1 = 101 entries, the open top bin last."""
 
-    count: np.ndarray  # int64
+    incomes: np.ndarray  # int64, incomes in each bin
     g: np.ndarray  # float64, welfare weights
     a: np.ndarray  # float64, Pareto parameters, NaN where the bin is empty
     tau: np.ndarray  # float64, rates of the bins
@@ -64,35 +64,36 @@ def make_memory(m: int, n_brackets: int) -> Memory:
 
 def make_work() -> Work:
     """Scratch for :func:`set_rates`."""
-    return Work(np.zeros(BINS + 1, np.int64), *(np.zeros(BINS + 1) for _ in range(4)), np.full(1, np.nan))
+    g, a, tau, weight = np.zeros((4, BINS + 1))
+    return Work(np.zeros(BINS + 1, np.int64), g, a, tau, weight, np.full(1, np.nan))
 
 
 @kernel
 def append(memory, income, marginal, day):
     """Append the pairs of every agent, in order, where ``day`` is set."""
-    shared = memory.count.shape[0] < income.shape[0]
+    shared = memory.appended.shape[0] < income.shape[0]
     for e in range(income.shape[0]):
         if not day[e]:
             continue
         m = 0 if shared else e
         for i in range(income.shape[1]):
-            slot = memory.count[m] % MEMORY
+            slot = memory.appended[m] % MEMORY
             memory.pairs[m, slot, 0] = income[e, i]
             memory.pairs[m, slot, 1] = marginal[e, i]
-            memory.count[m] += 1
+            memory.appended[m] += 1
 
 
 @kernel
 def set_rates(config, memory, work, position, cap, live, streams, idle):
     """Make the rates of copies on the first day of a period, unless ``idle``; random until the memory has been full."""
     n_brackets = live.shape[1]
-    shared = memory.count.shape[0] < live.shape[0]
+    shared = memory.appended.shape[0] < live.shape[0]
     updated = -1
     for e in range(live.shape[0]):
         if position[e] != 1 or idle[e]:
             continue
         m = 0 if shared else e
-        if memory.count[m] < MEMORY:
+        if memory.appended[m] < MEMORY:
             for b in range(n_brackets):
                 live[e, b] = config.rate_min + (cap[e] - config.rate_min) * rng.uniform(streams, e)
         elif shared and updated >= 0:  # the memory is one, and so are the rates, up to the cap
@@ -153,11 +154,11 @@ def count_bins(pairs, top, work):
     """Incomes in each of 100 equal bins from 0 to the top cutoff, the last closed, and above it (step 2)."""
     width = top / BINS
     for i in range(BINS + 1):
-        work.count[i] = 0
+        work.incomes[i] = 0
     for k in range(MEMORY):
         z = pairs[k, 0]
         if z > top:
-            work.count[BINS] += 1
+            work.incomes[BINS] += 1
         elif z >= 0:
             i = min(int(z / width), BINS - 1)
             # The quotient may round across an edge; the edges decide.
@@ -165,7 +166,7 @@ def count_bins(pairs, top, work):
                 i -= 1
             elif i < BINS - 1 and z >= (i + 1) * width:
                 i += 1
-            work.count[i] += 1
+            work.incomes[i] += 1
 
 
 @kernel
@@ -185,7 +186,7 @@ def welfare_weights(config, pairs, top, work):
         elif z < 0:
             low += income_weight(config, 0.0)
     for i in range(BINS):
-        work.weight[i] = work.count[i] * income_weight(config, (i + 0.5) * top / BINS)
+        work.weight[i] = work.incomes[i] * income_weight(config, (i + 0.5) * top / BINS)
         total += work.weight[i]
     work.weight[BINS] = above
     total += above
@@ -193,7 +194,7 @@ def welfare_weights(config, pairs, top, work):
     for k in range(BINS + 1):
         i = BINS - k
         weight += work.weight[i]
-        share += work.count[i] / MEMORY
+        share += work.incomes[i] / MEMORY
         work.g[i] = weight / (total + low + 1e-9) / (share + 1e-9)
     for i in range(BINS):
         work.g[i] = (work.g[i] + work.g[i + 1]) / 2.0
@@ -212,15 +213,15 @@ def bin_rates(pairs, top, elasticity, work):
             n_low += 1
     below = n_low / MEMORY
     for i in range(BINS):
-        f = work.count[i] / MEMORY
+        f = work.incomes[i] / MEMORY
         below += f
         tail = 1.0 - min(1.0, below) + f / 2.0
         work.a[i] = np.nan
-        if work.count[i] > 0:
+        if work.incomes[i] > 0:
             work.a[i] = (i + 0.5) * width * f / (min(max(tail, 0.0), 1.0) + 1e-9) / width
     work.a[BINS] = 0.0
-    if work.count[BINS] > 0:
-        mean = above / work.count[BINS]
+    if work.incomes[BINS] > 0:
+        mean = above / work.incomes[BINS]
         work.a[BINS] = mean / (mean - top + 1e-9)
     last, last_rate = -1, 0.0
     for i in range(BINS + 1):

@@ -41,7 +41,8 @@ def legal_actions(rng, mask, share_illegal=0.05):
     "options",
     [
         {},
-        {"map": "pure_mixed_25", "n_agents": 10, "fixed_four": False, "gather_skill": "lognormal", "tax_mode": "planner"},
+        {"map": "pure_mixed_25", "n_agents": 10, "fixed_four": False, "gather_skill": "lognormal",
+         "tax_mode": "planner"},
         {"n_agents": 32, "fixed_four": False, "build_skill": "lognormal", "max_orders": 2, "order_life": 3,
          "tax_mode": "us_federal", "regen_prob": 0.2, "start_coin": 40.0},
     ],
@@ -52,7 +53,7 @@ def test_invariants_over_random_play(options):
     env = fastenvs.make("gtb", n, seed=1, **options)
     obs, _ = env.reset()
     rng = np.random.default_rng(0)
-    a, (height, width) = env.n_agents, env.options.cells.shape
+    a = env.n_agents
     state, agents = env.state, env.state.agents
     for t in range(3 if jit.PURE_PYTHON else 130):
         before = total_coin(agents)

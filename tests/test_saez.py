@@ -43,14 +43,14 @@ def test_in_the_economy(shared):
     obs, _ = env.reset()
     rng = np.random.default_rng(0)
     appended, made = 0, False
-    for step in range(2700):
+    for _ in range(2700):
         mask = obs["agents"]["mask"]
         first_day = env.state.taxes.position == 1
-        full = env.state.saez.count >= saez.MEMORY
+        full = env.state.saez.appended >= saez.MEMORY
         obs, _, _, truncated, info = env.step((mask * rng.random(mask.shape)).argmax(-1))
         days = int(info["tax_day"].sum())
         appended += days * 4
-        assert env.state.saez.count.sum() == appended
+        assert env.state.saez.appended.sum() == appended
         live = env.state.taxes.live
         assert ((live >= 0) & (live <= 1)).all()
         if first_day.all() and full.all() and not truncated.any():

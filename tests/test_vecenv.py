@@ -1,6 +1,7 @@
 """What every game inherits: seeds, threads, autoreset, snapshots, validation. Runs over all games."""
 
 import multiprocessing
+import os
 import subprocess
 import sys
 
@@ -227,7 +228,7 @@ def _play_in_child(game, queue):
     queue.put(play(make(game, 4096, num_threads=2), 2))
 
 
-@pytest.mark.skipif(not hasattr(__import__("os"), "fork"), reason="needs fork")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_threads_survive_a_fork(game):
     if fastenvs.jit.PURE_PYTHON:
@@ -251,11 +252,28 @@ import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
 import test_vecenv as t
 for mode in ("same_step", "next_step", "disabled"):
     t.play(t.make({game!r}, 4, autoreset=mode), 6)
-module = sys.modules[t.make({game!r}, 1).__class__.__module__]
-counts = {{k: len(v.signatures) for k, v in vars(module).items() if hasattr(v, "signatures")}}
+counts = {{
+    f"{{name}}.{{k}}": len(v.signatures)
+    for name, module in list(sys.modules.items()) if name.startswith("fastenvs")
+    for k, v in vars(module).items() if hasattr(v, "signatures")
+}}
 assert counts and max(counts.values()) == 1, counts
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_cold_cache_is_announced(game, tmp_path):
+    """The first use says what it compiles, the second is silent."""
+    if fastenvs.jit.PURE_PYTHON or game != "escape_room":
+        pytest.skip("once is enough")
+    code = f"import fastenvs; env = fastenvs.make({game!r}, 2); env.reset(); env.reset()"
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    said = [
+        subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stderr
+        for _ in range(2)
+    ]
+    assert "compiling fastenvs.escape_room.reset, once" in said[0]
+    assert said[1] == ""
 
 
 def test_streams_are_prefix_stable_and_distinct(game):

@@ -22,6 +22,7 @@ from fastenvs.gtb.state import (
     reset,
 )
 from fastenvs.jit import kernel, wrapping
+from fastenvs.render import render_gtb
 from fastenvs.vecenv import Draw, VecEnv
 
 
@@ -338,6 +339,10 @@ class GatherTradeBuild(VecEnv):
     def metrics(self, env: int) -> dict[str, float]:
         """Metrics of one copy's episode so far, by the reference's names (specification, section 11)."""
         return summary.metrics(self.options, self.state, env)
+
+    def render(self, env: int = 0, cell_size: int = 20) -> np.ndarray:
+        """Picture of one copy, uint8 ``[H * cell_size, W * cell_size, 3]``."""
+        return render_gtb(self.state.world.cells[env], cell_size)
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
         checked = super()._check_draws(draws)

@@ -1,0 +1,96 @@
+"""States as pictures: RGB arrays, and episodes as GIF."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastenvs.checks import positive_int
+
+#: Colours of agents, as of their houses; further agents repeat them.
+AGENT_COLOURS = np.array(
+    [
+        (214, 39, 40), (31, 119, 180), (255, 187, 0), (148, 103, 189), (227, 119, 194), (23, 190, 207), (188, 80, 20),
+        (60, 60, 60),
+    ],
+    np.uint8,
+)  # fmt: skip
+_LAND, _WATER = (236, 229, 206), (120, 170, 214)
+_WOOD, _WOOD_SOURCE = (44, 120, 50), (190, 214, 160)
+_STONE, _STONE_SOURCE = (110, 108, 104), (205, 203, 198)
+
+
+def render_gtb(cells: np.ndarray, cell_size: int = 20) -> np.ndarray:
+    """Picture of one Gather-Trade-Build world.
+
+    Land is sand, water blue. A source is a pale green (wood) or grey (stone) cell, with a full square on it while it
+    carries a unit. Houses are frames, agents discs in the colour of their number.
+
+    Parameters
+    ----------
+    cells : uint8 ``[H, W, C]``
+        A world: ``obs["designer"]["map"][e]``.
+    cell_size : int
+        Pixels a cell, at least 4.
+
+    Returns
+    -------
+    uint8 ``[H * cell_size, W * cell_size, 3]``
+    """
+    size = positive_int("cell_size", cell_size, 4)
+    if cells.ndim != 3 or cells.shape[2] < 8:
+        raise ValueError(f"cells must have shape [H, W, 8 or 9], got {list(cells.shape)}")
+    stone, wood, _, water, stone_source, wood_source, owner, agent = np.moveaxis(cells[..., :8], -1, 0).astype(int)
+    ground = np.empty((*cells.shape[:2], 3), np.uint8)
+    ground[:] = _LAND
+    for where, colour in ((water, _WATER), (stone_source, _STONE_SOURCE), (wood_source, _WOOD_SOURCE)):
+        ground[where > 0] = colour
+    picture = ground.repeat(size, 0).repeat(size, 1)
+    offset = np.abs(np.arange(size) - (size - 1) / 2) / size
+    square = (offset[:, None] < 0.3) & (offset < 0.3)
+    disc = offset[:, None] ** 2 + offset**2 < 0.32**2
+    frame = (offset[:, None] > 0.32) | (offset > 0.32)
+    for where, shape, colours in (
+        (wood, square, np.array([_WOOD])),
+        (stone, square, np.array([_STONE])),
+        (owner, frame, AGENT_COLOURS),
+        (agent, disc, AGENT_COLOURS),
+    ):
+        for row, column in np.argwhere(where):
+            number = max(0, where[row, column] - 2) if len(colours) > 1 else 0
+            block = picture[row * size : (row + 1) * size, column * size : (column + 1) * size]
+            block[shape] = colours[number % len(colours)]
+    return picture
+
+
+def save_gif(frames: Iterable[np.ndarray], path: str | Path, seconds_per_frame: float = 0.15) -> None:
+    """Write pictures of one size as an endless GIF; needs Pillow."""
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    if not images:
+        raise ValueError("no frames to write")
+    duration = max(20, round(1000 * seconds_per_frame))
+    images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
+
+
+def record(env: Any, policy: Callable[[dict], np.ndarray], steps: int, copy: int = 0) -> list[np.ndarray]:
+    """Pictures of one copy while ``policy`` acts: the state before each of ``steps`` steps, and after the last.
+
+    Parameters
+    ----------
+    env : VecEnv
+        An environment that has been reset and has a method ``render(copy)``.
+    policy : callable
+        From observations to actions ``[N, A]``.
+    steps, copy : int
+        How many steps, and which copy to show.
+    """
+    frames = [env.render(copy)]
+    for _ in range(steps):
+        env.step(policy(env.obs))
+        frames.append(env.render(copy))
+    return frames
