@@ -14,6 +14,7 @@ __all__ = ["games", "make"]
 # name -> module:class; a game is imported when it is first made.
 _GAMES = {
     "escape_room": "fastenvs.escape_room:EscapeRoom",
+    "cleanup": "fastenvs.cleanup:Cleanup",
     "gtb": "fastenvs.gtb:GatherTradeBuild",
 }
 

@@ -1,4 +1,4 @@
-"""Maps as text: reading, checking, and the named maps of Gather-Trade-Build."""
+"""Shared grid pieces: maps as text, the named maps of the games, windows around a cell."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from fastenvs.jit import copy_bytes, inline
 
 # A run of cells in one row, as (row, columns); from the Gather-Trade-Build specification, section 1.3.
 _Rows = dict[int, str]
@@ -64,6 +66,50 @@ def _draw(size: int, layers: dict[str, _Rows]) -> str:
 GTB_MAPS: dict[str, str] = {f"pure_mixed_{n}": _draw(n, layers) for n, layers in _PURE_MIXED.items()}
 
 
+def _draw_cleanup(height: int, width: int, points: dict[str, _Rows]) -> str:
+    """A walled room with the given points."""
+    cells = np.full((height, width), "@")
+    cells[1:-1, 1:-1] = " "
+    for symbol, rows in points.items():
+        for row, columns in rows.items():
+            cells[row, [int(c) for c in columns.split()]] = symbol
+    return "\n".join("".join(row) for row in cells)
+
+
+def _large_cleanup() -> str:
+    """The original 25 x 18 map; from the Cleanup specification, section 2."""
+    widths = {1: 6, 2: 6, 3: 6, 8: 6, 9: 6, 12: 6, 13: 6, 15: 4, 19: 4, 23: 4}
+    dirty = {2, 6, 8, 9, 11, 13, 15, 17, 19, 21, 23}
+    points: dict[str, _Rows] = {"H": {}, "R": {}, "S": {}, "B": {}, "P": {}}
+    for row in range(1, 24):
+        columns = range(1, widths.get(row, 5) + 1)
+        points["H" if row in dirty else "R"][row] = " ".join(map(str, columns))
+        first = 13 if row % 2 == 0 or row == 9 else 12
+        points["B"][row] = " ".join(map(str, range(first, 17)))
+    points["S"] = dict.fromkeys((8, 9), "7 8 9 10 11 12")
+    points["P"] = {4: "8", 5: "10", 10: "9 11", 11: "9", 12: "11", 13: "8", 15: "9", 17: "8 10"}
+    return _draw_cleanup(25, 18, points)
+
+
+#: Named maps of Cleanup as text, one line a row.
+CLEANUP_MAPS: dict[str, str] = {
+    "small_7x7": _draw_cleanup(
+        7, 7, {"H": {1: "1", 2: "1"}, "B": dict.fromkeys(range(1, 6), "5"), "P": {1: "4", 5: "2"}}
+    ),
+    "symmetric_10x10": _draw_cleanup(
+        10,
+        10,
+        {
+            "H": dict.fromkeys((1, 3, 5, 7), "1 2"),
+            "R": dict.fromkeys((2, 4, 6, 8), "1 2"),
+            "B": dict.fromkeys((1, 3, 5, 7), "8") | dict.fromkeys((2, 4, 6, 8), "7 8"),
+            "P": {1: "6", 5: "4", 8: "3"},
+        },
+    ),
+    "large_25x18": _large_cleanup(),
+}
+
+
 def read_map(source: str | Path, named: Mapping[str, str]) -> np.ndarray:
     """Read a map.
 
@@ -100,3 +146,20 @@ def read_map(source: str | Path, named: Mapping[str, str]) -> np.ndarray:
         lengths = [len(row) for row in rows]
         raise ValueError(f"a map must be a rectangle of symbols, but its rows have lengths {lengths}")
     return np.array([list(row) for row in rows])
+
+
+@inline
+def copy_window(source, e, top, left, out, number, side):
+    """Copy a square window of world ``e``, zero outside it, row by row.
+
+    ``source`` is uint8 ``[N, H, W, C]``, ``out`` uint8 whose windows ``[side, side, C]`` lie one after the other;
+    ``number`` is the place of this one among them. ``top`` and ``left`` may lie outside the world. What ``out`` holds
+    there already must be zero.
+    """
+    height, width, channels = source.shape[1], source.shape[2], source.shape[3]
+    first, last = max(0, left), min(width, left + side)
+    start = (number * side * side + first - left) * channels
+    if last > first:
+        for row in range(max(0, top), min(height, top + side)):
+            to = start + (row - top) * side * channels
+            copy_bytes(out, to, source, ((e * height + row) * width + first) * channels, (last - first) * channels)

@@ -13,14 +13,21 @@ from numba.core import cgutils, event
 PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}
+
+
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a kernel: serial, without the GIL, cached on disk, no Python exceptions from arithmetic."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy")(function)
+    """Compile a kernel: serial, without the GIL, cached on disk, no Python exceptions from arithmetic.
+
+    Kernels allocate nothing, so they do without Numba's reference counts (``_nrt``): those are atomic operations at nearly
+    every use of an array out of a group, and cost several times the work itself.
+    """
+    return numba.njit(**_OPTIONS)(function)
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
-    return numba.njit(nogil=True, cache=True, error_model="numpy", inline="always")(function)
+    return numba.njit(**_OPTIONS, inline="always")(function)
 
 
 class _Announcer(event.Listener):

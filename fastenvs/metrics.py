@@ -15,6 +15,23 @@ SORTED_GINI = 30
 
 
 @kernel
+def sort(x):
+    """Sort ``x`` in place, rising, by Shell's method (Numba's own sort allocates, which kernels may not)."""
+    n = x.shape[0]
+    gap = 1
+    while gap < n // 3:
+        gap = 3 * gap + 1
+    while gap > 0:
+        for i in range(gap, n):
+            value, j = x[i], i
+            while j >= gap and x[j - gap] > value:
+                x[j] = x[j - gap]
+                j -= gap
+            x[j] = value
+        gap //= 3
+
+
+@kernel
 def gini(x, scratch):
     """Gini index of ``x`` [A]; ``scratch`` [A] is overwritten."""
     n = x.shape[0]
@@ -29,7 +46,7 @@ def gini(x, scratch):
         return 2.0 * difference / (2.0 * n * total + 1e-10) / ((n - 1.0) / n)
     for i in range(n):
         scratch[i] = x[i]
-    scratch.sort()
+    sort(scratch)
     cumulated, area = 0.0, 0.0
     for i in range(n):
         cumulated += scratch[i]

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import fastenvs
+from fastenvs import cleanup
 
 
 def find_traces(folders):
@@ -247,4 +248,60 @@ def _compare_observations(env, obs, trace, row, where):
         )
 
 
-REPLAYS = {"escape_room": replay_escape_room, "gtb": replay_gtb}
+def replay_cleanup(config, trace):
+    """All episodes of a trace: state, draws' outcomes, rewards, extra outputs and every image."""
+    sets = {tuple(base): name for name, base in cleanup.ACTION_SETS.items()}
+    p = config["cleanup_params"]
+    env = fastenvs.make(
+        "cleanup", 1, seed=0, autoreset="disabled", map="\n".join(config["map"]), n_agents=config["n_agents"],
+        steps=config["episode_length"], actions=sets[tuple(config["action_map"])], view_size=config["view_size"],
+        planner_view_size=config["planner_view_size"], planner_ref_point=tuple(config["planner_ref_point"]),
+        global_ref_point=None if config["global_ref_point"] is None else tuple(config["global_ref_point"]),
+        depletion=p["thresholdDepletion"], restoration=p["thresholdRestoration"],
+        apple_rate=p["appleRespawnProbability"], waste_rate=p["wasteSpawnProbability"],
+        beam_width=config["beam_width"], shuffle_spawn=config["shuffle_spawn"],
+        random_orientation=config["random_orientation"],
+    )  # fmt: skip
+    width = len(config["map"][0])
+    for name, points in (("apple_cells", "apple_points"), ("waste_cells", "waste_points")):
+        np.testing.assert_array_equal(trace[name] @ [width, 1], getattr(env.config, points))
+    for episode in range(config["episodes"]):
+        t = {name: array[episode] for name, array in trace.items() if array.shape[:1] == (config["episodes"],)}
+        rounds = [
+            {"apple": t["apple_u"][k][None], "waste_order": t["waste_order"][k][None], "waste": t["waste_u"][k][None]}
+            for k in range(len(t["apple_u"]))
+        ]
+        start = {"spawn": (t["agent_pos"][0] @ [width, 1])[None], "heading": t["agent_dir"][0][None]}
+        obs, _ = env.reset(options={"draws": {**start, **rounds[0]}})
+        _compare_cleanup(env, obs, t, 0)
+        for k, actions in enumerate(t["actions"]):
+            draws = {"move_order": t["move_order"][k][None], **rounds[k + 1]}
+            obs, rewards, terminated, truncated, info = env.step(actions[None], draws=draws)
+            _compare_cleanup(env, obs, t, k + 1)
+            np.testing.assert_array_equal(rewards[0], t["rewards"][k], err_msg=f"step {k}")
+            assert info["designer_reward"][0] == t["rewards"][k].sum()
+            for mine, theirs in (
+                ("n_cleaned", "n_cleaned"), ("cleaned", "cleaned_flag"), ("collected", "collected"),
+                ("action_type", "action_type"),
+            ):  # fmt: skip
+                np.testing.assert_array_equal(info[mine][0], t[theirs][k], err_msg=f"{theirs}, step {k}")
+            assert (terminated[0] or truncated[0]) == t["done"][k]
+
+
+def _compare_cleanup(env, obs, trace, frame):
+    s, shape = env.state, env.options.symbols.shape
+    beams = np.array([0, 0, 0, 0, 0, 0, 2, 1])[s.beam[0]]
+    for mine, name in (
+        (s.content[0].reshape(shape), "world"),
+        (env.locations[0], "agent_pos"),
+        (s.heading[0], "agent_dir"),
+        (beams.reshape(shape), "beams"),
+        (obs["agents"][0], "obs"),
+        (obs["designer"][0], "planner_obs"),
+        (s.p_apple[0], "p_apple"),
+        (s.p_waste[0], "p_waste"),
+    ):
+        np.testing.assert_array_equal(mine, trace[name][frame], err_msg=f"{name}, frame {frame}")
+
+
+REPLAYS = {"cleanup": replay_cleanup, "escape_room": replay_escape_room, "gtb": replay_gtb}

@@ -416,6 +416,14 @@ def test_gini_changes_its_formula_at_thirty_agents():
     assert metrics.equality(np.zeros((1, 30)))[0] == 0
 
 
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.floats(-1e6, 1e6), max_size=80))
+def test_sort(values):
+    x = np.array(values)
+    metrics.sort(x)
+    assert x.tolist() == sorted(values)
+
+
 @pytest.mark.parametrize("objective", ["equality_x_productivity", "inverse_income_coin", "inverse_income_utility"])
 def test_planner_objectives(objective):
     env = fastenvs.make("gtb", 5, seed=0, planner_objective=objective, productivity_only_weight=0.25)

@@ -11,6 +11,7 @@ import numpy as np
 from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
 from fastenvs.gtb.gather import can_enter, target
 from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
+from fastenvs.grid import copy_window
 from fastenvs.jit import copy_bytes, inline, kernel
 
 OWN = 1
@@ -63,26 +64,14 @@ class DesignerViews(NamedTuple):
 @kernel
 def windows(config, world, loc, out, mask, lo, hi):
     """Square windows around the agents, zero outside the world; own entries read 1."""
-    cells, side = world.cells, out.shape[2]
-    height, width = cells.shape[1], cells.shape[2]
-    row_bytes = width * N_CHANNELS
-    window_bytes = side * side * N_CHANNELS
+    width, side, n_agents = world.cells.shape[2], out.shape[2], loc.shape[1]
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        for i in range(loc.shape[1]):
+        for i in range(n_agents):
             out[e, i] = 0
             top, left = np.int64(loc[e, i, 0]) - config.radius, np.int64(loc[e, i, 1]) - config.radius
-            first, last = max(0, left), min(width, left + side)
-            start = (e * loc.shape[1] + i) * window_bytes + (first - left) * N_CHANNELS
-            for row in range(max(0, top), min(height, top + side)):
-                copy_bytes(
-                    out,
-                    start + (row - top) * side * N_CHANNELS,
-                    cells,
-                    (e * height + row) * row_bytes + first * N_CHANNELS,
-                    (last - first) * N_CHANNELS,
-                )
+            copy_window(world.cells, e, top, left, out, e * n_agents + i, side)
             out[e, i, config.radius, config.radius, AGENT] = OWN
             house = world.first_house[e, i]
             while house > 0:
@@ -95,12 +84,15 @@ def windows(config, world, loc, out, mask, lo, hi):
 @kernel
 def whole_maps(world, loc, out, mask, lo, hi):
     """The whole map for every agent, with own entries reading 1."""
-    cells, width = world.cells, world.cells.shape[2]
+    cells, n_agents = world.cells, loc.shape[1]
+    width, n_cells = cells.shape[2], cells.shape[1] * cells.shape[2]
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        for i in range(loc.shape[1]):
-            out[e, i] = cells[e, :, :, :DESIGNER_CHANNELS]
+        for i in range(n_agents):
+            for cell in range(n_cells):
+                to, start = (e * n_agents + i) * n_cells + cell, e * n_cells + cell
+                copy_bytes(out, to * DESIGNER_CHANNELS, cells, start * N_CHANNELS, DESIGNER_CHANNELS)
             out[e, i, loc[e, i, 0], loc[e, i, 1], AGENT] = OWN
             house = world.first_house[e, i]
             while house > 0:
