@@ -326,7 +326,7 @@ def spawn_cell(config, state, streams, draws, e, i):
 @inline
 def step_towards(width, direction):
     """Difference of cells by a step in a direction."""
-    sign = 1 if direction == RIGHT or direction == DOWN else -1
+    sign = 1 if direction in (RIGHT, DOWN) else -1
     return sign * (1 if direction % 2 == 1 else width)
 
 
@@ -360,7 +360,7 @@ def move(config, state, actions, streams, order, width, e):
             want = here + step_towards(width, (np.int64(state.heading[e, i]) + offset) % 4)
             if state.content[e, want] == WALL:
                 want = here
-        elif action == CLOCKWISE or action == COUNTER_CLOCKWISE:
+        elif action in (CLOCKWISE, COUNTER_CLOCKWISE):
             turn = 1 if action == CLOCKWISE else 3
             state.heading[e, i] = (np.int64(state.heading[e, i]) + turn) % 4
             scratch[e, 2, i] = -1  # so that its cell is painted again
@@ -429,17 +429,17 @@ def pick_winner(scratch, streams, order, target, contenders, e):
     n_agents = scratch.shape[2]
     if order.shape[0] > 0:
         for q in range(n_agents):
-            i = np.int64(order[e, q])
+            i = int(order[e, q])
             if i >= 0 and scratch[e, 0, i] == target:
                 return i
-        return np.int64(-1)
+        return -1
     skip = rng.below(streams, e, contenders)
     for i in range(n_agents):
         if scratch[e, 0, i] == target:
             if skip == 0:
-                return np.int64(i)
+                return i
             skip -= 1
-    return np.int64(-1)
+    return -1
 
 
 @inline
@@ -533,10 +533,10 @@ def spawn(config, state, streams, draws, e):
     if p_waste <= 0:
         return
     clean = config.waste_points.shape[0] - dirty
-    chosen = np.int64(-1)
+    chosen = -1
     if draws.waste_order.shape[0] > 0:
         for q in range(config.waste_points.shape[0]):
-            k = np.int64(draws.waste_order[e, q])
+            k = int(draws.waste_order[e, q])
             if k >= 0 and state.content[e, config.waste_points[k]] != WASTE and draws.waste[e, q] < p_waste:
                 chosen = k
                 break
@@ -545,7 +545,7 @@ def spawn(config, state, streams, draws, e):
         for k in range(config.waste_points.shape[0]):
             if state.content[e, config.waste_points[k]] != WASTE:
                 if skip == 0:
-                    chosen = np.int64(k)
+                    chosen = k
                     break
                 skip -= 1
     if chosen >= 0:

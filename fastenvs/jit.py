@@ -19,8 +19,8 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a kernel: serial, without the GIL, cached on disk, no Python exceptions from arithmetic.
 
-    Kernels allocate nothing, so they do without Numba's reference counts (``_nrt``): those are atomic operations at nearly
-    every use of an array out of a group, and cost several times the work itself.
+    Kernels allocate nothing, so they do without Numba's reference counts (``_nrt``): those are atomic operations at
+    nearly every use of an array out of a group, and cost several times the work itself.
     """
     return numba.njit(**_OPTIONS)(function)
 

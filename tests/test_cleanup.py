@@ -360,7 +360,7 @@ def test_planes_hold_what_colours_do_and_headings():
         actions = rng.integers(0, 9, (3, 5))
         a, b = rgb.step(actions)[0], planes.step(actions)[0]
         for name in ("agents", "designer"):
-            decoded = np.zeros(b[name].shape[:-1] + (3,), int)
+            decoded = np.zeros((*b[name].shape[:-1], 3), int)
             for channel, code in enumerate(cleanup.PLANES):
                 decoded += b[name][..., channel, None] * np.array(cleanup.COLOURS[code])
             for i in range(5):

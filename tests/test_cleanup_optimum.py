@@ -1,7 +1,7 @@
 """The exact optimum of the 7 x 7 map by backward induction: the yardstick for learning.
 
-A state is where the two agents stand, which waste points are dirty and which apple points carry an apple. What moves and
-beams do comes from the simulator, once for every state and joint action; spawning is averaged over exactly.
+A state is where the two agents stand, which waste points are dirty and which apple points carry an apple. What moves
+and beams do comes from the simulator, once for every state and joint action; spawning is averaged over exactly.
 """
 
 import itertools

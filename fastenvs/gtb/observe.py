@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastenvs.grid import copy_window
 from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
 from fastenvs.gtb.gather import can_enter, target
 from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
-from fastenvs.grid import copy_window
 from fastenvs.jit import copy_bytes, inline, kernel
 
 OWN = 1
