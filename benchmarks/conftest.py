@@ -1,27 +1,27 @@
-import ctypes
-import time
-
-import numpy as np
 import pytest
+from measuring import Stepper, best_time
 
 
-def best_time(call, repeats=200):
-    """Shortest wall time of ``call`` in seconds; the shortest is what the machine can do."""
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+def pytest_addoption(parser):
+    parser.addoption("--benchmark-full", action="store_true", help="run the long tables too (several minutes)")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--benchmark-full"):
+        long = pytest.mark.skip(reason="a long table: --benchmark-full")
+        for item in items:
+            if item.get_closest_marker("long_table"):
+                item.add_marker(long)
 
 
 @pytest.fixture
-def memset_seconds():
-    """Time to fill as many bytes with zeros, in this run, on this machine."""
+def step_benchmark(benchmark):
+    """Measure steps of an environment and report its figures."""
 
-    def measure(n_bytes):
-        buffer = np.zeros(n_bytes, np.uint8)
-        return best_time(lambda: ctypes.memset(buffer.ctypes.data, 0, n_bytes))
+    def measure(env):
+        stepper = Stepper(env)
+        rounds = int(min(1000, max(15, 0.5 / best_time(stepper, 3))))
+        benchmark.pedantic(stepper, rounds=rounds, warmup_rounds=2)
+        benchmark.extra_info.update(stepper.figures(benchmark.stats.stats.median))
 
     return measure

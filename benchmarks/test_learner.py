@@ -1,8 +1,12 @@
-"""The learner on Escape Room: iterations, and the two ways to the meta-gradient."""
+"""The learner on Escape Room: iterations, and the two ways to the meta-gradient in time and memory."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
@@ -15,6 +19,20 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+def sgemm_flops():
+    """Floating point operations a second of a single-precision matrix product, in this run."""
+    a = torch.randn(1024, 1024)
+    return 2 * 1024**3 / best_time(lambda: a @ a, 10)
+
+
+def forward_flops(config):
+    """Multiplications and additions of one pass of all networks over the rows of one batch, 8 seeds."""
+    n, rows = config.game.n_agents, config.game.max_steps * config.k
+    sizes = (3 * n, *config.agents.hidden, 3)
+    weights = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+    return 2 * 8 * n * rows * weights
+
+
 @pytest.mark.parametrize("name", ["er_5_2_paper", "er_5_2", "er_10_5"])
 def test_iteration(benchmark, name):
     """One iteration of 8 seeds, at the start of training."""
@@ -24,18 +42,56 @@ def test_iteration(benchmark, name):
         learner.iterate()
     benchmark.pedantic(learner.iterate, rounds=60)
     seconds = benchmark.stats.stats.median
-    benchmark.extra_info.update(episodes_per_second=8 * config.k / seconds)
+    # Rollout, agents' gradient (1 + 2), designer's gradient (2), Jacobian-vector product (2), in forward passes.
+    flops = 8 * forward_flops(config)
+    benchmark.extra_info.update(
+        episodes_per_second=8 * config.k / seconds, fraction_of_sgemm=flops / seconds / sgemm_flops()
+    )
+
+
+def ready(k, mode):
+    """A meta-gradient of 8 seeds of ER(5,2), ready to be computed."""
+    config = preset("er_5_2")
+    learner = Learner(replace(config, k=k, seeds=tuple(range(8)), designer=replace(config.designer, mode=mode)))
+    calls = []
+    original = learner.metagradient
+    learner.metagradient = lambda *args: calls.append(args) or original(*args)  # type: ignore[method-assign]
+    learner.iterate()
+    return lambda: original(*calls[-1])
+
+
+MEMORY = """
+import re, sys, torch
+from pathlib import Path
+sys.path.insert(0, {path!r})
+from test_learner import ready
+torch.set_num_threads(1)
+call = ready({k}, {mode!r})
+if {compute}:
+    call()
+print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def peak_kilobytes(k, mode, compute):
+    """Peak memory of a process that prepares, and computes, a meta-gradient."""
+    path = __file__.rsplit("/", 1)[0]
+    code = MEMORY.format(path=path, k=k, mode=mode, compute=compute)
+    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.parametrize("mode", ["forward", "unrolled"])
 @pytest.mark.parametrize("k", [1, 16, 256])
 def test_metagradient(benchmark, k, mode):
-    """The meta-gradient alone, 8 seeds of ER(5,2), on one batch and its validation episodes."""
-    config = preset("er_5_2")
-    designer = replace(config.designer, mode=mode)
-    learner = Learner(replace(config, k=k, seeds=tuple(range(8)), designer=designer))
-    calls = []
-    original = learner.metagradient
-    learner.metagradient = lambda *args: calls.append(args) or original(*args)  # type: ignore[method-assign]
-    learner.iterate()
-    benchmark.pedantic(original, calls[-1], rounds=30, warmup_rounds=3)
+    """The meta-gradient alone, on one batch and its validation episodes."""
+    benchmark.pedantic(ready(k, mode), rounds=30, warmup_rounds=3)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("mode", ["forward", "unrolled"])
+@pytest.mark.parametrize("k", [256, pytest.param(2048, marks=pytest.mark.long_table)])
+def test_metagradient_memory(benchmark, k, mode):
+    """Peak memory of a process, above that of one with the smallest batch."""
+    peaks = []
+    benchmark.pedantic(lambda: peaks.append(peak_kilobytes(k, mode, True)), rounds=1)
+    benchmark.extra_info["peak_megabytes"] = (peaks[0] - peak_kilobytes(1, "forward", False)) / 1024

@@ -191,7 +191,7 @@ def test_bad_draws_are_refused(game):
     env = make(game, 2)
     for name, shape in env.draw_shapes.items():
         with pytest.raises(ValueError, match=f"draw '{name}'"):
-            env.reset(options={"draws": {name: np.full(shape, -1)}})
+            env.reset(options={"draws": {name: np.full(shape, -2)}})
         with pytest.raises(ValueError, match="shape"):
             env.reset(options={"draws": {name: np.zeros(1)}})
 

@@ -1,0 +1,88 @@
+"""The mechanisms and kernels alone: auction, tax, regrowth, observations."""
+
+import numpy as np
+import pytest
+from test_step import make
+
+from fastenvs import tax
+from fastenvs.gtb import observe, regrow
+from fastenvs.market import Market
+
+N = 4096
+
+
+def report(benchmark, unit, n=N):
+    benchmark.extra_info.update({f"{unit}_per_second": n / benchmark.stats.stats.median})
+
+
+def test_market(benchmark):
+    """4,096 books of 4 agents and two goods: every agent enters one order a step, prices cross at random."""
+    a = 4
+    market = Market(N, a)
+    rng = np.random.default_rng(0)
+    sessions = []
+    for _ in range(16):
+        bids, asks = np.full((N, a, 2), -1, np.int16), np.full((N, a, 2), -1, np.int16)
+        good, price, side = rng.integers(0, 2, (N, a)), rng.integers(0, 11, (N, a)), rng.random((N, a)) < 0.5
+        rows, agents = np.indices((N, a))
+        bids[rows[side], agents[side], good[side]] = price[side]
+        asks[rows[~side], agents[~side], good[~side]] = price[~side]
+        sessions.append((bids, asks))
+    calls = iter(range(10**9))
+
+    def step():
+        i = next(calls)
+        if i % 16 == 0:  # nobody runs out
+            market.goods.coin[:] = 100
+            market.goods.units[:] = 10
+        market.step(*sessions[i % 16])
+
+    benchmark.pedantic(step, rounds=100, warmup_rounds=60)
+    report(benchmark, "book_steps")
+    benchmark.extra_info["trades_per_book_step"] = float(market.n_trades.mean())
+
+
+def test_tax_day(benchmark):
+    """Collection and redistribution among 4 agents in 4,096 economies."""
+    rng = np.random.default_rng(0)
+    income, coin, rates = rng.uniform(-10, 300, (N, 4)), rng.uniform(0, 300, (N, 4)), rng.random((N, 7))
+    benchmark(tax.collect_and_redistribute, income, coin, rates, tax.us_federal_brackets())
+    report(benchmark, "economies")
+
+
+@pytest.fixture(scope="module")
+def gtb():
+    env = make("gtb_paper", N)
+    env.reset()
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        env.step(rng.integers(0, 50, (N, 4)))
+    return env
+
+
+def test_regrow_gtb(benchmark, gtb):
+    s = gtb.state
+    draws = gtb._drawn["regrow"]
+    benchmark(regrow.regrow, gtb.buffers.active, s.world.cells, gtb._sources, s.clock, gtb.streams, 0.01, draws, 0, N)
+    report(benchmark, "env_steps")
+
+
+@pytest.mark.parametrize("part", ["windows", "agent_vectors", "designer_vectors", "action_masks"])
+def test_observe_gtb(benchmark, gtb, part):
+    c, v, a, d, everyone = gtb._view_config, gtb._views, gtb._agent_views, gtb._designer_views, gtb._all
+    arguments = {
+        "windows": (c, v.world, v.agents.loc, a.map),
+        "agent_vectors": (c, v.agents, v.books, v.taxes, v.time, v.shape, a.flat),
+        "designer_vectors": (c, v.agents, v.books, v.taxes, v.time, v.shape, d.flat, d.agents),
+        "action_masks": (c, v.world, v.agents, v.books.n_open, v.order_table, a.mask),
+    }[part]
+    benchmark(getattr(observe, part), *arguments, everyone, 0, N)
+    report(benchmark, "env_steps")
+
+
+@pytest.mark.parametrize("setting", ["er_5_2", "cleanup_paper_7x7", "cleanup_large"])
+def test_observe(benchmark, setting):
+    env = make(setting, N)
+    env.reset()
+    benchmark(env._observe, env.obs, env._all, 0, N)
+    report(benchmark, "env_steps")
