@@ -41,7 +41,7 @@ class State(NamedTuple):
 
 @kernel
 def step(config, state, buffers, lo, hi):
-    """One step of the active copies in ``[lo, hi)``."""
+    """One step of the active copies in ``[lo, hi)``; without branches, since who does what cannot be predicted."""
     n_agents = state.place.shape[1]
     for e in range(lo, hi):
         if not buffers.active[e]:
@@ -55,21 +55,20 @@ def step(config, state, buffers, lo, hi):
             pulling += buffers.actions[e, i] == LEVER
             leaving += buffers.actions[e, i] == DOOR
         door_open = pulling >= config.min_at_lever
-        total = np.float32(0.0)
+        total = 0
         for i in range(n_agents):
             action = buffers.actions[e, i]
-            reward = np.float32(0.0) if action == state.place[e, i] else np.float32(-1.0)
-            if door_open and action == DOOR:
-                reward = np.float32(10.0)
+            leaves = door_open & (action == DOOR)
+            reward = 10 * leaves - ((action != state.place[e, i]) & (not leaves))
             buffers.rewards[e, i] = reward
             total += reward
             state.place[e, i] = action
         buffers.designer_reward[e] = total
         state.door_open[e] = door_open
         state.time[e] += 1
-        escaped = door_open and leaving > 0
+        escaped = door_open & (leaving > 0)
         buffers.terminated[e] = escaped
-        buffers.truncated[e] = not escaped and state.time[e] >= config.max_steps
+        buffers.truncated[e] = (not escaped) & (state.time[e] >= config.max_steps)
 
 
 @kernel
@@ -157,6 +156,7 @@ class EscapeRoom(VecEnv):
 
     name = "escape_room"
     n_actions = N_PLACES
+    min_rows_per_thread = 8192
 
     def __init__(
         self,
@@ -204,6 +204,8 @@ class EscapeRoom(VecEnv):
         if self._table is None:
             observe(self.state.place, out["agents"], out["designer"], mask, lo, hi)
         else:
+            if out is not self.obs:
+                mask = self._all  # copying all rows takes less than finding out which
             observe_from_table(self.state.place, *self._table, out["agents"], out["designer"], mask, lo, hi)
 
     def _step_info(self) -> dict[str, Any]:
