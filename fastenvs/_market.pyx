@@ -59,8 +59,8 @@ def step(
     uint64_t[:, :, :, ::1] book,
     int32_t[:, :, ::1] n_book,
     int32_t[:, :, ::1] n_open,
-    uint8_t[:, :, :, :, ::1] own_depth,
-    uint16_t[:, :, :, ::1] depth,
+    uint16_t[:, :, :, :, ::1] own_depth,
+    int32_t[:, :, :, ::1] depth,
     double[:, :, ::1] history,
     int32_t[::1] clock,
     int32_t[::1] next_expiry,
@@ -130,7 +130,7 @@ cdef void match(
     Py_ssize_t g, int now,
     uint64_t* bids, int32_t* n_bids, uint64_t* asks, int32_t* n_asks,
     double* coin, double* escrow_coin, int32_t[:, ::1] units, int32_t[:, ::1] escrow_units, int32_t* n_open,
-    uint8_t[:, :, :, ::1] own_depth, uint16_t[:, :, ::1] depth, double* history,
+    uint16_t[:, :, :, ::1] own_depth, int32_t[:, :, ::1] depth, double* history,
     int32_t[:, ::1] trades, int32_t* n_trades,
 ) noexcept nogil:
     """Each bid, best first, takes the cheapest ask of another agent that it can pay."""
@@ -176,7 +176,7 @@ cdef void expire(
     int now, int order_life,
     uint64_t[:, :, ::1] book, int32_t[:, ::1] n_book,
     double* coin, double* escrow_coin, int32_t[:, ::1] units, int32_t[:, ::1] escrow_units, int32_t[:, ::1] n_open,
-    uint8_t[:, :, :, ::1] own_depth, uint16_t[:, :, ::1] depth, int32_t* next_expiry,
+    uint16_t[:, :, :, ::1] own_depth, int32_t[:, :, ::1] depth, int32_t* next_expiry,
 ) noexcept nogil:
     """Drop orders that have been in ``order_life + 1`` matchings, and note when to look again."""
     cdef Py_ssize_t g, k, kept
@@ -214,8 +214,8 @@ def clear(
     uint64_t[:, :, :, ::1] book,
     int32_t[:, :, ::1] n_book,
     int32_t[:, :, ::1] n_open,
-    uint8_t[:, :, :, :, ::1] own_depth,
-    uint16_t[:, :, :, ::1] depth,
+    uint16_t[:, :, :, :, ::1] own_depth,
+    int32_t[:, :, :, ::1] depth,
     double[:, :, ::1] history,
     int32_t[::1] clock,
     int32_t[::1] next_expiry,

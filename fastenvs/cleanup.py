@@ -565,6 +565,8 @@ def step(config, state, buffers, streams, draws, width, lo, hi):
     for e in range(lo, hi):
         for i in range(n_agents):
             rewards[e, i] = 0.0
+            state.n_cleaned[e, i] = state.cleaned[e, i] = state.collected[e, i] = 0
+            state.action_type[e, i] = OTHER
         buffers.designer_reward[e] = 0.0
         if not buffers.active[e]:
             continue
@@ -581,7 +583,6 @@ def step(config, state, buffers, streams, draws, width, lo, hi):
                 state.content[e, state.cell[e, i]] = EMPTY
             rewards[e, i] += ate
             state.collected[e, i] = ate
-            state.n_cleaned[e, i] = 0
         for i in range(n_agents):
             action = config.base_action[buffers.actions[e, i]]
             state.cleaned[e, i] = action == CLEAN

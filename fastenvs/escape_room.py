@@ -45,6 +45,7 @@ def step(config, state, buffers, lo, hi):
     n_agents = state.place.shape[1]
     for e in range(lo, hi):
         if not buffers.active[e]:
+            state.door_open[e] = False
             buffers.designer_reward[e] = 0.0
             for i in range(n_agents):
                 buffers.rewards[e, i] = 0.0

@@ -42,8 +42,8 @@ class Books(NamedTuple):
     keys: np.ndarray  # uint64 [N, G, 2, A * max_orders], asks and bids, best first
     n_keys: np.ndarray  # int32 [N, G, 2]
     n_open: np.ndarray  # int32 [N, G, A], open orders of an agent for a good
-    own_depth: np.ndarray  # uint8 [N, A, 2, G, P], open orders by agent, side (asks, bids), good and price
-    depth: np.ndarray  # uint16 [N, 2, G, P], the same over all agents
+    own_depth: np.ndarray  # uint16 [N, A, 2, G, P], open orders by agent, side (asks, bids), good and price
+    depth: np.ndarray  # int32 [N, 2, G, P], the same over all agents
     history: np.ndarray  # float64 [N, G, P], trades by price, decaying
     clock: np.ndarray  # int32 [N], steps done
     next_expiry: np.ndarray  # int32 [N], no order expires before this step
@@ -75,8 +75,8 @@ def make_books(n: int, n_agents: int, n_goods: int, n_prices: int, max_orders: i
         keys=np.zeros((n, n_goods, 2, n_agents * max_orders), np.uint64),
         n_keys=np.zeros((n, n_goods, 2), np.int32),
         n_open=np.zeros((n, n_goods, n_agents), np.int32),
-        own_depth=np.zeros((n, n_agents, 2, n_goods, n_prices), np.uint8),
-        depth=np.zeros((n, 2, n_goods, n_prices), np.uint16),
+        own_depth=np.zeros((n, n_agents, 2, n_goods, n_prices), np.uint16),
+        depth=np.zeros((n, 2, n_goods, n_prices), np.int32),
         history=np.zeros((n, n_goods, n_prices)),
         clock=np.zeros(n, np.int32),
         next_expiry=np.zeros(n, np.int32),
@@ -129,7 +129,7 @@ class Market:
             ("n_agents", n_agents, 1, 65_535),
             ("n_goods", n_goods, 1, 64),
             ("max_price", max_price, 0, 32_767),
-            ("max_orders", max_orders, 1, 255),
+            ("max_orders", max_orders, 1, 65_535),
             ("order_life", order_life, 0, 2**30),
         ):
             if positive_int(name, value, least) > most:

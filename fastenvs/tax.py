@@ -179,8 +179,8 @@ def linear_brackets(n_brackets: int, top_cutoff: float) -> np.ndarray:
 def log_brackets(n_brackets: int, top_cutoff: float) -> np.ndarray:
     """Cutoffs ``[n_brackets]``: 0, then doubling up to ``top_cutoff`` coins."""
     _check_spacing(n_brackets, top_cutoff)
-    top = np.log2(top_cutoff)
-    return np.concatenate([[0.0], 2.0 ** np.linspace(top - (n_brackets - 2), top, n_brackets - 1)])
+    first = np.log2(top_cutoff / 2 ** (n_brackets - 2))
+    return np.concatenate([[0.0], 2.0 ** np.linspace(first, np.log2(top_cutoff), n_brackets - 1)])
 
 
 def taxes_due(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> np.ndarray:

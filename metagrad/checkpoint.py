@@ -22,19 +22,19 @@ class CheckpointError(RuntimeError):
 
 
 def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str, Any], config: dict) -> Path:
-    """Write checkpoint ``number`` below ``folder`` atomically and remove all but the newest two."""
+    """Write checkpoint ``number``, if it is not there yet, atomically; remove all but the newest two."""
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = folder / f"{number:010d}", folder / f".{number:010d}.part"
+    if final.exists():
+        return final
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         data = save_tensors({name: t.detach().contiguous() for name, t in tensors.items()})
-        digest = hashlib.sha256(data).hexdigest()
-        sidecar = {"format": FORMAT, "sha256": digest, "config": config, **values}
+        sidecar = {"format": FORMAT, "config": config, **values}
+        sidecar["sha256"] = _digest(data, sidecar)
         _write(temporary / "state.safetensors", data)
         _write(temporary / "state.json", json.dumps(sidecar, indent=1).encode())
-        if final.exists():
-            shutil.rmtree(final)
         os.replace(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -63,8 +63,8 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'state.json'} is not a checkpoint of this program ({FORMAT})")
-    if hashlib.sha256(data).hexdigest() != sidecar.get("sha256"):
-        raise CheckpointError(f"{path / 'state.safetensors'} is damaged: its checksum differs")
+    if _digest(data, sidecar) != sidecar.get("sha256"):
+        raise CheckpointError(f"checkpoint {path} is damaged: its checksum differs")
     if config is not None and sidecar["config"] != config:
         theirs = sidecar["config"]
         differing = sorted(k for k in config.keys() | theirs.keys() if config.get(k) != theirs.get(k))
@@ -72,11 +72,21 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
     return load_tensors(data), sidecar
 
 
+def _digest(data: bytes, sidecar: dict[str, Any]) -> str:
+    """Checksum of the weights and of all else in the sidecar."""
+    rest = {key: value for key, value in sidecar.items() if key != "sha256"}
+    return hashlib.sha256(data + json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically."""
     temporary = path.with_name(f".{path.name}.part")
-    _write(temporary, text.encode())
-    os.replace(temporary, path)
+    try:
+        _write(temporary, text.encode())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -7,29 +7,30 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
 
 from metagrad import run
 from metagrad.checkpoint import CheckpointError
-from metagrad.config import Config, ConfigError, Method
-from metagrad.log import comparison_table, results_table
-from metagrad.presets import PRESETS, preset
+from metagrad.config import AnyConfig, Config, ConfigError, EconomyConfig, Method, TaxMethod
+from metagrad.evaluate import bounds
+from metagrad.games import KITS
+from metagrad.log import comparison_table, read_metrics, results_table
+from metagrad.presets import ECONOMY_PRESETS, PRESETS, preset
 
-GAMES = ("escape-room",)
-USAGE = """usage: metagrad train escape-room [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] [options]
+USAGE = """usage: metagrad train {escape-room,gtb} [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] [options]
        metagrad train --resume RUN
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
        metagrad compare RUN [RUN ...]
 
-`metagrad train escape-room --help` lists all options."""
+`metagrad train escape-room --help` lists all options of that game."""
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainEscapeRoom:
     """Train a designer and its agents. Every option below starts from the preset's value."""
 
     preset: Literal[tuple(PRESETS)] = "er_5_2"  # type: ignore[valid-type]
@@ -43,6 +44,26 @@ class Train:
     out: Path | None = None
     """Folder of the run, which must not exist (default: a new one, runs/PRESET-METHOD)."""
     config: Annotated[Config, tyro.conf.arg(name="")] = field(default_factory=Config)
+
+
+@dataclass(frozen=True)
+class TrainGTB:
+    """Train the agents of the economy under a tax schedule. Every option below starts from the preset's value."""
+
+    preset: Literal[tuple(ECONOMY_PRESETS)] = "gtb"  # type: ignore[valid-type]
+    """Experiment."""
+    method: TaxMethod = "free-market"
+    """How taxes are set; the rates of `fixed` are `--game.rates`."""
+    seeds: int = 1
+    """Number of independent runs, trained in turn."""
+    first_seed: int = 12340
+    """Seed of the first of them; the others follow."""
+    out: Path | None = None
+    """Folder of the run, which must not exist (default: a new one, runs/PRESET-METHOD)."""
+    config: Annotated[EconomyConfig, tyro.conf.arg(name="")] = field(default_factory=EconomyConfig)
+
+
+TRAIN = {"escape-room": TrainEscapeRoom, "gtb": TrainGTB}
 
 
 @dataclass(frozen=True)
@@ -92,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if asked else 2
     try:
         commands[args[0]](args[1:], console)
-    except (ConfigError, CheckpointError, run.RunError, ValueError) as error:
+    except (ConfigError, CheckpointError, run.RunError, ValueError, OSError) as error:
         print(f"metagrad: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -110,32 +131,43 @@ def _train(args: list[str], console: Console) -> None:
         folder = options.resume
         run.resume(folder, console)
     else:
-        if not args or args[0] not in GAMES:
-            raise ConfigError(f"say which game to train: metagrad train {{{','.join(GAMES)}}}, or --resume RUN")
+        if not args or args[0] not in TRAIN:
+            raise ConfigError(f"say which game to train: metagrad train {{{','.join(TRAIN)}}}, or --resume RUN")
         folder, config = _parse_train(args)
         run.start(config, folder, console)
-    console.print(f"figure: {_figure([folder], folder / 'figure.png')}")
+    if read_metrics(folder / "metrics.csv"):
+        console.print(f"figure: {_figure([folder], folder / 'figure.png')}")
 
 
-def _parse_train(args: list[str]) -> tuple[Path, Config]:
+def _parse_train(args: list[str]) -> tuple[Path, AnyConfig]:
     """Options over the preset that they name."""
-    base = Train()
+    base: Any = TRAIN[args[0]]()
     for i, a in enumerate(args):
         if a == "--preset" and i + 1 < len(args):
             base = replace(base, preset=args[i + 1])
         elif a.startswith("--preset="):
             base = replace(base, preset=a.partition("=")[2])
-    base = replace(base, config=preset(base.preset))
-    options = tyro.cli(Train, args=args[1:], default=base, prog=f"metagrad train {args[0]}")
+    base = replace(base, config=preset(base.preset, KITS[args[0]].presets))
+    options = tyro.cli(TRAIN[args[0]], args=args[1:], default=base, prog=f"metagrad train {args[0]}")
     if options.seeds < 1 or options.first_seed < 0:
         raise ConfigError("--seeds must be at least 1 and --first-seed not negative")
     config = replace(
         options.config,
-        game_name=args[0],  # type: ignore[arg-type]
         method=options.method,
         seeds=tuple(range(options.first_seed, options.first_seed + options.seeds)),
     )
+    if isinstance(config, Config) and config.game != base.config.game:
+        config = _other_room(config, base.config)
     return options.out or _new_folder(Path("runs") / f"{options.preset}-{options.method}"), config
+
+
+def _other_room(config: Config, base: Config) -> Config:
+    """A preset with another game: named by it, and with a target of its own unless one was given."""
+    name = f"ER({config.game.n_agents},{config.game.min_at_lever}) from {base.preset}"
+    limits = bounds(config.game)
+    if config.target != base.target or limits is None:
+        return replace(config, preset=name)
+    return replace(config, preset=name, target=0.95 * limits["threshold pay"])
 
 
 def _new_folder(path: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,20 +116,18 @@ class DualRL:
 
 
 @dataclass(frozen=True)
-class Config:
-    """Everything that decides what a run does."""
+class Run:
+    """What every experiment has."""
 
-    game_name: Annotated[Literal["escape-room"], tyro.conf.Suppress] = "escape-room"
+    game_name: Annotated[str, tyro.conf.Suppress] = ""
     """The game."""
-    preset: Annotated[str, tyro.conf.Suppress] = "er_5_2"
+    preset: Annotated[str, tyro.conf.Suppress] = ""
     """Preset that the other values started from."""
-    method: Annotated[Method, tyro.conf.Suppress] = "metagrad"
-    """How incentives are set."""
     seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = tuple(range(12340, 12348))
     """Independent runs, trained side by side."""
-    target: float = 25.0
-    """Designer return, incentives subtracted, that counts as solved."""
-    episodes: int = 19_200
+    target: float = 0.0
+    """Score that counts as solved."""
+    episodes: int = 10_000
     """Training episodes of each seed."""
     k: int = 16
     """Parallel episodes in one update, K."""
@@ -148,14 +147,141 @@ class Config:
     """Floating point type of the networks."""
     threads: int = 1
     """Threads inside a tensor operation."""
+
+    def __post_init__(self) -> None:
+        _check_types(self, "")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise ConfigError(f"seeds must be distinct and not negative, got {self.seeds}")
+        if max(self.seeds) >= 2**53:
+            raise ConfigError(f"seeds must be below 2**53, got {max(self.seeds)}")
+        if self.episodes < self.k:
+            raise ConfigError(f"episodes ({self.episodes}) must be at least k ({self.k})")
+
+
+@dataclass(frozen=True)
+class Config(Run):
+    """Everything that decides what a run on Escape Room does."""
+
+    game_name: Annotated[Literal["escape-room"], tyro.conf.Suppress] = "escape-room"
+    """The game."""
+    preset: Annotated[str, tyro.conf.Suppress] = "er_5_2"
+    """Preset that the other values started from."""
+    method: Annotated[Method, tyro.conf.Suppress] = "metagrad"
+    """How incentives are set."""
+    target: float = 25.0
+    """Designer return, incentives subtracted, that counts as solved."""
+    episodes: int = 32_000
+    """Training episodes of each seed."""
     game: Game = field(default_factory=Game)
     agents: Agents = field(default_factory=Agents)
     designer: Designer = field(default_factory=Designer)
     dual: DualRL = field(default_factory=DualRL)
 
     def __post_init__(self) -> None:
-        check(self)
+        super().__post_init__()
+        if self.game.min_at_lever > self.game.n_agents:
+            raise ConfigError(
+                f"game.min_at_lever is {self.game.min_at_lever} with {self.game.n_agents} agents: "
+                "the door could never open"
+            )
+        if not self.dual.levels or min(self.dual.levels) < 0:
+            raise ConfigError(f"dual.levels must not be negative, got {self.dual.levels}")
+        if self.designer.baseline == "leave-one-out" and self.k == 1:
+            raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
 
+
+TaxMethod = Literal["free-market", "us-federal", "saez", "fixed"]
+
+
+@dataclass(frozen=True)
+class Economy:
+    """Gather-Trade-Build."""
+
+    map: str = "pure_mixed_15"
+    """Named map, or the path of one."""
+    n_agents: int = 4
+    """Number of agents."""
+    fixed_four: bool = True
+    """Start in the corners with the pay of a drawn skill rank."""
+    steps: int = 100
+    """Length of an episode."""
+    tax_period: int = 10
+    """Steps between tax days."""
+    anneal: bool = False
+    """Let a cap on the rates grow from 0.1 to 1 over 8,000 episodes."""
+    rates: tuple[float, ...] = (0.5,) * 7
+    """Rates by bracket of method `fixed`."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Agents of the economy: one policy and one critic for all."""
+
+    filters: int = 6
+    """Filters of each of the two convolutions."""
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of the layers behind map and vector."""
+    critic: Literal["flat", "trunk"] = "flat"
+    """What the critic sees: the vector alone, or map and vector as the policy does."""
+    lr: float = 1e-3
+    """Adam's learning rate of the policy."""
+    lr_critic: float = 1e-3
+    """Adam's learning rate of the critic."""
+    gamma: float = 0.99
+    """Discount."""
+    gae_lambda: float = 0.98
+    """Decay of generalised advantages."""
+    entropy: float = 0.1
+    """Weight of the entropy bonus at the start."""
+    entropy_end: float = 0.03
+    """Weight of the entropy bonus at the end of its linear decrease."""
+    entropy_episodes: int = 15_000
+    """Episodes over which the entropy bonus decreases."""
+    epsilon_start: float = 0.0
+    """Share of uniform exploration over the legal actions in the first iteration."""
+    epsilon_end: float = 0.0
+    """Share of uniform exploration at the end of its linear decrease."""
+    epsilon_div: int = 5_000
+    """Iterations over which exploration decreases."""
+    normalise: bool = True
+    """Normalise the advantages of a batch."""
+    epochs: int = 1
+    """Passes over a batch; one is a plain policy-gradient step, more are proximal (PPO)."""
+    minibatches: int = 1
+    """Steps in a pass."""
+    clip: float = 0.2
+    """Clipping range of the probability ratio; idle in the first step on a batch."""
+
+
+@dataclass(frozen=True)
+class EconomyConfig(Run):
+    """Everything that decides what a run on Gather-Trade-Build does."""
+
+    game_name: Annotated[Literal["gtb"], tyro.conf.Suppress] = "gtb"
+    """The game."""
+    preset: Annotated[str, tyro.conf.Suppress] = "gtb"
+    """Preset that the other values started from."""
+    method: Annotated[TaxMethod, tyro.conf.Suppress] = "free-market"
+    """How taxes are set."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = (12340,)
+    """Independent runs, trained in turn."""
+    episodes: int = 14_400
+    """Training episodes of each seed."""
+    game: Economy = field(default_factory=Economy)
+    agents: Workers = field(default_factory=Workers)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        batch = self.k * self.game.steps * self.game.n_agents
+        if self.agents.minibatches > batch:
+            raise ConfigError(f"agents.minibatches is {self.agents.minibatches} with {batch} samples in a batch")
+
+
+AnyConfig = Config | EconomyConfig
+CONFIGS: dict[str, type[Run]] = {"escape-room": Config, "gtb": EconomyConfig}
+
+
+_BELOW_ONE = 1 - 1e-12
 
 # Bounds of numeric options: (least, greatest, whether the least itself is allowed).
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
@@ -166,30 +292,16 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "lr": (0, float("inf"), True),
     "lr_incentive": (0, float("inf"), True),
     "lr_cost": (0, float("inf"), True),
-    "beta2": (0, 1, True),
-    "beta2_cost": (0, 1, True),
+    "beta2": (0, _BELOW_ONE, True),
+    "beta2_cost": (0, _BELOW_ONE, True),
     "reg_coeff": (0, float("inf"), True),
     "scale": (0, float("inf"), False),
+    "lr_critic": (0, float("inf"), True),
+    "gae_lambda": (0, 1, True),
+    "entropy_end": (0, float("inf"), True),
+    "clip": (0, 1, False),
     "target": (-float("inf"), float("inf"), False),
 }
-
-
-def check(config: Config) -> None:
-    """Raise :class:`ConfigError` for a value that cannot work, naming the option."""
-    _check_types(config, "")
-    if config.game.min_at_lever > config.game.n_agents:
-        raise ConfigError(
-            f"game.min_at_lever is {config.game.min_at_lever} with {config.game.n_agents} agents: "
-            "the door could never open"
-        )
-    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
-        raise ConfigError(f"seeds must be distinct and not negative, got {config.seeds}")
-    if not config.dual.levels or min(config.dual.levels) < 0:
-        raise ConfigError(f"dual.levels must not be negative, got {config.dual.levels}")
-    if config.designer.baseline == "leave-one-out" and config.k == 1:
-        raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
-    if config.episodes < config.k:
-        raise ConfigError(f"episodes ({config.episodes}) must be at least k ({config.k})")
 
 
 def _check_types(node: Any, path: str) -> None:
@@ -205,6 +317,8 @@ def _check_types(node: Any, path: str) -> None:
             item = typing.get_args(hint)[0]
             if not isinstance(value, tuple) or not all(_is(v, item) for v in value):
                 raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
+            if any(not math.isfinite(v) for v in value):
+                raise ConfigError(f"{name} must be finite, got {value!r}")
             if f.name == "hidden" and any(v < 1 for v in value):
                 raise ConfigError(f"{name} must be positive, got {value!r}")
         elif not _is(value, hint):
@@ -223,12 +337,12 @@ def _is(value: Any, hint: type) -> bool:
     return isinstance(value, (int, float) if hint is float else hint)
 
 
-def to_dict(config: Config) -> dict[str, Any]:
+def to_dict(config: Run) -> dict[str, Any]:
     """Nested plain values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-def from_dict(values: dict[str, Any], cls: type = Config, path: str = "") -> Any:
+def from_dict(values: Any, cls: type = Config, path: str = "") -> Any:
     """Inverse of :func:`to_dict`; refuses unknown and missing options by name."""
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the configuration'} must be an object")
@@ -250,11 +364,15 @@ def from_dict(values: dict[str, Any], cls: type = Config, path: str = "") -> Any
     return cls(**arguments)
 
 
-def load(path: Path) -> Config:
+def load(path: Path) -> AnyConfig:
     """Read a configuration that :func:`to_dict` made."""
     try:
-        return from_dict(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        values = json.loads(path.read_text())
+        game = values.get("game_name") if isinstance(values, dict) else None
+        if game not in CONFIGS:
+            raise ConfigError(f"option game_name must be one of {list(CONFIGS)}, got {game!r}")
+        return from_dict(values, CONFIGS[game])
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error

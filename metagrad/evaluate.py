@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +19,9 @@ PLACES = ("lever", "start", "door")
 class Scores:
     """Means over the episodes of an evaluation, one row a seed, float64."""
 
+    #: What results are reported of; the first is what counts as the score.
+    FIELDS: ClassVar[tuple[str, ...]] = ("r_id", "environment_return", "incentives_paid", "steps")
+
     environment_return: np.ndarray  # [S], sum of the agents' environment rewards
     incentives_paid: np.ndarray  # [S]
     steps: np.ndarray  # [S], length of an episode
@@ -29,6 +33,15 @@ class Scores:
     def r_id(self) -> np.ndarray:
         """Designer return: environment return less the incentives paid, ``[S]``."""
         return self.environment_return - self.incentives_paid
+
+    @property
+    def score(self) -> np.ndarray:
+        """What counts: the designer's return."""
+        return self.r_id
+
+    def headline(self) -> str:
+        """A line for the progress bar."""
+        return f"r_id {self.r_id.mean():.2f}  incentives paid {self.incentives_paid.mean():.2f}"
 
     def row(self, s: int) -> dict[str, float]:
         """Flat record of seed ``s``, as in metrics.csv."""
@@ -65,6 +78,16 @@ class Evaluator:
         self.env = make_env(config, phase, episodes)
         self.streams = make_streams(config, phase)
 
+    def counters(self) -> dict[str, Any]:
+        """Random streams' positions, for checkpoints."""
+        streams = {**self.streams, "environment": self.env.streams}
+        return {name: s.counter.tolist() for name, s in streams.items()}
+
+    def set_counters(self, counters: dict[str, Any]) -> None:
+        """Go on from :meth:`counters`."""
+        for name, streams in {**self.streams, "environment": self.env.streams}.items():
+            streams.counter[:] = counters[name]
+
     def play(self, learner: Learner) -> Batch:
         """The episodes themselves, incentives included."""
         batch = rollout(
@@ -97,7 +120,9 @@ class Evaluator:
         )
 
 
-def bounds(game: Game) -> dict[str, float]:
-    """Best possible designer returns from the default start (Escape Room specification, section 7)."""
+def bounds(game: Game) -> dict[str, float] | None:
+    """Best possible designer returns from the default start (specification, section 7); None for random starts."""
+    if game.randomize:
+        return None
     free = 10.0 * (game.n_agents - game.min_at_lever) - game.min_at_lever
-    return {"no pay": free, "threshold pay": free - game.min_at_lever}
+    return {"no pay": max(0.0, free), "threshold pay": max(0.0, free - game.min_at_lever)}

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metagrad.config import Config
-from metagrad.evaluate import Scores, bounds
+from metagrad.config import AnyConfig, Config
+from metagrad.evaluate import bounds
 
 
 class Metrics:
@@ -56,17 +56,22 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Columns of metrics.csv as float64 arrays."""
+    """Columns of metrics.csv as float64 arrays; none before the first evaluation."""
+    if not path.is_file():
+        return {}
     with open(path, newline="") as file:
-        header = next(csv.reader(file))
-        table = np.loadtxt(file, delimiter=",", ndmin=2)
-    return {name: table[:, i] for i, name in enumerate(header)} if len(table) else {}
+        header = next(csv.reader(file), [])
+        lines = file.readlines()
+    if not lines:
+        return {}
+    table = np.loadtxt(lines, delimiter=",", ndmin=2)
+    return {name: table[:, i] for i, name in enumerate(header)}
 
 
 class LiveProgress:
     """A line that moves while a run trains."""
 
-    def __init__(self, config: Config, done: int, console: Console) -> None:
+    def __init__(self, config: AnyConfig, done: int, console: Console) -> None:
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -92,27 +97,26 @@ class LiveProgress:
     def __exit__(self, *exc: object) -> None:
         self._progress.stop()
 
-    def update(self, episode: int, rate: float, scores: Scores) -> None:
+    def update(self, episode: int, rate: float, text: str) -> None:
         """Show the latest evaluation, means over seeds."""
-        text = f"r_id {scores.r_id.mean():.2f}  incentives paid {scores.incentives_paid.mean():.2f}"
         self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text)
         if not self._console.is_terminal and episode >= self._next:
             self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
             self._next = self._every * (episode // self._every + 1)
 
 
-def first_solved(metrics: dict[str, np.ndarray], seed: int, target: float, window: int = 10) -> float:
-    """First episode at which the mean of the last ``window`` evaluations of a seed exceeds ``target``; NaN if never."""
+def first_solved(metrics: dict[str, np.ndarray], score: str, seed: int, target: float, window: int = 10) -> float:
+    """First episode at which the mean score of the last ``window`` evaluations of a seed exceeds ``target``, or NaN."""
     mine = metrics["seed"] == seed
-    r_id, episode = metrics["r_id"][mine], metrics["episode"][mine]
-    if len(r_id) < window:
+    scores, episode = metrics[score][mine], metrics["episode"][mine]
+    if len(scores) < window:
         return float("nan")
-    means = np.convolve(r_id, np.full(window, 1 / window), "valid")
+    means = np.convolve(scores, np.full(window, 1 / window), "valid")
     passed = np.flatnonzero(means > target)
     return float(episode[window - 1 + passed[0]]) if len(passed) else float("nan")
 
 
-def results(config: Config, scores: Scores, solved_at: list[float], diverged: np.ndarray, seconds: float) -> dict:
+def results(config: AnyConfig, scores: Any, solved_at: list[float], diverged: np.ndarray, seconds: float) -> dict:
     """Summary of a finished run, as in results.json."""
     summary: dict[str, Any] = {
         "method": config.method,
@@ -120,12 +124,14 @@ def results(config: Config, scores: Scores, solved_at: list[float], diverged: np
         "seeds": list(config.seeds),
         "test_episodes": config.test_episodes,
         "target": config.target,
-        "bounds": bounds(config.game),
+        "fields": list(scores.FIELDS),
         "wall_time": seconds,
     }
-    for name in ("r_id", "environment_return", "incentives_paid", "steps"):
+    if isinstance(config, Config):
+        summary["bounds"] = bounds(config.game)
+    for name in scores.FIELDS:
         summary[name] = [float(v) for v in getattr(scores, name)]
-    summary["solved"] = [bool(v) for v in scores.r_id > config.target]
+    summary["solved"] = [bool(v) for v in scores.score > config.target]
     summary["first_solved_episode"] = [None if np.isnan(v) else int(v) for v in solved_at]
     summary["diverged"] = [bool(v) for v in diverged]
     return summary
@@ -134,7 +140,7 @@ def results(config: Config, scores: Scores, solved_at: list[float], diverged: np
 def results_table(summary: dict[str, Any]) -> Table:
     """The table over seeds that a run ends with."""
     table = Table(title=f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed")
-    names = ("r_id", "environment_return", "incentives_paid", "steps")
+    names = summary["fields"]
     for column in ("seed", *names, f"first above {summary['target']:g}"):
         table.add_column(column.replace("_", " "), justify="right")
     for s, seed in enumerate(summary["seeds"]):
@@ -151,26 +157,26 @@ def results_table(summary: dict[str, Any]) -> Table:
     return table
 
 
-def comparison_table(runs: Sequence[tuple[Config, dict[str, Any]]]) -> Table:
+def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
     """One row a run, means and standard errors over its seeds; in Markdown, for documents."""
     table = Table(box=box.MARKDOWN)
-    columns = ("preset", "method", "K", "seeds", "episodes", "solved", "first solved at episode", "r_id")
-    for column in (*columns, "environment return", "incentives paid", "diverged", "seconds"):
+    fields = runs[0][1]["fields"]
+    columns = ["preset", "method", "K", "seeds", "episodes", "solved", "first solved at episode"]
+    for column in (*columns, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
         table.add_column(column)
     for config, summary in runs:
-        method: str = config.method
-        if method == "dual-rl-discrete":
-            method += " {" + ", ".join(f"{v:g}" for v in config.dual.levels) + "}"
+        if summary["fields"] != fields:
+            raise ValueError("runs on different games have different scores: compare those of one game")
         first = [v for v in summary["first_solved_episode"] if v is not None]
         span = f"{min(first):,} to {max(first):,}" if first else "never"
         n = len(summary["seeds"])
         cells = []
-        for name in ("r_id", "environment_return", "incentives_paid"):
+        for name in fields:
             v = np.array(summary[name])
             cells.append(f"{v.mean():.2f} ± {v.std(ddof=1) / n**0.5:.2f}" if n > 1 else f"{v[0]:.2f}")
         table.add_row(
             config.preset,
-            method,
+            method_label(config),
             str(config.k),
             f"{config.seeds[0]}..{config.seeds[-1]}",
             f"{config.episodes:,}",
@@ -181,3 +187,12 @@ def comparison_table(runs: Sequence[tuple[Config, dict[str, Any]]]) -> Table:
             f"{summary['wall_time']:.0f}",
         )
     return table
+
+
+def method_label(config: AnyConfig) -> str:
+    """Method, with what tells apart runs of the same method."""
+    if isinstance(config, Config) and config.method == "dual-rl-discrete":
+        return f"{config.method} {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}"
+    if config.method == "fixed":
+        return f"{config.method} {{{', '.join(f'{v:g}' for v in config.game.rates)}}}"
+    return config.method

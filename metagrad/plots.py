@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 
-from metagrad.config import Config, load
+from metagrad.config import AnyConfig, Config, EconomyConfig, load
 from metagrad.evaluate import PLACES, bounds
-from metagrad.log import read_metrics
+from metagrad.log import method_label, read_metrics
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
@@ -38,9 +40,20 @@ def plot_runs(folders: Sequence[Path], out: Path) -> Path:
     for folder, (_, metrics) in zip(folders, runs, strict=True):
         if not metrics:
             raise ValueError(f"{folder} has no evaluation yet")
-    figure = _one_run(*runs[0]) if len(runs) == 1 else _several_runs(runs)
-    figure.savefig(out, dpi=130)
-    plt.close(figure)
+    if len({type(config) for config, _ in runs}) > 1:
+        raise ValueError("runs on different games do not fit into one figure")
+    if isinstance(runs[0][0], EconomyConfig):
+        figure = _economies(runs)
+    else:
+        rooms: Any = runs
+        figure = _one_run(*rooms[0]) if len(runs) == 1 else _several_runs(rooms)
+    temporary = out.with_name(f".part-{out.name}")
+    try:
+        figure.savefig(temporary, dpi=130)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)
     return out
 
 
@@ -51,9 +64,10 @@ def _one_run(config: Config, metrics: Metrics):
         f"{len(config.seeds)} seeds"
     )
     episodes, r_id = by_seed(metrics, "r_id")
+    mark = "." if len(episodes) == 1 else None
     for row in r_id:
-        axes[0].plot(episodes, row, lw=0.8, alpha=0.7)
-    axes[0].plot(episodes, r_id.mean(0), color="black", lw=1.6, label="mean over seeds")
+        axes[0].plot(episodes, row, lw=0.8, alpha=0.7, marker=mark)
+    axes[0].plot(episodes, r_id.mean(0), color="black", lw=1.6, marker=mark, label="mean over seeds")
     _draw_bounds(axes[0], config)
     axes[0].set(title="designer return (incentives subtracted)", xlabel="episodes", ylabel="r_id")
     axes[0].legend(fontsize=8)
@@ -90,9 +104,7 @@ def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
     figure, axis = plt.subplots(figsize=(8, 5), layout="constrained")
     config = runs[0][0]
     for c, metrics in runs:
-        label: str = c.method
-        if c.method == "dual-rl-discrete":
-            label += " {" + ", ".join(f"{v:g}" for v in c.dual.levels) + "}"
+        label = method_label(c)
         if (c.game, c.k) != (config.game, config.k):
             label += f", {c.preset}"
         _band(axis, *by_seed(metrics, "r_id"), label)
@@ -106,16 +118,24 @@ def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
     return figure
 
 
+def _economies(runs: Sequence[tuple[AnyConfig, Metrics]]):
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
+    for config, metrics in runs:
+        for axis, name in zip(axes, ("welfare", "productivity", "equality"), strict=True):
+            _band(axis, *by_seed(metrics, name), method_label(config))
+            axis.set(title=f"{name} at the end of an episode", xlabel="episodes")
+    axes[0].legend(fontsize=8)
+    return figure
+
+
 def _band(axis, episodes: np.ndarray, values: np.ndarray, label: str) -> None:
     mean = values.mean(0)
-    (line,) = axis.plot(episodes, mean, lw=1.4, label=label)
+    (line,) = axis.plot(episodes, mean, lw=1.4, marker="." if len(episodes) == 1 else None, label=label)
     if len(values) > 1:
         error = values.std(0, ddof=1) / len(values) ** 0.5
         axis.fill_between(episodes, mean - error, mean + error, alpha=0.25, color=line.get_color(), lw=0)
 
 
 def _draw_bounds(axis, config: Config) -> None:
-    if config.game.randomize:  # the bounds hold from the default start alone
-        return
-    for (name, value), style in zip(bounds(config.game).items(), (":", "--"), strict=True):
+    for (name, value), style in zip((bounds(config.game) or {}).items(), (":", "--"), strict=False):
         axis.axhline(value, color="grey", ls=style, lw=1, label=f"bound, {name}: {value:g}")

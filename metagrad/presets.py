@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from metagrad.config import Agents, Config, ConfigError, Designer, Game
+from metagrad.config import Agents, Config, ConfigError, Designer, EconomyConfig, Game
 
 # The agents' learning rate that was released for K = 1; SGD bears a larger one when K episodes are averaged.
 _LR = 9.56e-5
@@ -89,8 +90,16 @@ PRESETS: dict[str, Callable[[], Config]] = {
 }
 
 
-def preset(name: str) -> Config:
+def gtb() -> EconomyConfig:
+    """Gather-Trade-Build, K = 16: agents that learn, under a given schedule."""
+    return EconomyConfig(checkpoint_period=1_600, eval_period=320)
+
+
+ECONOMY_PRESETS: dict[str, Callable[[], EconomyConfig]] = {"gtb": gtb}
+
+
+def preset(name: str, presets: dict[str, Callable[[], Any]] = PRESETS) -> Any:
     """Preset by name."""
-    if name not in PRESETS:
-        raise ConfigError(f"no preset is called {name!r}; there are: {', '.join(PRESETS)}")
-    return PRESETS[name]()
+    if name not in presets:
+        raise ConfigError(f"no preset is called {name!r}; there are: {', '.join(presets)}")
+    return presets[name]()

@@ -6,6 +6,7 @@ others share the batch, and saving a stream means saving one counter.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -141,9 +142,17 @@ def _record_rewards(rewards, designer_reward, over, t, k, out, designer_out):
                 out[s, i, row] = rewards[e, i]
 
 
-def rollout(
-    env: VecEnv, theta: Params, streams: rng.Streams, *, max_steps: int, epsilon: float, min_rows: int = 16
-) -> Batch:
+def _rows_to_keep(steps: int, max_steps: int, k: int) -> int:
+    """Rows that hold ``steps`` steps, with trailing empty ones cut off where that changes no sum by a bit.
+
+    How long the longest episode is depends on all seeds, and matrix kernels sum other numbers of rows in another order;
+    but they do not tell multiples of 16 apart.
+    """
+    block = math.lcm(k, 16)
+    return -(-steps * k // block) * block if max_steps * k % block == 0 else max_steps * k
+
+
+def rollout(env: VecEnv, theta: Params, streams: rng.Streams, *, max_steps: int, epsilon: float) -> Batch:
     """Play one episode in every copy.
 
     Parameters
@@ -158,9 +167,6 @@ def rollout(
         Step limit of the game.
     epsilon : float
         Share of uniform exploration.
-    min_rows : int
-        Trailing steps in which every episode is over are cut off while ``T * K`` stays at least this: matrix
-        kernels may choose another order of summation for fewer rows.
 
     Returns
     -------
@@ -198,7 +204,7 @@ def rollout(
         t += 1
         if over.all():
             break
-    used = min(max(t, -(-min_rows // k)), max_steps) * k
+    used = _rows_to_keep(t, max_steps, k)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(weight.device)

@@ -6,22 +6,22 @@ import errno
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from metagrad import checkpoint
-from metagrad.config import Config, ConfigError, load, to_dict
-from metagrad.evaluate import Evaluator, Scores
+from metagrad.config import AnyConfig, ConfigError, load, to_dict
+from metagrad.games import kit
 from metagrad.log import LiveProgress, Metrics, first_solved, read_metrics, results, results_table
-from metagrad.train import Learner
 
 
 class RunError(RuntimeError):
     """A run cannot start or go on; the message says why and what to do."""
 
 
-def start(config: Config, folder: Path, console: Console) -> dict:
+def start(config: AnyConfig, folder: Path, console: Console) -> dict:
     """Train a new run in ``folder``, which must not exist yet or be empty.
 
     Returns
@@ -29,11 +29,13 @@ def start(config: Config, folder: Path, console: Console) -> dict:
     dict
         The summary that is written to results.json.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    with _explained(folder):
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    if taken:
         raise RunError(
             f"{folder} exists already: choose another --out, or go on with `metagrad train --resume {folder}`"
         )
-    _check_device(config)
+    _make_learner(config)  # what cannot work fails before anything is written
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
@@ -43,13 +45,16 @@ def start(config: Config, folder: Path, console: Console) -> dict:
 def resume(folder: Path, console: Console) -> dict:
     """Go on with a run from its last checkpoint; one that was killed before the first starts again."""
     config = read_config(folder)
-    _check_device(config)
     has_checkpoint = any((folder / "checkpoints").glob("[0-9]*"))
+    if not has_checkpoint:
+        metrics = read_metrics(folder / "metrics.csv")
+        if (folder / "results.json").exists() or (metrics and metrics["episode"].max() > config.checkpoint_period):
+            raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though this run had one; nothing was changed")
     with _explained(folder):
         return _train(config, folder, console, resumed=has_checkpoint)
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path) -> AnyConfig:
     """Configuration of a run."""
     if not (folder / "config.json").is_file():
         raise RunError(f"{folder} is not a run: it has no config.json")
@@ -61,52 +66,62 @@ def read_results(folder: Path) -> dict:
     path = folder / "results.json"
     if not path.is_file():
         raise RunError(f"{folder} has no results yet; finish it with `metagrad train --resume {folder}`")
-    return json.loads(path.read_text())
+    try:
+        summary = json.loads(path.read_text())
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    if not isinstance(summary, dict) or "fields" not in summary:
+        raise RunError(f"{path} does not hold the results of a run")
+    return summary
 
 
-def load_learner(folder: Path) -> Learner:
+def load_learner(folder: Path) -> Any:
     """The learner of a run as of its last checkpoint."""
     config = read_config(folder)
-    _check_device(config)
-    learner = Learner(config)
+    learner = _make_learner(config)
     learner.load_state(*checkpoint.load(folder / "checkpoints", to_dict(config)))
     return learner
 
 
-def evaluate(folder: Path, episodes: int | None = None) -> tuple[Learner, Scores]:
+def evaluate(folder: Path, episodes: int | None = None) -> tuple[Any, Any]:
     """Test the last checkpoint of a run on fresh episodes; the default repeats the run's own test."""
     learner = load_learner(folder)
-    evaluator = Evaluator(learner.config, "test", episodes or learner.config.test_episodes)
+    config = learner.config
+    evaluator = kit(config).evaluator(config, "test", episodes or config.test_episodes)
     return learner, evaluator(learner)
 
 
-def summarise(folder: Path, learner: Learner, scores: Scores, seconds: float) -> dict:
+def summarise(folder: Path, learner: Any, scores: Any, seconds: float) -> dict:
     """Summary of a run with the given test scores."""
     config = learner.config
     metrics = read_metrics(folder / "metrics.csv")
-    solved_at = [first_solved(metrics, s, config.target) if metrics else float("nan") for s in config.seeds]
+    score = scores.FIELDS[0]
+    solved_at = [first_solved(metrics, score, s, config.target) if metrics else float("nan") for s in config.seeds]
     return results(config, scores, solved_at, learner.diverged(), seconds)
 
 
-def _train(config: Config, folder: Path, console: Console, resumed: bool) -> dict:
+def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
     torch.set_num_threads(config.threads)
-    learner = Learner(config)
-    evaluator = Evaluator(config, "eval", config.eval_episodes)
+    learner = _make_learner(config)
+    evaluator = kit(config).evaluator(config, "eval", config.eval_episodes)
     before, size = 0.0, 0
     if resumed:
         tensors, values = checkpoint.load(folder / "checkpoints", to_dict(config))
         before, size = values["wall_time"], values["metrics_size"]
-        for name, streams in evaluator.streams.items():
-            streams.counter[:] = values["eval_streams"][name]
-        evaluator.env.streams.counter[:] = values["eval_streams"]["environment"]
+        path = folder / "metrics.csv"
+        found = path.stat().st_size if path.exists() else 0
+        if found < size:
+            raise RunError(
+                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {size}; nothing was changed"
+            )
+        evaluator.set_counters(values["eval_streams"])
         learner.load_state(tensors, values)
     metrics = Metrics(folder / "metrics.csv", size)
     began, first = time.perf_counter(), learner.episode
 
     def save() -> None:
         tensors, values = learner.state()
-        streams = {**evaluator.streams, "environment": evaluator.env.streams}
-        values["eval_streams"] = {name: s.counter.tolist() for name, s in streams.items()}
+        values["eval_streams"] = evaluator.counters()
         values["wall_time"] = before + time.perf_counter() - began
         values["metrics_size"] = metrics.size()
         checkpoint.save(folder / "checkpoints", learner.episode, tensors, values, to_dict(config))
@@ -120,20 +135,20 @@ def _train(config: Config, folder: Path, console: Console, resumed: bool) -> dic
                 scores = evaluator(learner)
                 seconds = time.perf_counter() - began
                 metrics.write(_rows(learner, scores, before + seconds))
-                progress.update(episode, (episode - first) * len(config.seeds) / seconds, scores)
+                progress.update(episode, (episode - first) * len(config.seeds) / seconds, scores.headline())
             if episode // config.checkpoint_period > last // config.checkpoint_period:
                 save()
     save()
     metrics.close()
     seconds = before + time.perf_counter() - began
-    scores = Evaluator(config, "test", config.test_episodes)(learner)
+    scores = kit(config).evaluator(config, "test", config.test_episodes)(learner)
     summary = summarise(folder, learner, scores, seconds)
     checkpoint.write_text(folder / "results.json", json.dumps(summary, indent=1) + "\n")
     console.print(results_table(summary))
     return summary
 
 
-def _rows(learner: Learner, scores: Scores, seconds: float) -> list[dict]:
+def _rows(learner: Any, scores: Any, seconds: float) -> list[dict]:
     diverged = learner.diverged()
     return [
         {
@@ -149,10 +164,14 @@ def _rows(learner: Learner, scores: Scores, seconds: float) -> list[dict]:
     ]
 
 
-def _check_device(config: Config) -> None:
+def _make_learner(config: AnyConfig) -> Any:
+    """The learner of a configuration; what the machine cannot do is said in a line."""
     try:
-        torch.zeros(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=config.device).numpy(force=True)
+        return kit(config).learner(config)
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
@@ -168,7 +187,9 @@ class _explained:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError):
             reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+            saved = (self.folder / "config.json").is_file()
+            advice = f"What was saved before is intact; afterwards go on with `metagrad train --resume {self.folder}`"
             raise RunError(
-                f"cannot write to {self.folder}: {reason}. What was saved before is intact; "
-                f"afterwards go on with `metagrad train --resume {self.folder}`"
+                f"cannot write to {self.folder}: {reason}. "
+                f"{advice if saved else 'Nothing was trained yet; start again'}"
             ) from error

@@ -286,7 +286,7 @@ class Learner:
         for name in ("theta_state", "eta_state", "cost_state"):
             state = getattr(self, name)
             if state is not None:
-                tensors |= _flatten(f"{name}/m", state.m) | _flatten(f"{name}/v", state.v)
+                tensors |= optimiser_tensors(name, state)
                 counts[name] = state.t
         for name, streams in {**self.streams, "environment": self.env.streams}.items():
             tensors[f"streams/{name}"] = torch.from_numpy(streams.counter.astype(np.int64))
@@ -313,8 +313,7 @@ class Learner:
         self.theta = _unflatten(tensors, "theta", self.theta)
         self.eta = _unflatten(tensors, "eta", self.eta)
         for name, t in values["optimiser_steps"].items():
-            m, v = (_unflatten(tensors, f"{name}/{moment}", names[name]) for moment in "mv")
-            setattr(self, name, optim.AdamState(m, v, t))
+            setattr(self, name, load_optimiser_state(tensors, name, names[name], t))
         if "tau" in values:
             self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.TENSORS)))
         self.episode, self.iteration = values["episode"], values["iteration"]
@@ -328,6 +327,17 @@ class Learner:
             for p in params.values():
                 bad |= ~p.reshape(n, -1).isfinite().all(1)
         return bad.cpu().numpy()
+
+
+def optimiser_tensors(name: str, state: optim.AdamState) -> dict[str, Tensor]:
+    """The moments of an optimiser, named for a checkpoint."""
+    return _flatten(f"{name}/m", state.m) | _flatten(f"{name}/v", state.v)
+
+
+def load_optimiser_state(tensors: dict[str, Tensor], name: str, names: Iterable[str], t: int) -> optim.AdamState:
+    """Inverse of :func:`optimiser_tensors`; ``names`` are those of the parameters, in their order."""
+    names = list(names)
+    return optim.AdamState(_unflatten(tensors, f"{name}/m", names), _unflatten(tensors, f"{name}/v", names), t)
 
 
 def _flatten(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

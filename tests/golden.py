@@ -7,6 +7,7 @@ import numpy as np
 
 import fastenvs
 from fastenvs import cleanup
+from fastenvs.grid import GTB_MAPS
 
 
 def find_traces(folders):
@@ -86,15 +87,17 @@ def replay_gtb(config, trace):
     """Feed inputs and draws; compare state, events, observations, rewards and final metrics."""
     skip = {"format", "name", "seed", "policy_seed", "policy", "warm_episodes", "height", "width"}
     options = {key: value for key, value in config.items() if key not in skip}
-    for key in ("anneal", "fixed_rates"):
-        options[key] = None if options[key] is None else tuple(options[key])
     mode = options["tax_mode"]
+    options["anneal"] = None if options["anneal"] is None else tuple(options["anneal"])
+    options["fixed_rates"] = tuple(options["fixed_rates"]) if mode == "fixed" else None
+    if options["map"] not in GTB_MAPS:
+        options["map"] = _gtb_map(trace)
     env = fastenvs.make("gtb", 1, seed=0, autoreset="disabled", **options)
     _start_gtb(env, config, trace)
     steps = len(trace["act_agents"])
     for t in range(steps):
         if mode == "external" and trace["ext_set"][t]:
-            env.set_rates(trace["ext_rates"][t])
+            _set_external(env, trace["ext_rates"][t])
         if mode == "planner":
             env.choose_rates(trace["act_planner"][t][None])
         draws = {
@@ -114,6 +117,23 @@ def replay_gtb(config, trace):
     assert metrics.keys() == set(names.tolist())
     for name, value in zip(names.tolist(), values, strict=True):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-9, atol=1e-9, err_msg=name)
+
+
+def _gtb_map(trace):
+    """The map of a trace as text."""
+    cells = np.full(trace["water"].shape, " ")
+    for name, symbol in (("source_wood", "W"), ("source_stone", "S"), ("water", "@")):
+        cells[trace[name] > 0] = symbol
+    return "\n".join("".join(row) for row in cells) + "\n"
+
+
+def _set_external(env, rates):
+    """What ``set_rates`` does, but the reference takes rates above 1 as well."""
+    if rates.max() <= 1 and rates.min() >= 0:
+        env.set_rates(rates)
+    else:
+        env.state.rates.external[:] = rates
+        env.state.taxes.live[:] = rates * env.state.rates.cap[:, None]
 
 
 _GTB_STATE = (
@@ -140,7 +160,7 @@ def _start_gtb(env, config, trace):
     state.rates.external[:] = trace["init_external_rates"]
     state.rates.cap[:] = trace["init_rate_cap_in_reset_obs"]
     if config["tax_mode"] == "external":
-        env.set_rates(trace["init_external_rates"])
+        _set_external(env, trace["init_external_rates"])
     elif config["tax_mode"] != "planner":
         cap = trace["init_rate_cap_in_reset_obs"]
         state.taxes.live[:] = np.minimum(env._rate_config.fixed, cap)
@@ -252,11 +272,15 @@ def replay_cleanup(config, trace):
     """All episodes of a trace: state, draws' outcomes, rewards, extra outputs and every image."""
     sets = {tuple(base): name for name, base in cleanup.ACTION_SETS.items()}
     p = config["cleanup_params"]
+
+    def point(name):
+        return None if config[name] is None else tuple(config[name])
+
     env = fastenvs.make(
         "cleanup", 1, seed=0, autoreset="disabled", map="\n".join(config["map"]), n_agents=config["n_agents"],
         steps=config["episode_length"], actions=sets[tuple(config["action_map"])], view_size=config["view_size"],
-        planner_view_size=config["planner_view_size"], planner_ref_point=tuple(config["planner_ref_point"]),
-        global_ref_point=None if config["global_ref_point"] is None else tuple(config["global_ref_point"]),
+        planner_view_size=config["planner_view_size"], planner_ref_point=point("planner_ref_point"),
+        global_ref_point=point("global_ref_point"),
         depletion=p["thresholdDepletion"], restoration=p["thresholdRestoration"],
         apple_rate=p["appleRespawnProbability"], waste_rate=p["wasteSpawnProbability"],
         beam_width=config["beam_width"], shuffle_spawn=config["shuffle_spawn"],

@@ -617,7 +617,7 @@ def test_upstream_preset_runs():
         ({"regen_prob": 1.5}, ValueError, "regen_prob"),
         ({"start_coin": float("nan")}, ValueError, "start_coin"),
         ({"steps": 0}, ValueError, "steps"),
-        ({"max_orders": 256}, ValueError, "max_orders"),
+        ({"max_orders": 70_000, "steps": 70_000}, ValueError, "open orders"),
         ({"anneal": (1.0,)}, ValueError, "anneal"),
         ({"rate_min": 0.5, "rate_max": 0.2}, ValueError, "rates"),
     ],
@@ -656,3 +656,62 @@ def test_order_masks_table():
     table = observe.order_masks(3)
     assert table[2 * 2 + 1].tolist() == [1, 1, 0, 1, 1, 1]
     assert not table[0].any()
+
+
+# ---------------------------------------------------------------------- found in review
+
+
+def test_planner_rates_have_the_published_spacing():
+    options = {"tax_mode": "planner", "rate_max": 1.0, "rate_step": 0.05}
+    assert len(Options(**options).rate_choices) == 21
+    assert Options(**options).rate_choices[3] == 0.15000000000000002
+    assert len(Options(**{**options, "rate_min": 0.1}).rate_choices) == 18
+
+
+def test_brackets_with_equal_integer_parts_share_a_metric():
+    env = fastenvs.make(
+        "gtb", 1, seed=0, brackets="log", n_brackets=8, top_cutoff=50.0, tax_period=1, steps=20, autoreset="disabled"
+    )
+    env.reset()
+    env.set_rates(np.linspace(0.1, 0.8, 8))
+    for _ in range(5):
+        env.step(np.zeros((1, 4), int))
+    metrics_now = env.metrics(0)
+    assert metrics_now["PeriodicTax/avg_bracket_rate/000"] == pytest.approx(0.15)  # 0 and 0.78
+    assert metrics_now["PeriodicTax/bracket_occupancy/000"] == 1
+
+
+def test_long_lives_and_many_orders():
+    env = fastenvs.make("gtb", 1, seed=0, max_orders=None, order_life=1000, steps=400, start_coin=0.0)
+    obs, _ = env.reset()
+    for _ in range(300):
+        obs, *_ = env.step(np.full((1, 4), bid(0, 0)))
+    assert env.state.books.n_open[0, 0].tolist() == [300] * 4
+    assert obs["agents"]["flat"][0, 0, 2 + 22] == 900  # others' bids for stone at price 0
+    check_books(env.state, 1, 4)
+    none = fastenvs.make("gtb", 1, seed=0, max_orders=None, order_life=0)
+    none.reset()
+    none.step(np.full((1, 4), bid(0, 0)))
+    assert not none.state.books.n_open.any()
+
+
+def test_a_snapshot_holds_the_planners_choice():
+    env = fastenvs.make("gtb", 1, seed=0, tax_mode="planner")
+    env.reset()
+    env.choose_rates(np.full((1, 7), 21))
+    saved = env.snapshot()
+    env.step(np.zeros((1, 4), int))
+    env.restore(saved)
+    env.step(np.zeros((1, 4), int))
+    assert (env.state.taxes.live == 1).all()
+
+
+def test_the_designers_last_observation_is_complete():
+    both = [fastenvs.make("gtb", 2, seed=0, steps=7, designer_obs=mode) for mode in ("always", "decision")]
+    for env in both:
+        env.reset()
+        for _ in range(7):
+            info = env.step(np.zeros((2, 4), int))[4]
+        assert info["_final_obs"].all()
+    for name in ("flat", "agents", "map"):
+        np.testing.assert_array_equal(*(env._final_obs["designer"][name] for env in both))

@@ -167,7 +167,7 @@ def test_bad_input_is_refused_before_anything_changes():
         m.step(good * 1.0, good)
     assert (m.goods.coin == 10).all()
     assert not m.books.clock.any()
-    for options in ({"max_price": 40_000}, {"max_orders": 256}, {"n_goods": 65}, {"order_life": -1}):
+    for options in ({"max_price": 40_000}, {"max_orders": 65_536}, {"n_goods": 65}, {"order_life": -1}):
         with pytest.raises(ValueError, match=next(iter(options))):
             Market(1, 2, **options)
 

@@ -165,6 +165,10 @@ def test_existing_folder_is_not_touched(finished, capsys):
         (["--agents.gamma", "1.5"], "agents.gamma is out of range"),
         (["--agents.lr", "nan"], "agents.lr is out of range"),
         (["--agents.hidden", "0"], "agents.hidden must be positive"),
+        (["--designer.beta2", "1.0"], "designer.beta2 is out of range"),
+        (["--device", "meta"], "device 'meta'"),
+        (["--dual.levels", "nan", "1"], "dual.levels must be finite"),
+        (["--k", "1000000000000", "--episodes", "1000000000000"], "too large for the memory"),
         (["--designer.baseline", "leave-one-out", "--k", "1"], "leave-one-out"),
         (["--device", "tpu"], "device 'tpu'"),
         (["--episodes", "3"], "at least k"),
@@ -216,6 +220,10 @@ def damage(folder, how):
         state.write_bytes(state.read_bytes()[:100])
     elif how == "sidecar":
         sidecar.write_text("{")
+    elif how == "number":
+        values = json.loads(sidecar.read_text())
+        values["wall_time"] += 1
+        sidecar.write_text(json.dumps(values))
     elif how == "foreign":
         sidecar.write_text(json.dumps({"format": "other"}))
     elif how == "gone":
@@ -236,6 +244,7 @@ def damage(folder, how):
         ("bit", "damaged"),
         ("cut", "damaged"),
         ("sidecar", "cannot be read"),
+        ("number", "damaged"),
         ("foreign", "not a checkpoint of this program"),
         ("gone", "no checkpoint"),
         ("config", "another configuration: k"),
@@ -247,10 +256,8 @@ def test_damaged_and_foreign_checkpoints(how, message, finished, tmp_path, capsy
     shutil.copytree(finished, folder)
     damage(folder, how)
     before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    assert cli.main(["evaluate", str(folder)]) == 2
-    assert message in capsys.readouterr().err
-    if how != "gone":
-        assert cli.main(["train", "--resume", str(folder)]) == 2
+    for command in (["evaluate", str(folder)], ["train", "--resume", str(folder)]):
+        assert cli.main(command) == 2
         assert message in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -277,10 +284,65 @@ def test_a_full_disk_loses_nothing(finished, tmp_path, capsys, monkeypatch):
     assert_same_run(finished, folder)
 
 
+def test_a_run_without_evaluations_ends_well(tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert train(folder, "--eval-period", "10000") == 0
+    assert json.loads((folder / "results.json").read_text())["first_solved_episode"] == [None, None]
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert cli.main(["train", "--resume", str(folder)]) == 0
+    assert cli.main(["plot", str(folder)]) == 2
+    assert "no evaluation yet" in capsys.readouterr().err
+
+
+def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    assert cli.main(["train", "--resume", str(folder)]) == 0
+    assert_same_run(finished, folder)
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_damaged_metrics_are_noticed_before_anything_changes(how, finished, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(sorted((folder / "checkpoints").iterdir())[-1])
+    metrics = folder / "metrics.csv"
+    metrics.write_bytes(metrics.read_bytes()[:300]) if how == "cut" else metrics.unlink()
+    before = {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    assert cli.main(["train", "--resume", str(folder)]) == 2
+    assert "metrics.csv is damaged" in capsys.readouterr().err
+    assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_disk_that_is_full_from_the_start(tmp_path, capsys, monkeypatch):
+    def write(path: Path, data: bytes) -> None:
+        path.write_bytes(data[:1])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    folder = tmp_path / "run"
+    monkeypatch.setattr(checkpoint, "_write", write)
+    assert train(folder) == 2
+    assert "start again" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert train(folder) == 0
+
+
+def test_another_room_has_a_name_and_target_of_its_own(tmp_path):
+    folder = tmp_path / "run"
+    assert train(folder, "--game.n-agents", "3") == 0
+    result = json.loads((folder / "results.json").read_text())
+    assert result["preset"] == "ER(3,1) from er_2_1"
+    assert result["target"] == pytest.approx(0.95 * 18)
+    assert result["bounds"] == {"no pay": 19.0, "threshold pay": 18.0}
+
+
+def test_a_figure_without_a_folder(finished, tmp_path, capsys):
+    assert cli.main(["plot", str(finished), "--out", str(tmp_path / "nowhere" / "x.png")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_config_round_trip():
-    for name in PRESETS:
-        config = preset(name)
-        assert config.preset == name
+    for config in [preset(name) for name in PRESETS]:
         assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ConfigError, match="missing"):
         from_dict({})

@@ -47,6 +47,19 @@ def test_a_seed_alone_equals_that_seed_among_others(name, method):
         assert single.r_id[0] == scores.r_id[s]
 
 
+@pytest.mark.parametrize("k", [2, 5, 6, 7, 8, 9, 10, 32])
+def test_seeds_do_not_mix_for_any_k(k):
+    """Bit for bit, although the longest episode depends on all seeds."""
+    config = real_config("er_5_2", k=k)
+    together, alone = Learner(config), Learner(replace(config, seeds=(4,)))
+    for _ in range(60):
+        together.iterate()
+        alone.iterate()
+    for params, mine in ((together.theta, alone.theta), (together.eta, alone.eta)):
+        for key, p in mine.items():
+            assert torch.equal(params[key].chunk(3)[1], p), key
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_same_seeds_same_run_on_any_thread_count(method):
     config = real_config("er_5_2", method=method)

@@ -56,10 +56,10 @@ def build(actions, active, world, agents, built, build_labor, lo, hi):
     cells = world.cells
     width = cells.shape[2]
     for e in range(lo, hi):
-        if not active[e]:
-            continue
         for i in range(actions.shape[1]):
             built[e, i] = 0
+            if not active[e]:
+                continue
             if actions[e, i] != BUILD or agents.units[e, i, 0] == 0 or agents.units[e, i, 1] == 0:
                 continue
             row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])

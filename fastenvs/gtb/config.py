@@ -18,6 +18,7 @@ TaxMode = Literal["external", "planner", "us_federal", "fixed", "saez", "none"]
 # An agent or house is one byte in a map, with 0 for nobody and 1 for oneself.
 MAX_AGENTS = 253
 MAX_PRICE = 1_000
+MAX_ORDERS = 65_535
 STONE, WOOD = 0, 1
 
 
@@ -155,15 +156,14 @@ class Options:
         """Rates that the planner may choose, ``[R]``; empty in the other modes."""
         if self.tax_mode != "planner":
             return np.empty(0)
-        n = 0
-        while self.rate_min + n * self.rate_step <= self.rate_max:
-            n += 1
-        return np.array([self.rate_min + j * self.rate_step for j in range(n)])
+        # By numpy's own spacing, (rate_min + rate_step) - rate_min, as in the published environment.
+        rates = np.arange(self.rate_min, self.rate_max + self.rate_step, self.rate_step)
+        return rates[rates <= self.rate_max]
 
     @property
     def orders_each(self) -> int:
-        """Open orders that an agent may have for a commodity."""
-        return self.order_life if self.max_orders is None else self.max_orders
+        """Open orders that an agent may have for a commodity; it cannot enter more than one a step."""
+        return min(self.steps, self.order_life if self.max_orders is None else self.max_orders)
 
     @cached_property
     def rank_pay(self) -> np.ndarray:
@@ -244,8 +244,10 @@ def _check(o: Options) -> None:
         raise ValueError(f"n_agents must be at most {MAX_AGENTS}, got {o.n_agents}")
     if o.max_price > MAX_PRICE:
         raise ValueError(f"max_price must be at most {MAX_PRICE}, got {o.max_price}")
-    if o.orders_each > 255:
-        raise ValueError(f"max_orders must be at most 255, got {o.orders_each}")
+    if o.orders_each > MAX_ORDERS:
+        raise ValueError(f"at most {MAX_ORDERS} open orders an agent are possible, these options allow {o.orders_each}")
+    if o.order_life > 2**30:
+        raise ValueError(f"order_life must be at most {2**30}, got {o.order_life}")
     if o.build_skill_cap < 1:
         raise ValueError(f"build_skill_cap must be at least 1, got {o.build_skill_cap}")
     if o.rate_min > o.rate_max or o.rate_step <= 0:

@@ -100,7 +100,6 @@ class GatherTradeBuild(VecEnv):
         self._sources = np.argwhere(self._start.cells[0, ..., [SOURCE + WOOD, SOURCE + STONE]]).astype(np.int32)
         self._sources[:, 0] = np.where(self._sources[:, 0] == 0, WOOD, STONE)
         self._rate_config = rates.make_config(o)
-        n_brackets = len(o.cutoffs)
         self._saez_work = saez.make_work()
         self._saez_config = saez.Config(
             o.cutoffs,
@@ -109,7 +108,6 @@ class GatherTradeBuild(VecEnv):
             float("nan") if o.saez_elasticity is None else float(o.saez_elasticity),
         )
         self._any_fresh = [False]  # whether any copy was reset in this call
-        self._planner_choice = np.zeros((n, n_brackets), np.int32)
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
         self._ask = np.full((n, a, N_GOODS), -1, np.int16)
         self._configure_components()
@@ -221,14 +219,14 @@ class GatherTradeBuild(VecEnv):
         if self.options.tax_mode != "planner":
             raise ValueError(f"choose_rates needs tax_mode 'planner', this one is {self.options.tax_mode!r}")
         c, most = np.asarray(choices), len(self.options.rate_choices)
-        if c.dtype.kind not in "iu" or c.shape != self._planner_choice.shape:
+        if c.dtype.kind not in "iu" or c.shape != self.state.rates.chosen.shape:
             raise ValueError(
-                f"choices must be integers {list(self._planner_choice.shape)}, got {c.dtype} {list(c.shape)}"
+                f"choices must be integers {list(self.state.rates.chosen.shape)}, got {c.dtype} {list(c.shape)}"
             )
         if c.min() < 0 or c.max() > most:
             e, b = np.argwhere((c < 0) | (c > most))[0]
             raise ValueError(f"choice {c[e, b]} for bracket {b} in environment {e} is not in 0..{most}")
-        self._planner_choice[:] = c
+        self.state.rates.chosen[:] = c
 
     def reset_completed(self, episodes: int = 0) -> None:
         """Set the count of completed episodes, which drives annealing and the energy warm-up; resets leave it."""
@@ -255,7 +253,7 @@ class GatherTradeBuild(VecEnv):
             (self._drawn["gather_order"], self._drawn["collect"]), p.clock.scratch, lo, hi,
         )  # fmt: skip
         tax.run_periodic(
-            p.taxes, lo, hi, active, o.tax_period, o.cutoffs, self._planner_choice, o.rate_choices,
+            p.taxes, lo, hi, active, o.tax_period, o.cutoffs, self.state.rates.chosen, o.rate_choices,
             p.agents.coin, p.agents.escrow_coin,
         )  # fmt: skip
         after_tax(
@@ -292,7 +290,10 @@ class GatherTradeBuild(VecEnv):
             if self.options.planner_sees_map:
                 rows = np.flatnonzero(mask[lo:hi]) + lo
                 out["designer"]["map"][rows] = self.obs["designer"]["map"][rows]
-        observe.observe(self._view_config, self._views, agents, designer, mask, lo, hi)
+        config = self._view_config
+        if final:  # a last observation is complete, whatever the day
+            config = config._replace(decision_only=False)
+        observe.observe(config, self._views, agents, designer, mask, lo, hi)
         if not final and self._any_fresh[0]:
             s = self.state
             rates.unveil(self._rate_config, s.rates, s.taxes.live, s.clock.completed, mask, lo, hi)
@@ -310,7 +311,7 @@ class GatherTradeBuild(VecEnv):
     def _finish(self) -> None:
         self._any_fresh[0] = False
         if self.options.tax_mode == "planner":
-            self._planner_choice.fill(0)
+            self.state.rates.chosen.fill(0)
         elif self.options.tax_mode == "saez":
             taxes = self.state.taxes
             saez.append(self.state.saez, taxes.income, taxes.marginal, taxes.tax_day)

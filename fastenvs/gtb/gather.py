@@ -55,12 +55,13 @@ def gather(actions, active, n_prices, cells, agents, gathered, costs, streams, d
     first_move = FIRST_ORDER + 4 * n_prices
     order_given, uniform_given = draws
     for e in range(lo, hi):
+        for i in range(actions.shape[1]):
+            gathered[e, i, 0] = gathered[e, i, 1] = 0
         if not active[e]:
             continue
         permutation(streams, order_given, scratch, e)
         for k in range(actions.shape[1]):
-            i = np.int64(scratch[e, k])
-            gathered[e, i, 0] = gathered[e, i, 1] = 0
+            i = int(scratch[e, k])
             direction = actions[e, i] - first_move
             if direction >= 0:
                 row, column = target(agents.loc, e, i, direction)

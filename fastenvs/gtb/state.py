@@ -85,6 +85,7 @@ class Rates(NamedTuple):
     cap: np.ndarray  # float64 [N], in force; survives until the first masks of an episode
     fresh: np.ndarray  # bool [N], reset, but its first masks not made yet
     limit: np.ndarray  # float64 [N], largest rate that the planner's mask allows in this episode
+    chosen: np.ndarray  # int32 [N, B], planner's actions for the next step
 
 
 class State(NamedTuple):
@@ -199,7 +200,7 @@ def make_state(n: int, options: Options) -> State:
     )
     books = make_books(n, a, N_GOODS, options.n_prices, options.orders_each, max_trades=a)
     b = len(options.cutoffs)
-    rates = Rates(zeros(b), zeros(), zeros(dtype=np.bool_), zeros())
+    rates = Rates(zeros(b), zeros(), zeros(dtype=np.bool_), zeros(), zeros(b, dtype=np.int32))
     memories = 0 if options.tax_mode != "saez" else 1 if options.saez_shared else n
     return State(world, agents, books, make_taxes(n, a, b), rates, make_memory(memories, b), clock, events)
 

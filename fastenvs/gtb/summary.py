@@ -67,13 +67,16 @@ def _trades(state: State, e: int, i: int) -> dict[str, float]:
 
 
 def _brackets(options: Options, state: State, e: int) -> dict[str, float]:
+    """Mean rates and shares of incomes; brackets whose cutoffs share an integer part share an entry."""
     taxes = state.taxes
     days = int(taxes.n_days[e])
+    keys = [f"{int(cutoff):03d}" for cutoff in options.cutoffs]
     out = {}
-    for b, cutoff in enumerate(options.cutoffs):
-        key = f"{int(cutoff):03d}"
-        out[f"PeriodicTax/avg_bracket_rate/{key}"] = taxes.rate_sum[e, b] / days if days else _NAN
-        share = taxes.occupancy[e, b] / (days * taxes.last_coin.shape[1]) if days else 0.0
+    for key in dict.fromkeys(keys):
+        mine = [b for b, other in enumerate(keys) if other == key]
+        mean = taxes.rate_sum[e, mine].sum() / (days * len(mine)) if days else _NAN
+        share = taxes.occupancy[e, mine].sum() / (days * taxes.last_coin.shape[1]) if days else 0.0
+        out[f"PeriodicTax/avg_bracket_rate/{key}"] = mean
         out[f"PeriodicTax/bracket_occupancy/{key}"] = share
     return out
 
