@@ -217,6 +217,8 @@ class Workforce:
 
     def iterate(self) -> None:
         """Play K episodes and learn from them."""
+        # Annealing goes by training episodes of all copies, not by those of one.
+        self.env.state.clock.completed[:] = self.iteration * self.config.k
         batch = play(self, self.env, self.streams, self.epsilon)
         a = self.config.agents
         gae = advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda)
@@ -255,36 +257,33 @@ class Workforce:
         grads = _gradient(loss, self.policy)
         self.policy, self.policy_state = self.policy_adam.step(self.policy, grads, self.policy_state)
 
+    def _carried(self) -> dict[str, np.ndarray]:
+        """What of the streams and of the economy survives an episode."""
+        s = self.env.state
+        return {
+            "actions": self.streams.counter, "shuffles": self.shuffles.counter, "environment": self.env.streams.counter,
+            "cap": s.rates.cap, "live": s.taxes.live, **s.saez._asdict(),
+        }  # fmt: skip
+
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
-        s = self.env.state
         tensors: dict[str, Tensor] = {}
         for name, params in (("policy", self.policy), ("critic", self.critic)):
             tensors |= {f"{name}/{key}": p for key, p in params.items()}
             tensors |= optimiser_tensors(f"{name}_state", getattr(self, f"{name}_state"))
-        carried = {
-            "actions": self.streams.counter, "shuffles": self.shuffles.counter, "environment": self.env.streams.counter,
-            "completed": s.clock.completed, "positive_steps": s.clock.positive_steps, "cap": s.rates.cap,
-            "live": s.taxes.live, **s.saez._asdict(),
-        }  # fmt: skip
-        tensors |= {f"carried/{k}": torch.from_numpy(v.view(_signed(v.dtype)).copy()) for k, v in carried.items()}
+        for key, array in self._carried().items():
+            tensors[f"carried/{key}"] = torch.from_numpy(array.view(_signed(array.dtype)).copy())
         counts = {"policy_state": self.policy_state.t, "critic_state": self.critic_state.t}
         return tensors, {"iteration": self.iteration, "optimiser_steps": counts}
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`tensors`."""
-        s = self.env.state
         for name in ("policy", "critic"):
             names = list(getattr(self, name))
             state = load_optimiser_state(tensors, f"{name}_state", names, values["optimiser_steps"][f"{name}_state"])
             setattr(self, f"{name}_state", state)
             setattr(self, name, {key: tensors[f"{name}/{key}"].to(self.config.device) for key in names})
-        carried = {
-            "actions": self.streams.counter, "shuffles": self.shuffles.counter, "environment": self.env.streams.counter,
-            "completed": s.clock.completed, "positive_steps": s.clock.positive_steps, "cap": s.rates.cap,
-            "live": s.taxes.live, **s.saez._asdict(),
-        }  # fmt: skip
-        for key, array in carried.items():
+        for key, array in self._carried().items():
             array[...] = tensors[f"carried/{key}"].cpu().numpy().view(array.dtype)
         self.iteration = values["iteration"]
 
@@ -449,7 +448,7 @@ class EconomyEvaluator:
         return EconomyScores(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
     def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
-        _copy_schedule(workers.env, env)
+        _copy_schedule(workers, env)
         one = rng.Streams(*(array[s : s + 1] for array in self.streams["actions"]))
         play(workers, env, one, 0.0)
         agents, events = env.state.agents, env.state.events
@@ -466,10 +465,10 @@ class EconomyEvaluator:
         }
 
 
-def _copy_schedule(source: GatherTradeBuild, target: GatherTradeBuild) -> None:
+def _copy_schedule(workers: Workforce, target: GatherTradeBuild) -> None:
     """Let evaluation see the schedule of training as it stands, and not advance it."""
-    target.reset_completed(int(source.state.clock.completed[0]))
-    saez, mine = target.state.saez, source.state.saez
+    target.reset_completed(workers.iteration * workers.config.k)
+    saez, mine = target.state.saez, workers.env.state.saez
     for array, of_training in zip(saez, mine, strict=True):
         if len(array):
             array[...] = of_training[np.arange(len(array)) % len(of_training)]
