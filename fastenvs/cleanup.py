@@ -243,7 +243,7 @@ class State(NamedTuple):
     cleaned: np.ndarray  # uint8 [N, A], whether the action was clean
     collected: np.ndarray  # uint8 [N, A]
     action_type: np.ndarray  # uint8 [N, A]
-    scratch: np.ndarray  # int32 [N, 4, A]
+    scratch: np.ndarray  # int32 [N, 5, A]
 
 
 class Draws(NamedTuple):
@@ -344,7 +344,8 @@ def occupant_below(state, e, cell, highest):
 def move(config, state, actions, streams, order, width, e):
     """Turn and move the agents of copy ``e``.
 
-    Rows of the scratch: fixed wishes (-1 for agents that do not move), live plans, starts, whether an agent is stuck.
+    Rows of the scratch: fixed wishes (-1 for agents that do not move), live plans, starts, whether a plan is still
+    open, places at the start of a pass.
     """
     n_agents, scratch, cell = state.cell.shape[1], state.scratch, state.cell
     contested = False
@@ -370,8 +371,6 @@ def move(config, state, actions, streams, order, width, e):
     if contested:
         settle_contests(config, state, streams, order, e)
     settle_rest(state, e)
-    for i in range(n_agents):
-        state.occupant[e, cell[e, i]] = i + 1
     for i in range(n_agents):
         if scratch[e, 2, i] != cell[e, i]:
             if scratch[e, 2, i] >= 0:
@@ -444,28 +443,58 @@ def pick_winner(scratch, streams, order, target, contenders, e):
 
 @inline
 def settle_rest(state, e):
-    """Phase B, in the form of a fixed point: who is stuck, or would swap, stays; all others move at once."""
+    """Phase B: passes over the agents whose plans are open, until none is.
+
+    The form of a fixed point that the specification mentions differs where agents share a cell: of a pair that would
+    swap, one may see another agent on its target.
+    """
     n_agents, scratch, cell = state.cell.shape[1], state.scratch, state.cell
-    moving = 0
+    open_plans = 0
     for i in range(n_agents):
-        if scratch[e, 1, i] < 0:
-            scratch[e, 1, i] = cell[e, i]
-        scratch[e, 3, i] = scratch[e, 1, i] == cell[e, i]
-        moving += 1 - scratch[e, 3, i]
-    changed = moving > 0
-    while changed:
-        changed = False
+        scratch[e, 3, i] = scratch[e, 1, i] >= 0
+        open_plans += scratch[e, 3, i]
+    while open_plans > 0:
+        settled, moved = 0, False
+        for i in range(n_agents):
+            scratch[e, 4, i] = cell[e, i]
         for i in range(n_agents):
             if scratch[e, 3, i] == 0:
-                k = np.int64(state.occupant[e, scratch[e, 1, i]]) - 1
-                if k >= 0 and (scratch[e, 3, k] == 1 or scratch[e, 1, k] == cell[e, i]):
-                    scratch[e, 3, i] = 1
-                    changed = True
-    for i in range(n_agents):
-        state.occupant[e, cell[e, i]] = 0
-    for i in range(n_agents):
-        if scratch[e, 3, i] == 0:
-            cell[e, i] = scratch[e, 1, i]
+                continue
+            target = scratch[e, 1, i]
+            if not occupied(state, e, target):
+                cell[e, i] = target
+                scratch[e, 3, i] = 0
+                settled, moved = settled + 1, True
+                continue
+            k = np.int64(state.occupant[e, target]) - 1  # as of the start of the pass
+            if k < 0:
+                continue
+            if k == i or scratch[e, 3, k] == 0 or scratch[e, 1, k] == cell[e, k]:
+                scratch[e, 3, i] = 0
+                settled += 1
+            elif scratch[e, 1, k] == cell[e, i] and target == cell[e, k]:
+                scratch[e, 3, i] = scratch[e, 3, k] = 0
+                settled += 2
+        if settled == 0:  # cycles turn
+            for i in range(n_agents):
+                if scratch[e, 3, i] == 1:
+                    cell[e, i] = scratch[e, 1, i]
+            settled, moved = open_plans, True
+        if moved:
+            for i in range(n_agents):
+                state.occupant[e, scratch[e, 4, i]] = 0
+            for i in range(n_agents):
+                state.occupant[e, cell[e, i]] = i + 1
+        open_plans -= settled
+
+
+@inline
+def occupied(state, e, target):
+    """Whether an agent stands on a cell at this moment."""
+    found = False
+    for j in range(state.cell.shape[1]):
+        found |= state.cell[e, j] == target
+    return found
 
 
 # ---------------------------------------------------------------------- section 7: beams and spawning
@@ -704,7 +733,7 @@ class Cleanup(VecEnv):
             cleaned=zeros(a),
             collected=zeros(a),
             action_type=zeros(a),
-            scratch=zeros(4, a, dtype=np.int32),
+            scratch=zeros(5, a, dtype=np.int32),
         )
         side, planner_side = 2 * o.view_size + 1, 2 * o.planner_radius + 1
         self.obs = {

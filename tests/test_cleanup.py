@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from naive import cleanup as naive
 
@@ -31,8 +31,9 @@ def rooms(draw):
     return "\n".join(rows), n, draw(st.integers(0, 2**32 - 1)), draw(st.sampled_from([1, 3, 5, 7]))
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=200)
 @given(rooms())
+@example(("@@@@@\n@PPP@\n@@@@@\n@PPP@\n@PP@@\n@P@@@\n@@@@@", 9, 11430, 1))  # a swap beside a shared cell
 def test_movement_and_beams_against_the_naive_reference(room):
     text, n, seed, width = room
     env = fastenvs.make(
