@@ -190,7 +190,7 @@ class Config(Run):
             raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
 
 
-TaxMethod = Literal["free-market", "us-federal", "saez", "fixed"]
+TaxMethod = Literal["free-market", "us-federal", "saez", "fixed", "metagrad"]
 
 
 @dataclass(frozen=True)
@@ -254,6 +254,30 @@ class Workers:
 
 
 @dataclass(frozen=True)
+class TaxDesigner:
+    """Meta-gradient designer of taxes."""
+
+    filters: int = 6
+    """Filters of each of the two convolutions."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the layers behind map and vector."""
+    lr: float = 2.03e-4
+    """Adam's learning rate."""
+    gamma: float = 0.99
+    """Discount of the designer's return."""
+    scale: float = 0.01
+    """Scale of the designer's reward, productivity times equality at every step."""
+    chain: float = 1.0
+    """Weight of the gradient through the agents' learning step (the published method)."""
+    direct: float = 0.0
+    """Weight of the gradient of the designer's own reward at fixed behaviour."""
+    coin_floor: float = 0.01
+    """Least coin in the differentiated utility, which bounds the gradient of those who have none."""
+    mode: Literal["forward", "unrolled"] = "forward"
+    """How to compute the meta-gradient; both give the same."""
+
+
+@dataclass(frozen=True)
 class EconomyConfig(Run):
     """Everything that decides what a run on Gather-Trade-Build does."""
 
@@ -269,9 +293,16 @@ class EconomyConfig(Run):
     """Training episodes of each seed."""
     game: Economy = field(default_factory=Economy)
     agents: Workers = field(default_factory=Workers)
+    designer: TaxDesigner = field(default_factory=TaxDesigner)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.method == "metagrad" and self.agents.epochs * self.agents.minibatches > 1:
+            raise ConfigError(
+                "method metagrad differentiates through one step: agents.epochs and minibatches must be 1"
+            )
+        if self.method == "metagrad" and (self.k < 2 or self.game.n_agents >= 30):
+            raise ConfigError("method metagrad needs k of at least 2 and fewer than 30 agents")
         batch = self.k * self.game.steps * self.game.n_agents
         if self.agents.minibatches > batch:
             raise ConfigError(f"agents.minibatches is {self.agents.minibatches} with {batch} samples in a batch")
@@ -300,6 +331,9 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "gae_lambda": (0, 1, True),
     "entropy_end": (0, float("inf"), True),
     "clip": (0, 1, False),
+    "chain": (0, float("inf"), True),
+    "direct": (0, float("inf"), True),
+    "coin_floor": (0, float("inf"), True),
     "target": (-float("inf"), float("inf"), False),
 }
 

@@ -6,9 +6,9 @@ Specification: metagrad 2.3, 3.3, 4.3; what made the agents learn: learning lead
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +26,9 @@ from metagrad.nets import Params
 from metagrad.rollout import purpose_seeds, purpose_streams, uniforms
 from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
 
-TAX_MODES = {"free-market": "none", "us-federal": "us_federal", "saez": "saez", "fixed": "fixed"}
+TAX_MODES = {
+    "free-market": "none", "us-federal": "us_federal", "saez": "saez", "fixed": "fixed", "metagrad": "external",
+}  # fmt: skip
 # The policy starts close to uniform: large first logits of one action drown the others for long.
 _HEAD_SCALE = 0.1
 
@@ -158,11 +160,10 @@ def advantages(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Ten
     values : Tensor ``[T + 1, N]``
     """
     delta = rewards + gamma * values[1:] - values[:-1]
-    out, last = torch.empty_like(delta), torch.zeros_like(delta[0])
-    for t in reversed(range(len(delta))):
-        last = delta[t] + gamma * lam * last
-        out[t] = last
-    return out
+    out = [delta[-1]]
+    for d in reversed(delta[:-1]):
+        out.append(d + gamma * lam * out[-1])
+    return torch.stack(out[::-1])
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:
@@ -170,8 +171,8 @@ def masked_log_softmax(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:
     least = torch.finfo(logits.dtype).min
     log_p = logits.masked_fill(~mask, least).log_softmax(-1)
     if epsilon:
-        uniform = mask / mask.sum(-1, keepdim=True)
-        log_p = torch.where(mask, ((1 - epsilon) * log_p.exp() + epsilon * uniform).log(), least)
+        mixed = (1 - epsilon) * log_p.exp() + epsilon / mask.sum(-1, keepdim=True).to(log_p.dtype)
+        log_p = mixed.masked_fill(~mask, 1.0).log().masked_fill(~mask, least)
     return log_p
 
 
@@ -197,6 +198,15 @@ class Workforce:
         self.critic_state = self.critic_adam.init(self.critic)
         self.iteration = 0
 
+    def observer(self) -> Observer | None:
+        """Who acts on an episode besides the agents."""
+        return None
+
+    @property
+    def episodes(self) -> int:
+        """Training episodes so far."""
+        return self.config.k * self.iteration
+
     def value(self, critic: Params, maps: Tensor, flat: Tensor) -> Tensor:
         """Values ``[B]``."""
         out = apply_trunk(critic, maps, flat) if self.config.agents.critic == "trunk" else apply_flat(critic, flat)
@@ -220,15 +230,21 @@ class Workforce:
         # Annealing goes by training episodes of all copies, not by those of one.
         self.env.state.clock.completed[:] = self.iteration * self.config.k
         batch = play(self, self.env, self.streams, self.epsilon)
-        a = self.config.agents
-        gae = advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda)
-        target = (gae + batch.values[:-1]).flatten()
-        weight = gae.flatten()
-        if a.normalise:
-            weight = (weight - weight.mean()) / (weight.std() + 1e-8)
+        weight, target = self.weights(batch, batch.rewards), self.targets(batch)
         for rows in self._minibatches(len(weight)):
             self._learn(batch, weight, target, rows)
         self.iteration += 1
+
+    def weights(self, batch: Batch, rewards: Tensor) -> Tensor:
+        """Advantages ``[B]`` of the actions under these rewards ``[T, K * A]``, differentiable in them."""
+        a = self.config.agents
+        weight = advantages(rewards, batch.values, a.gamma, a.gae_lambda).flatten()
+        return (weight - weight.mean()) / (weight.std() + 1e-8) if a.normalise else weight
+
+    def targets(self, batch: Batch) -> Tensor:
+        """What the critic learns, ``[B]``."""
+        a = self.config.agents
+        return (advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda) + batch.values[:-1]).flatten()
 
     def _minibatches(self, n: int) -> Iterator[Tensor | slice]:
         a = self.config.agents
@@ -242,20 +258,23 @@ class Workforce:
     def _learn(self, batch: Batch, weight: Tensor, target: Tensor, rows: Tensor | slice) -> None:
         """One Adam step of the critic and one of the policy."""
         maps, flat = batch.maps[rows], batch.flat[rows]
-        grads = _gradient(lambda p: ((self.value(p, maps, flat) - target[rows]) ** 2).mean(), self.critic)
+        grads = gradient(lambda p: ((self.value(p, maps, flat) - target[rows]) ** 2).mean(), self.critic)
         self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
 
-        def loss(params: Params) -> Tensor:
-            log_p = masked_log_softmax(apply_trunk(params, maps, flat), batch.mask[rows], batch.epsilon)
-            chosen = log_p.gather(1, batch.actions[rows, None])[:, 0]
-            ratio = (chosen - batch.log_prob[rows]).exp()
-            clipped = ratio.clamp(1 - self.config.agents.clip, 1 + self.config.agents.clip)
-            gain = torch.minimum(ratio * weight[rows], clipped * weight[rows])
-            entropy = -(log_p.exp() * log_p.masked_fill(~batch.mask[rows], 0.0)).sum(-1)
-            return -(gain + self.entropy * entropy).mean()
-
-        grads = _gradient(loss, self.policy)
+        grads = gradient(lambda p: self.policy_loss(p, batch, weight, rows), self.policy)
         self.policy, self.policy_state = self.policy_adam.step(self.policy, grads, self.policy_state)
+
+    def policy_loss(self, params: Params, batch: Batch, weight: Tensor, rows: Tensor | slice) -> Tensor:
+        """Clipped proximal loss with entropy bonus; at the policy that acted it has the plain policy gradient."""
+        log_p = masked_log_softmax(
+            apply_trunk(params, batch.maps[rows], batch.flat[rows]), batch.mask[rows], batch.epsilon
+        )
+        chosen = log_p.gather(1, batch.actions[rows, None])[:, 0]
+        ratio = (chosen - batch.log_prob[rows]).exp()
+        clipped = ratio.clamp(1 - self.config.agents.clip, 1 + self.config.agents.clip)
+        gain = torch.minimum(ratio * weight[rows], clipped * weight[rows])
+        entropy = -(log_p.exp() * log_p.masked_fill(~batch.mask[rows], 0.0)).sum(-1)
+        return -(gain + self.entropy * entropy).mean()
 
     def _carried(self) -> dict[str, np.ndarray]:
         """What of the streams and of the economy survives an episode."""
@@ -292,14 +311,27 @@ def _signed(dtype: np.dtype) -> np.dtype:
     return np.dtype(np.int64) if dtype == np.uint64 else dtype
 
 
-def _gradient(loss, params: Params) -> Params:
+def gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
+    """Gradient of a scalar."""
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     grads = torch.autograd.grad(loss(leaves), list(leaves.values()))
     return dict(zip(leaves, grads, strict=True))
 
 
+class Observer(Protocol):
+    """Somebody who acts on an episode, or records it, besides the agents."""
+
+    def before_step(self, env: GatherTradeBuild) -> None:
+        """Called with the observations that the step starts from."""
+
+    def after_step(self, env: GatherTradeBuild, info: dict[str, Any]) -> None:
+        """Called with what the step reports."""
+
+
 @torch.no_grad()
-def play(workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float) -> Batch:
+def play(
+    workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float, observer: Observer | None = None
+) -> Batch:
     """One episode in every copy of ``env``, with the policy of ``workers``; as many uniforms whatever happens."""
     config = workers.config
     steps, n = config.game.steps, env.num_envs * env.n_agents
@@ -321,8 +353,12 @@ def play(workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilo
         m, f = torch.from_numpy(maps[t]).to(device), torch.from_numpy(flat[t]).to(device, dtype)
         logits = apply_trunk(workers.policy, m, f).cpu().numpy()
         _choose(logits, mask[t], uniform[t], epsilon, actions[t], log_prob[t])
-        obs, reward, *_ = env.step(actions[t].reshape(env.num_envs, env.n_agents))
+        if observer is not None:
+            observer.before_step(env)
+        obs, reward, *_, info = env.step(actions[t].reshape(env.num_envs, env.n_agents))
         rewards[t] = reward.ravel()
+        if observer is not None:
+            observer.after_step(env, info)
     all_maps = torch.from_numpy(maps.reshape(-1, *view)).to(device)
     all_flat = torch.from_numpy(flat.reshape(-1, width)).to(device, dtype)
     values = workers.value(workers.critic, all_maps, all_flat).view(steps + 1, n)
@@ -342,10 +378,14 @@ def play(workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilo
 class EconomyLearner:
     """The workforces of all seeds, which take turns; the interface of :class:`metagrad.train.Learner`."""
 
-    def __init__(self, config: EconomyConfig) -> None:
+    def __init__(self, config: EconomyConfig, workforce: type[Workforce] = Workforce) -> None:
         self.config = config
-        self.workforces = [Workforce(config, seed) for seed in config.seeds]
-        self.episode = 0
+        self.workforces = [workforce(config, seed) for seed in config.seeds]
+
+    @property
+    def episode(self) -> int:
+        """Training episodes of each seed so far."""
+        return self.workforces[0].episodes
 
     @property
     def iteration(self) -> int:
@@ -361,7 +401,6 @@ class EconomyLearner:
         """One iteration of every seed."""
         for workers in self.workforces:
             workers.iterate()
-        self.episode += self.config.k
 
     def diverged(self) -> np.ndarray:
         """Whether any parameter of a seed is no longer finite, bool ``[S]``."""
@@ -375,7 +414,7 @@ class EconomyLearner:
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the run goes on: tensors, and plain values."""
         tensors: dict[str, Tensor] = {}
-        values: dict[str, Any] = {"episode": self.episode, "seeds": []}
+        values: dict[str, Any] = {"seeds": []}
         for seed, workers in zip(self.config.seeds, self.workforces, strict=True):
             mine, plain = workers.tensors()
             tensors |= {f"{seed}/{name}": t for name, t in mine.items()}
@@ -388,7 +427,6 @@ class EconomyLearner:
             prefix = f"{seed}/"
             mine = {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}
             workers.load(mine, plain)
-        self.episode = values["episode"]
 
 
 @dataclass(frozen=True)
@@ -450,7 +488,7 @@ class EconomyEvaluator:
     def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
         _copy_schedule(workers, env)
         one = rng.Streams(*(array[s : s + 1] for array in self.streams["actions"]))
-        play(workers, env, one, 0.0)
+        play(workers, env, one, 0.0, workers.observer())
         agents, events = env.state.agents, env.state.events
         coin = agents.coin + agents.escrow_coin
         by_rank = np.take_along_axis(coin, agents.pay.argsort(axis=1, kind="stable"), axis=1)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from metagrad.config import AnyConfig, EconomyConfig
-from metagrad.economy import EconomyEvaluator, EconomyLearner
+from metagrad.economy import EconomyEvaluator, EconomyLearner, Workforce
 from metagrad.evaluate import Evaluator
 from metagrad.presets import ECONOMY_PRESETS, PRESETS
+from metagrad.taxes import TaxedWorkforce
 from metagrad.train import Learner
 
 
@@ -22,9 +23,13 @@ class Kit:
     evaluator: Callable[[Any, str, int], Any]
 
 
+def _economy_learner(config: EconomyConfig) -> EconomyLearner:
+    return EconomyLearner(config, TaxedWorkforce if config.method == "metagrad" else Workforce)
+
+
 KITS = {
     "escape-room": Kit(PRESETS, Learner, Evaluator),
-    "gtb": Kit(ECONOMY_PRESETS, EconomyLearner, EconomyEvaluator),
+    "gtb": Kit(ECONOMY_PRESETS, _economy_learner, EconomyEvaluator),
 }
 
 

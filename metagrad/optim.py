@@ -94,7 +94,10 @@ class Adam:
         # The floor is far below eps; it gives units that never fired a derivative of 0 instead of 0 * inf.
         sqrt_v = torch._foreach_sqrt(torch._foreach_clamp_min(v, _TINY))
         denominator = torch._foreach_add(torch._foreach_mul(sqrt_v, root), self.eps)
-        new = torch._foreach_addcdiv(_list(params), m, denominator, -scale)
+        if any(x.requires_grad for x in m):  # the derivative of _foreach_addcdiv fails for some shapes
+            new = torch._foreach_add(_list(params), torch._foreach_div(m, denominator), alpha=-scale)
+        else:
+            new = torch._foreach_addcdiv(_list(params), m, denominator, -scale)
         return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
 
     def pullback(

@@ -150,7 +150,7 @@ RUN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["free-market", "us-federal", "saez", "fixed"])
+@pytest.mark.parametrize("method", ["free-market", "us-federal", "saez", "fixed", "metagrad"])
 def test_runs_resume_bit_for_bit(method, tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     extra = ["--agents.epochs", "2", "--agents.minibatches", "2"] if method == "saez" else []
