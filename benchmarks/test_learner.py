@@ -10,7 +10,10 @@ from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
+from metagrad.config import EconomyConfig  # noqa: E402
+from metagrad.economy import Workforce, gradient  # noqa: E402
 from metagrad.presets import preset  # noqa: E402
+from metagrad.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.train import Learner  # noqa: E402
 
 
@@ -64,19 +67,19 @@ MEMORY = """
 import re, sys, torch
 from pathlib import Path
 sys.path.insert(0, {path!r})
-from test_learner import ready
+import test_learner
 torch.set_num_threads(1)
-call = ready({k}, {mode!r})
+call = test_learner.{prepare}({k}, {mode!r})
 if {compute}:
     call()
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
-def peak_kilobytes(k, mode, compute):
+def peak_kilobytes(prepare, k, mode, compute):
     """Peak memory of a process that prepares, and computes, a meta-gradient."""
     path = __file__.rsplit("/", 1)[0]
-    code = MEMORY.format(path=path, k=k, mode=mode, compute=compute)
+    code = MEMORY.format(path=path, prepare=prepare, k=k, mode=mode, compute=compute)
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -93,5 +96,41 @@ def test_metagradient(benchmark, k, mode):
 def test_metagradient_memory(benchmark, k, mode):
     """Peak memory of a process, above that of one with the smallest batch."""
     peaks = []
-    benchmark.pedantic(lambda: peaks.append(peak_kilobytes(k, mode, True)), rounds=1)
-    benchmark.extra_info["peak_megabytes"] = (peaks[0] - peak_kilobytes(1, "forward", False)) / 1024
+    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready", k, mode, True)), rounds=1)
+    benchmark.extra_info["peak_megabytes"] = (peaks[0] - peak_kilobytes("ready", 1, "forward", False)) / 1024
+
+
+@pytest.mark.parametrize("method", ["free-market", "metagrad"])
+def test_iteration_gtb(benchmark, method):
+    """One iteration of the economy's learner, K = 16 episodes."""
+    workers = (TaxedWorkforce if method == "metagrad" else Workforce)(EconomyConfig(method=method), 1)
+    workers.iterate()
+    benchmark.pedantic(workers.iterate, rounds=4)
+    benchmark.extra_info["episodes_per_second"] = 16 / benchmark.stats.stats.median
+
+
+def ready_gtb(k, mode):
+    """The designer's gradient through the agents' step on the economy, ready to be computed."""
+    workers = TaxedWorkforce(EconomyConfig(method="metagrad", k=k), 1)
+    workers.iterate()
+    (batch, record), before, state = workers.tau, workers.policy, workers.policy_state
+    weight = workers.weights(batch, batch.rewards)
+    grads = gradient(lambda p: workers.policy_loss(p, batch, weight, slice(None)), before)
+    if mode == "forward":
+        return lambda: workers.chain_gradient(before, state, batch, record, grads, batch, record)
+    return lambda: workers.unrolled_gradient(before, state, batch, record, batch, record)
+
+
+@pytest.mark.parametrize("mode", ["forward", "unrolled"])
+def test_metagradient_gtb(benchmark, mode):
+    """K = 4 episodes of the economy, the paper's networks."""
+    benchmark.pedantic(ready_gtb(4, mode), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
+@pytest.mark.parametrize("mode", ["forward", "unrolled"])
+def test_metagradient_memory_gtb(benchmark, mode):
+    """Peak memory of a process with K = 16 episodes of the economy, above that of one that computes none."""
+    peaks = []
+    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready_gtb", 16, mode, True)), rounds=1)
+    benchmark.extra_info["extra_megabytes"] = (peaks[0] - peak_kilobytes("ready_gtb", 16, "forward", False)) / 1024

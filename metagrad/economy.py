@@ -255,14 +255,15 @@ class Workforce:
             order = torch.from_numpy(uniforms(self.shuffles, n)[0].argsort()).to(self.config.device)
             yield from order.chunk(a.minibatches)
 
-    def _learn(self, batch: Batch, weight: Tensor, target: Tensor, rows: Tensor | slice) -> None:
-        """One Adam step of the critic and one of the policy."""
+    def _learn(self, batch: Batch, weight: Tensor, target: Tensor, rows: Tensor | slice) -> Params:
+        """One Adam step of the critic and one of the policy, whose gradient is returned."""
         maps, flat = batch.maps[rows], batch.flat[rows]
         grads = gradient(lambda p: ((self.value(p, maps, flat) - target[rows]) ** 2).mean(), self.critic)
         self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
 
         grads = gradient(lambda p: self.policy_loss(p, batch, weight, rows), self.policy)
         self.policy, self.policy_state = self.policy_adam.step(self.policy, grads, self.policy_state)
+        return grads
 
     def policy_loss(self, params: Params, batch: Batch, weight: Tensor, rows: Tensor | slice) -> Tensor:
         """Clipped proximal loss with entropy bonus; at the policy that acted it has the plain policy gradient."""

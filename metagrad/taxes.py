@@ -219,15 +219,15 @@ class TaxedWorkforce(Workforce):
         batch, record = self.collect() if self.tau is None else self.tau
         before, state = self.policy, self.policy_state
         weight = self.weights(batch, batch.rewards)
-        self._learn(batch, weight, self.targets(batch), slice(None))
+        grads = self._learn(batch, weight, self.targets(batch), slice(None))
         validation, outcome = self.collect()
-        total = self.designer_gradient(before, state, batch, record, weight, validation, outcome)
+        total = self.designer_gradient(before, state, batch, record, grads, validation, outcome)
         self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         self.tau = validation, outcome
         self.iteration += 1
 
     def designer_gradient(
-        self, before: Params, state: Any, batch: Batch, record: TaxRecord, weight: Tensor, validation: Batch,
+        self, before: Params, state: Any, batch: Batch, record: TaxRecord, grads: Params, validation: Batch,
         outcome: TaxRecord,
     ) -> Params:  # fmt: skip
         """Gradient of the designer's loss: the weighted sum of its two paths."""
@@ -236,7 +236,7 @@ class TaxedWorkforce(Workforce):
         chain, direct = zero, zero
         if d.chain:
             if d.mode == "forward":
-                chain = self.chain_gradient(before, state, batch, record, weight, validation, outcome)
+                chain = self.chain_gradient(before, state, batch, record, grads, validation, outcome)
             else:
                 chain = self.unrolled_gradient(before, state, batch, record, validation, outcome)
         if d.direct:
@@ -248,12 +248,11 @@ class TaxedWorkforce(Workforce):
         return optim.add(optim.add(zero, chain, d.chain), direct, d.direct)
 
     def chain_gradient(
-        self, before: Params, state: Any, batch: Batch, record: TaxRecord, weight: Tensor, validation: Batch,
+        self, before: Params, state: Any, batch: Batch, record: TaxRecord, grads: Params, validation: Batch,
         outcome: TaxRecord,
     ) -> Params:  # fmt: skip
         """The path through the agents' learning step, in forward mode."""
         adjoint = gradient(self.objective(validation, outcome), self.policy)
-        grads = gradient(lambda p: self.policy_loss(p, batch, weight, slice(None)), before)
 
         def score_jvp(u: Params) -> Tensor:
             return torch.func.jvp(lambda p: self._log_prob(p, batch), (before,), (u,))[1]

@@ -111,9 +111,9 @@ def captured(workers):
 def test_forward_equals_unrolled_equals_finite_differences(options):
     workers = workforce(**options)
     eta = dict(workers.eta)
-    before, state, batch, record, weight, validation, outcome = captured(workers)
+    before, state, batch, record, grads, validation, outcome = captured(workers)
     workers.eta, workers.iteration = eta, workers.iteration - 1  # as it was: the entropy bonus decays
-    forward = workers.chain_gradient(before, state, batch, record, weight, validation, outcome)
+    forward = workers.chain_gradient(before, state, batch, record, grads, validation, outcome)
     unrolled = workers.unrolled_gradient(before, state, batch, record, validation, outcome)
     assert all(p.abs().max() > 0 for p in unrolled.values())
     assert relative_error(forward, unrolled) < 1e-9
@@ -121,8 +121,8 @@ def test_forward_equals_unrolled_equals_finite_differences(options):
 
     def value(moved):
         weights = workers.taxed_weights(moved, batch, record, base)
-        grads = gradient(lambda p: workers.policy_loss(p, batch, weights, slice(None)), before)
-        return float(objective(workers.policy_adam.step(before, grads, state)[0]))
+        moved_grads = gradient(lambda p: workers.policy_loss(p, batch, weights, slice(None)), before)
+        return float(objective(workers.policy_adam.step(before, moved_grads, state)[0]))
 
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
