@@ -1,1 +1,7 @@
 """A central designer that learns incentives by differentiating through the agents' own learning step."""
+
+import os
+
+# MKL may choose the order of a sum by where its operands lie in memory; this asks for one order on one machine. It has
+# to be said before the first matrix product of the process.
+os.environ.setdefault("MKL_CBWR", "AUTO")

@@ -89,7 +89,7 @@ def dual_rl_step(
 ) -> tuple[Params, Any]:
     """One REINFORCE step on the environment reward less the incentives paid."""
     config = designer.config
-    net = batch.designer_rewards - batch.incentives.sum(1)
+    net = batch.designer_rewards - losses.sum_over_agents(batch.incentives)
     weights = losses.discounted_returns(net, config.gamma, batch.k)
     d_outputs = weights[..., None] * choice.score
     if choice.entropy_gradient is not None and config.entropy:

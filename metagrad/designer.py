@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastenvs import rng
 from metagrad import nets
+from metagrad.losses import sum_over_agents
 from metagrad.nets import Params
 from metagrad.rollout import Batch
 
@@ -63,7 +64,7 @@ class IncentiveFunction:
     def to_outputs(self, d_incentives: Tensor, batch: Batch) -> Tensor:
         """Transpose of :meth:`incentives`: ``[S, A, R]`` to ``[S, R, outputs]``."""
         if self.output_type == "action":
-            return self.scale * (batch.actions * d_incentives[..., None]).sum(1)
+            return self.scale * sum_over_agents(batch.actions * d_incentives[..., None])
         return self.scale * (d_incentives * batch.alive[:, None]).transpose(1, 2)
 
     def cost_to_outputs(self, outputs: Outputs, batch: Batch) -> Tensor:
@@ -77,7 +78,7 @@ class IncentiveFunction:
         """ψ of every seed, mean over the K episodes, ``[S]``."""
         discount = self._discount(batch) / batch.k
         if self.cost == "paid":
-            return (self.incentives(outputs, batch).sum(1) * discount).sum(1)
+            return (sum_over_agents(self.incentives(outputs, batch)) * discount).sum(1)
         return (outputs.sigma.sum(2) * discount).sum(1)
 
     def _discount(self, batch: Batch) -> Tensor:

@@ -5,6 +5,7 @@ Rows are (time, episode) pairs, time-major: tensors ``[G, R, L]`` with G network
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -74,6 +75,11 @@ def returns_transposed(weights: Tensor, gamma: float, k: int) -> Tensor:
     for d in steps[1:]:
         out.append(torch.add(d, out[-1], alpha=gamma))
     return torch.cat(out, -1)
+
+
+def sum_over_agents(x: Tensor) -> Tensor:
+    """Sum over axis 1, agent by agent: a library's reduction orders its terms by the shape of the whole tensor."""
+    return functools.reduce(torch.add, x.unbind(1))
 
 
 def leave_one_out(returns: Tensor, k: int) -> Tensor:

@@ -13,6 +13,13 @@ from metagrad.evaluate import Evaluator, bounds
 from metagrad.presets import PRESETS, preset
 from metagrad.train import Learner
 
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Bit for bit equality is promised for one thread inside an operation, the default of a run."""
+    torch.set_num_threads(1)
+
+
 METHODS = ["metagrad", "metagrad-no-cv", "dual-rl-discrete", "dual-rl-continuous", "none"]
 
 
