@@ -139,7 +139,7 @@ def read_map(source: str | Path, named: Mapping[str, str]) -> np.ndarray:
         if not path.is_file():
             raise ValueError(f"no map is called {str(source)!r} and no such file exists; maps: {', '.join(named)}")
         text = path.read_text()
-    rows = text.replace(";", "\n").split("\n")
+    rows = text.replace("\r\n", "\n").replace(";\n", "\n").replace(";", "\n").split("\n")
     while rows and not rows[-1]:
         rows.pop()
     if not rows or not rows[0] or len({len(row) for row in rows}) > 1:

@@ -88,7 +88,7 @@ def set_rates(config, memory, work, position, cap, live, streams, idle):
     """Make the rates of copies on the first day of a period, unless ``idle``; random until the memory has been full."""
     n_brackets = live.shape[1]
     shared = memory.appended.shape[0] < live.shape[0]
-    updated = -1
+    updated = False
     for e in range(live.shape[0]):
         if position[e] != 1 or idle[e]:
             continue
@@ -96,12 +96,11 @@ def set_rates(config, memory, work, position, cap, live, streams, idle):
         if memory.appended[m] < MEMORY:
             for b in range(n_brackets):
                 live[e, b] = config.rate_min + (cap[e] - config.rate_min) * rng.uniform(streams, e)
-        elif shared and updated >= 0:  # the memory is one, and so are the rates, up to the cap
-            for b in range(n_brackets):
-                live[e, b] = min(live[updated, b], cap[e])
+        elif shared and updated:  # the memory is one, and so is the schedule, up to the cap
+            bracket_rates(config, config.cutoffs[-1], cap[e], work, live, e)
         else:
             update(config, memory, work, m, cap[e], live, e)
-            updated = e
+            updated = True
 
 
 @kernel

@@ -97,9 +97,10 @@ class PeriodicTax:
             if name != "live":
                 mine[...] = new
         self.taxes.last_coin[:] = held[0] + held[1]
+        self.taxes.marginal_now[:] = self.taxes.live[:, :1]
 
     def set_rates(self, rates: ArrayLike) -> None:
-        """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force, from now on."""
+        """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force, from now on; ``marginal_now`` follows in a step."""
         self.taxes.live[:] = check_rates(rates, self.taxes.live.shape)
 
     def step(self, coin: np.ndarray, escrow_coin: ArrayLike | None = None) -> np.ndarray:

@@ -190,7 +190,7 @@ class Config(Run):
             raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
 
 
-TaxMethod = Literal["free-market", "us-federal", "saez", "fixed", "metagrad"]
+TaxMethod = Literal["free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl"]
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,8 @@ class Workers:
     """Filters of each of the two convolutions."""
     hidden: tuple[int, ...] = (128, 128)
     """Widths of the layers behind map and vector."""
-    critic: Literal["flat", "trunk"] = "flat"
-    """What the critic sees: the vector alone, or map and vector as the policy does."""
+    critic: Literal["flat", "trunk", "lstm"] = "flat"
+    """On the vector alone; on map and vector, as the policy; or that with a recurrent layer, as published."""
     lr: float = 1e-3
     """Adam's learning rate of the policy."""
     lr_critic: float = 1e-3
@@ -248,33 +248,80 @@ class Workers:
     epochs: int = 1
     """Passes over a batch; one is a plain policy-gradient step, more are proximal (PPO)."""
     minibatches: int = 1
-    """Steps in a pass."""
+    """Steps in a pass, each on its share of the episodes."""
     clip: float = 0.2
     """Clipping range of the probability ratio; idle in the first step on a batch."""
+
+
+@dataclass(frozen=True)
+class DesignerReward:
+    """What every designer of taxes is paid."""
+
+    reward: Literal["level", "delta"] = "delta"
+    """Welfare (equality times mean coin) after every step, or its change in the step."""
+    gamma: float = 1.0
+    """Discount of the designer's return; with 1 and `delta` that is the welfare at the end."""
 
 
 @dataclass(frozen=True)
 class TaxDesigner:
     """Meta-gradient designer of taxes."""
 
+    policy: Literal["network", "schedule"] = "schedule"
+    """Rates from all that the designer observes, once a period; or one rate a bracket, whatever it observes."""
+    filters: int = 6
+    """Filters of each of the two convolutions (network)."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the layers behind map and vector (network)."""
+    lr: float = 0.03
+    """Adam's learning rate; for a schedule that of the logits."""
+    chain: float = 1.0
+    """Weight of the gradient through the agents' learning (the published method)."""
+    direct: float = 1.0
+    """Weight of the gradient of the designer's own reward at fixed behaviour."""
+    response: Literal["step", "trace"] = "trace"
+    """How far the chain follows the agents' learning: their last step, as published, or all their steps so far, the
+    derivative of their parameters carried along and forgotten at the pace of `response_time`."""
+    response_time: float = 40.0
+    """Updates in which the agents respond to new rates (trace)."""
+    trace_episodes: int = 1
+    """Episodes of a minibatch from which the derivative carried along is taken (trace)."""
+    baseline: bool = True
+    """Subtract a baseline from the derivative of the agents' advantages."""
+    carry: bool = False
+    """Follow the agents' utility of transferred coin through all later steps, not on the tax day alone (step)."""
+    epochs: int = 1
+    """Designer's steps on one pair of batches; more than one is the proximal objective (step)."""
+    clip: float = 0.2
+    """Clipping range of the proximal objective's probability ratio; idle in the first epoch."""
+    coin_floor: float = 0.01
+    """Least coin in the differentiated utility, which bounds the gradient of those who have none."""
+    mode: Literal["forward", "unrolled"] = "forward"
+    """How to compute the gradient through a step; both give the same."""
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Reinforcement learning designer of taxes ("AI Economist"): a rate of 0, 0.05, ..., 1 or no change, by bracket."""
+
     filters: int = 6
     """Filters of each of the two convolutions."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the layers behind map and vector."""
-    lr: float = 2.03e-4
-    """Adam's learning rate."""
-    gamma: float = 0.99
-    """Discount of the designer's return."""
-    scale: float = 0.01
-    """Scale of the designer's reward, productivity times equality at every step."""
-    chain: float = 1.0
-    """Weight of the gradient through the agents' learning step (the published method)."""
-    direct: float = 0.0
-    """Weight of the gradient of the designer's own reward at fixed behaviour."""
-    coin_floor: float = 0.01
-    """Least coin in the differentiated utility, which bounds the gradient of those who have none."""
-    mode: Literal["forward", "unrolled"] = "forward"
-    """How to compute the meta-gradient; both give the same."""
+    lr: float = 5.8e-4
+    """Adam's learning rate of the policy."""
+    lr_critic: float = 2.1e-4
+    """Adam's learning rate of the critic."""
+    gae_lambda: float = 0.98
+    """Decay of generalised advantages, over periods."""
+    entropy: float = 0.01
+    """Weight of the entropy bonus."""
+    epochs: int = 1
+    """Passes over a batch; one is a plain policy-gradient step, more are proximal (PPO)."""
+    clip: float = 0.2
+    """Clipping range of the probability ratio; idle in the first epoch."""
+    normalise: bool = True
+    """Normalise the advantages of a batch."""
 
 
 @dataclass(frozen=True)
@@ -293,19 +340,27 @@ class EconomyConfig(Run):
     """Training episodes of each seed."""
     game: Economy = field(default_factory=Economy)
     agents: Workers = field(default_factory=Workers)
+    reward: DesignerReward = field(default_factory=DesignerReward)
     designer: TaxDesigner = field(default_factory=TaxDesigner)
+    planner: Planner = field(default_factory=Planner)
+    init_from: str = ""
+    """Folder of a run whose agents this one starts with."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.method == "metagrad" and self.agents.epochs * self.agents.minibatches > 1:
-            raise ConfigError(
-                "method metagrad differentiates through one step: agents.epochs and minibatches must be 1"
-            )
-        if self.method == "metagrad" and (self.k < 2 or self.game.n_agents >= 30):
-            raise ConfigError("method metagrad needs k of at least 2 and fewer than 30 agents")
-        batch = self.k * self.game.steps * self.game.n_agents
-        if self.agents.minibatches > batch:
-            raise ConfigError(f"agents.minibatches is {self.agents.minibatches} with {batch} samples in a batch")
+        if self.method.startswith("metagrad"):
+            self._check_metagrad()
+        if self.agents.minibatches > self.k:
+            raise ConfigError(f"agents.minibatches is {self.agents.minibatches} with {self.k} episodes in a batch")
+
+    def _check_metagrad(self) -> None:
+        d = self.designer
+        if self.k < 2 * self.agents.minibatches or self.game.n_agents >= 30:
+            raise ConfigError("method metagrad needs two episodes in a minibatch and fewer than 30 agents")
+        if d.response == "trace" and (d.epochs > 1 or d.carry or d.mode == "unrolled"):
+            raise ConfigError("designer.epochs, carry and mode unrolled go with designer.response step")
+        if d.response == "trace" and d.response_time < 1:
+            raise ConfigError(f"designer.response_time must be at least 1, got {d.response_time:g}")
 
 
 AnyConfig = Config | EconomyConfig
@@ -333,6 +388,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "clip": (0, 1, False),
     "chain": (0, float("inf"), True),
     "direct": (0, float("inf"), True),
+    "response_time": (0, float("inf"), False),
     "coin_floor": (0, float("inf"), True),
     "target": (-float("inf"), float("inf"), False),
 }

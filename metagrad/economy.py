@@ -6,13 +6,12 @@ Specification: metagrad 2.3, 3.3, 4.3; what made the agents learn: learning lead
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import fastenvs
@@ -22,15 +21,23 @@ from fastenvs.gtb.env import GatherTradeBuild
 from fastenvs.jit import kernel
 from metagrad import optim
 from metagrad.config import EconomyConfig
+from metagrad.convnet import (
+    Evaluation,
+    apply_flat,
+    apply_recurrent,
+    apply_trunk,
+    init_flat,
+    init_recurrent,
+    init_trunk,
+)  # fmt: skip
 from metagrad.nets import Params
 from metagrad.rollout import purpose_seeds, purpose_streams, uniforms
 from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
 
 TAX_MODES = {
     "free-market": "none", "us-federal": "us_federal", "saez": "saez", "fixed": "fixed", "metagrad": "external",
+    "metagrad-no-cv": "external", "dual-rl": "planner",
 }  # fmt: skip
-# The policy starts close to uniform: large first logits of one action drown the others for long.
-_HEAD_SCALE = 0.1
 
 
 def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) -> GatherTradeBuild:
@@ -54,64 +61,6 @@ def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) ->
     )
 
 
-# ---------------------------------------------------------------------- networks
-
-
-def init_trunk(
-    generator: np.random.Generator, channels: int, cells: int, width: int, filters: int, hidden: tuple[int, ...],
-    n: int, device: str, dtype: torch.dtype,
-) -> Params:  # fmt: skip
-    """Two 5 x 5 convolutions, a dense layer as wide as the vector, then ``hidden`` on both, then ``n`` outputs."""
-    shapes = {"c0": (filters, channels, 5, 5), "c1": (filters, filters, 5, 5), "map": (width, filters * cells)}
-    return _draw(generator, {**shapes, **_dense(2 * width, hidden, n)}, device, dtype)
-
-
-def init_flat(
-    generator: np.random.Generator, width: int, hidden: tuple[int, ...], device: str, dtype: torch.dtype
-) -> Params:
-    """A critic on the vector alone."""
-    return _draw(generator, _dense(width, hidden, 1), device, dtype)
-
-
-def _dense(width: int, hidden: tuple[int, ...], n: int) -> dict[str, tuple[int, ...]]:
-    sizes = (width, *hidden, n)
-    return {f"f{i}": (b, a) for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))}
-
-
-def _draw(
-    generator: np.random.Generator, shapes: dict[str, tuple[int, ...]], device: str, dtype: torch.dtype
-) -> Params:
-    """Glorot-uniform kernels and zero biases; the last layer small."""
-    params: Params = {}
-    last = max(name for name in shapes if name.startswith("f"))
-    for name, shape in shapes.items():
-        area = int(np.prod(shape[2:]))
-        limit = np.sqrt(6 / (area * (shape[0] + shape[1]))) * (_HEAD_SCALE if name == last else 1)
-        params[name] = torch.tensor(generator.uniform(-limit, limit, shape), device=device, dtype=dtype)
-        params[f"{name}_bias"] = torch.zeros(shape[0], device=device, dtype=dtype)
-    return params
-
-
-def apply_trunk(params: Params, maps: Tensor, flat: Tensor) -> Tensor:
-    """Outputs ``[B, n]`` for maps uint8 ``[B, h, w, C]`` and vectors ``[B, F]``."""
-    # Channel-last bytes become a channels-last image without a copy in memory order.
-    x = maps.permute(0, 3, 1, 2).to(flat.dtype)
-    for name in ("c0", "c1"):
-        x = F.relu(F.conv2d(x, params[name], params[f"{name}_bias"], padding=2))
-    x = F.relu(F.linear(x.flatten(1), params["map"], params["map_bias"]))
-    return apply_flat(params, torch.cat([x, flat], 1))
-
-
-def apply_flat(params: Params, x: Tensor) -> Tensor:
-    """The dense layers, ReLU between them."""
-    names = sorted(name for name in params if name.startswith("f") and "_" not in name)
-    for name in names:
-        x = F.linear(x, params[name], params[f"{name}_bias"])
-        if name != names[-1]:
-            x = F.relu(x)
-    return x
-
-
 # ---------------------------------------------------------------------- experience
 
 
@@ -127,6 +76,17 @@ class Batch:
     rewards: Tensor  # [T, K * A]
     values: Tensor  # [T + 1, K * A], of the critic that is yet to learn from this batch
     epsilon: float
+
+    def episodes(self, share: slice | Tensor, k: int) -> Batch:
+        """Some of the K episodes."""
+        steps = len(self.rewards)
+
+        def pick(t: Tensor, leading: int) -> Tensor:
+            return t.reshape(leading, k, -1, *t.shape[1:])[:, share].flatten(0, 2)
+
+        rows = {n: pick(getattr(self, n), steps) for n in ("maps", "flat", "mask", "actions", "log_prob")}
+        rewards, values = (t.unflatten(1, (k, -1))[:, share].flatten(1) for t in (self.rewards, self.values))
+        return Batch(**rows, rewards=rewards, values=values, epsilon=self.epsilon)
 
 
 @kernel
@@ -176,6 +136,28 @@ def masked_log_softmax(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:
     return log_p
 
 
+@dataclass(frozen=True)
+class PolicyStep:
+    """One learning step of the policy as it was taken."""
+
+    batch: Batch
+    copies: Tensor | None  # which of the K episodes; None for all
+    policy: Params  # before
+    state: optim.AdamState  # before
+    grads: Params
+    evaluation: Evaluation  # of the policy before, on the batch
+
+
+def log_prob(logits: Tensor, batch: Batch) -> Tensor:
+    """Log-probabilities ``[B]`` of what was done."""
+    log_p = masked_log_softmax(logits, batch.mask, batch.epsilon)
+    return log_p.gather(1, batch.actions[:, None])[:, 0]
+
+
+def _spread(weight: Tensor) -> Tensor:
+    return weight.std() + 1e-8
+
+
 class Workforce:
     """The agents of one seed: networks, optimisers, environment and random streams."""
 
@@ -183,34 +165,47 @@ class Workforce:
         self.config, a = config, config.agents
         self.env = make_economy(config, seed, "train", config.k)
         self.streams = purpose_streams([seed], "train actions")
-        self.shuffles = purpose_streams([seed], "train designer")
+        self.choices = purpose_streams([seed], "train designer")
+        self.shuffles = purpose_streams([seed], "train shuffles")
         generator = np.random.default_rng(purpose_seeds([seed], "parameters")[0])
         view, width = self.env.obs["agents"]["map"].shape[2:], self.env.obs["agents"]["flat"].shape[-1]
         dtype = DTYPES[config.dtype]
         trunk = (view[2], view[0] * view[1], width, a.filters, a.hidden)
         self.policy = init_trunk(generator, *trunk, self.env.n_actions, config.device, dtype)
-        if a.critic == "trunk":
-            self.critic = init_trunk(generator, *trunk, 1, config.device, dtype)
-        else:
+        if a.critic == "flat":
             self.critic = init_flat(generator, width, a.hidden, config.device, dtype)
+        else:
+            make = init_trunk if a.critic == "trunk" else init_recurrent
+            self.critic = make(generator, *trunk, 1, config.device, dtype)
         self.policy_adam, self.critic_adam = optim.Adam(a.lr), optim.Adam(a.lr_critic)
         self.policy_state = self.policy_adam.init(self.policy)
         self.critic_state = self.critic_adam.init(self.critic)
         self.iteration = 0
+        self.collected = 0  # batches of training episodes
+        self.diagnostics: dict[str, float] = {}
 
-    def observer(self) -> Observer | None:
-        """Who acts on an episode besides the agents."""
+    def observer(self, streams: rng.Streams) -> Observer | None:
+        """Who acts on an episode besides the agents, with random numbers of its own."""
         return None
 
     @property
     def episodes(self) -> int:
         """Training episodes so far."""
-        return self.config.k * self.iteration
+        return self.config.k * self.collected
 
-    def value(self, critic: Params, maps: Tensor, flat: Tensor) -> Tensor:
-        """Values ``[B]``."""
-        out = apply_trunk(critic, maps, flat) if self.config.agents.critic == "trunk" else apply_flat(critic, flat)
-        return out[:, 0]
+    def play_training(self, *observers: Observer) -> Batch:
+        """K training episodes of the agents as they are."""
+        # Annealing goes by training episodes of all copies, not by those of one.
+        self.env.state.clock.completed[:] = self.episodes
+        self.collected += 1
+        return play(self, self.env, self.streams, self.epsilon, observers)
+
+    def value(self, critic: Params, maps: Tensor, flat: Tensor, sequences: int) -> Tensor:
+        """Values ``[B]`` of rows of so many sequences, step-major."""
+        kind = self.config.agents.critic
+        if kind == "lstm":
+            return apply_recurrent(critic, maps, flat, sequences)[:, 0]
+        return (apply_trunk(critic, maps, flat) if kind == "trunk" else apply_flat(critic, flat))[:, 0]
 
     @property
     def epsilon(self) -> float:
@@ -227,61 +222,97 @@ class Workforce:
 
     def iterate(self) -> None:
         """Play K episodes and learn from them."""
-        # Annealing goes by training episodes of all copies, not by those of one.
-        self.env.state.clock.completed[:] = self.iteration * self.config.k
-        batch = play(self, self.env, self.streams, self.epsilon)
-        weight, target = self.weights(batch, batch.rewards), self.targets(batch)
-        for rows in self._minibatches(len(weight)):
-            self._learn(batch, weight, target, rows)
+        batch = self.play_training()
+        self.learn_from(batch)
         self.iteration += 1
+
+    def learn_from(self, batch: Batch, evaluation: Evaluation | None = None) -> list[PolicyStep]:
+        """The agents' steps on a batch, each on a minibatch of whole episodes.
+
+        ``evaluation`` is of the policy as it is on all of the batch, if at hand.
+        """
+        steps: list[PolicyStep] = []
+        for copies in self._minibatches():
+            part = batch if copies is None else batch.episodes(copies, self.config.k)
+            ready = evaluation if copies is None and not steps else None
+            steps.append(self._learn(part, copies, ready or self.evaluate(part)))
+        return steps
 
     def weights(self, batch: Batch, rewards: Tensor) -> Tensor:
         """Advantages ``[B]`` of the actions under these rewards ``[T, K * A]``, differentiable in them."""
         a = self.config.agents
         weight = advantages(rewards, batch.values, a.gamma, a.gae_lambda).flatten()
-        return (weight - weight.mean()) / (weight.std() + 1e-8) if a.normalise else weight
+        return (weight - weight.mean()) / _spread(weight) if a.normalise else weight
+
+    def spread(self, batch: Batch) -> Tensor:
+        """What the advantages of a batch are divided by where they are normalised."""
+        a = self.config.agents
+        return _spread(advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda))
 
     def targets(self, batch: Batch) -> Tensor:
         """What the critic learns, ``[B]``."""
         a = self.config.agents
         return (advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda) + batch.values[:-1]).flatten()
 
-    def _minibatches(self, n: int) -> Iterator[Tensor | slice]:
+    def _minibatches(self) -> Iterator[Tensor | None]:
+        """Episodes of each minibatch; None for all."""
         a = self.config.agents
-        if a.epochs * a.minibatches == 1:
-            yield slice(None)
-            return
         for _ in range(a.epochs):
-            order = torch.from_numpy(uniforms(self.shuffles, n)[0].argsort()).to(self.config.device)
-            yield from order.chunk(a.minibatches)
+            if a.minibatches == 1:
+                yield None
+            else:
+                order = torch.from_numpy(uniforms(self.shuffles, self.config.k)[0].argsort())
+                yield from order.to(self.config.device).chunk(a.minibatches)
 
-    def _learn(self, batch: Batch, weight: Tensor, target: Tensor, rows: Tensor | slice) -> Params:
-        """One Adam step of the critic and one of the policy, whose gradient is returned."""
-        maps, flat = batch.maps[rows], batch.flat[rows]
-        grads = gradient(lambda p: ((self.value(p, maps, flat) - target[rows]) ** 2).mean(), self.critic)
+    def evaluate(self, batch: Batch) -> Evaluation:
+        """The policy as it is on a batch."""
+        return Evaluation(self.policy, batch.maps, batch.flat, self.config.threads)
+
+    def _learn(self, batch: Batch, copies: Tensor | None, evaluation: Evaluation) -> PolicyStep:
+        """One Adam step of the critic and one of the policy."""
+        weight, target = self.weights(batch, batch.rewards), self.targets(batch)
+        n = batch.rewards.shape[1]
+        grads = gradient(lambda p: ((self.value(p, batch.maps, batch.flat, n) - target) ** 2).mean(), self.critic)
         self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
 
-        grads = gradient(lambda p: self.policy_loss(p, batch, weight, rows), self.policy)
+        grads = evaluation.vjp(slope(lambda logits: self.policy_loss(logits, batch, weight), evaluation.out))
+        step = PolicyStep(batch, copies, self.policy, self.policy_state, grads, evaluation)
         self.policy, self.policy_state = self.policy_adam.step(self.policy, grads, self.policy_state)
-        return grads
+        return step
 
-    def policy_loss(self, params: Params, batch: Batch, weight: Tensor, rows: Tensor | slice) -> Tensor:
+    def policy_loss(self, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:
         """Clipped proximal loss with entropy bonus; at the policy that acted it has the plain policy gradient."""
-        log_p = masked_log_softmax(
-            apply_trunk(params, batch.maps[rows], batch.flat[rows]), batch.mask[rows], batch.epsilon
-        )
-        chosen = log_p.gather(1, batch.actions[rows, None])[:, 0]
-        ratio = (chosen - batch.log_prob[rows]).exp()
-        clipped = ratio.clamp(1 - self.config.agents.clip, 1 + self.config.agents.clip)
-        gain = torch.minimum(ratio * weight[rows], clipped * weight[rows])
-        entropy = -(log_p.exp() * log_p.masked_fill(~batch.mask[rows], 0.0)).sum(-1)
+        log_p = masked_log_softmax(logits, batch.mask, batch.epsilon)
+        chosen = log_p.gather(1, batch.actions[:, None])[:, 0]
+        ratio = (chosen - batch.log_prob).exp()
+        gain = torch.minimum(ratio * weight, self._clipped(ratio) * weight)
+        entropy = -(log_p.exp() * log_p.masked_fill(~batch.mask, 0.0)).sum(-1)
         return -(gain + self.entropy * entropy).mean()
+
+    def score(self, step: PolicyStep) -> Tensor:
+        """What the advantages multiply in the gradient of the loss at the logits, ``[rows, L]``.
+
+        The derivative of the log-probability of the chosen action, times the ratio to the policy that acted; 0 where
+        the loss is clipped.
+        """
+        batch, logits = step.batch, step.evaluation.out
+
+        def ratio(x: Tensor) -> Tensor:
+            return (log_prob(x, batch) - batch.log_prob).exp()
+
+        weight, now = self.weights(batch, batch.rewards), ratio(logits)
+        active = now * weight <= self._clipped(now) * weight
+        return slope(lambda x: (ratio(x) * active).sum(), logits)
+
+    def _clipped(self, ratio: Tensor) -> Tensor:
+        return ratio.clamp(1 - self.config.agents.clip, 1 + self.config.agents.clip)
 
     def _carried(self) -> dict[str, np.ndarray]:
         """What of the streams and of the economy survives an episode."""
         s = self.env.state
         return {
-            "actions": self.streams.counter, "shuffles": self.shuffles.counter, "environment": self.env.streams.counter,
+            "actions": self.streams.counter, "shuffles": self.shuffles.counter, "choices": self.choices.counter,
+            "environment": self.env.streams.counter,
             "cap": s.rates.cap, "live": s.taxes.live, **s.saez._asdict(),
         }  # fmt: skip
 
@@ -294,7 +325,7 @@ class Workforce:
         for key, array in self._carried().items():
             tensors[f"carried/{key}"] = torch.from_numpy(array.view(_signed(array.dtype)).copy())
         counts = {"policy_state": self.policy_state.t, "critic_state": self.critic_state.t}
-        return tensors, {"iteration": self.iteration, "optimiser_steps": counts}
+        return tensors, {"iteration": self.iteration, "collected": self.collected, "optimiser_steps": counts}
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`tensors`."""
@@ -305,7 +336,7 @@ class Workforce:
             setattr(self, name, {key: tensors[f"{name}/{key}"].to(self.config.device) for key in names})
         for key, array in self._carried().items():
             array[...] = tensors[f"carried/{key}"].cpu().numpy().view(array.dtype)
-        self.iteration = values["iteration"]
+        self.iteration, self.collected = values["iteration"], values["collected"]
 
 
 def _signed(dtype: np.dtype) -> np.dtype:
@@ -317,6 +348,11 @@ def gradient(loss: Callable[[Params], Tensor], params: Params) -> Params:
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     grads = torch.autograd.grad(loss(leaves), list(leaves.values()))
     return dict(zip(leaves, grads, strict=True))
+
+
+def slope(loss: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Gradient of a scalar with respect to a tensor."""
+    return gradient(lambda inputs: loss(inputs["x"]), {"x": x})["x"]
 
 
 class Observer(Protocol):
@@ -331,7 +367,7 @@ class Observer(Protocol):
 
 @torch.no_grad()
 def play(
-    workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float, observer: Observer | None = None
+    workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float, observers: Sequence[Observer] = ()
 ) -> Batch:
     """One episode in every copy of ``env``, with the policy of ``workers``; as many uniforms whatever happens."""
     config = workers.config
@@ -352,17 +388,17 @@ def play(
             break
         mask[t] = seen["mask"].reshape(n, -1)
         m, f = torch.from_numpy(maps[t]).to(device), torch.from_numpy(flat[t]).to(device, dtype)
-        logits = apply_trunk(workers.policy, m, f).cpu().numpy()
+        logits = Evaluation(workers.policy, m, f, config.threads).out.cpu().numpy()
         _choose(logits, mask[t], uniform[t], epsilon, actions[t], log_prob[t])
-        if observer is not None:
+        for observer in observers:
             observer.before_step(env)
         obs, reward, *_, info = env.step(actions[t].reshape(env.num_envs, env.n_agents))
         rewards[t] = reward.ravel()
-        if observer is not None:
+        for observer in observers:
             observer.after_step(env, info)
     all_maps = torch.from_numpy(maps.reshape(-1, *view)).to(device)
     all_flat = torch.from_numpy(flat.reshape(-1, width)).to(device, dtype)
-    values = workers.value(workers.critic, all_maps, all_flat).view(steps + 1, n)
+    values = workers.value(workers.critic, all_maps, all_flat, n).view(steps + 1, n)
     rows = steps * n
     return Batch(
         all_maps[:rows],
@@ -428,86 +464,3 @@ class EconomyLearner:
             prefix = f"{seed}/"
             mine = {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}
             workers.load(mine, plain)
-
-
-@dataclass(frozen=True)
-class EconomyScores:
-    """Means over the episodes of an evaluation, one entry a seed, float64 ``[S]``; skill ranks from low to high."""
-
-    FIELDS: ClassVar[tuple[str, ...]] = ("welfare", "productivity", "equality", "houses")
-
-    welfare: np.ndarray  # equality times mean coin at the end
-    productivity: np.ndarray  # sum of coin at the end
-    equality: np.ndarray
-    houses: np.ndarray
-    trades: np.ndarray
-    tax_paid: np.ndarray
-    coin: np.ndarray  # [S, A], at the end, by skill rank
-
-    @property
-    def score(self) -> np.ndarray:
-        """What counts: welfare."""
-        return self.welfare
-
-    def headline(self) -> str:
-        """A line for the progress bar."""
-        return f"welfare {self.welfare.mean():.2f}  houses {self.houses.mean():.1f}"
-
-    def row(self, s: int) -> dict[str, float]:
-        """Flat record of seed ``s``, as in metrics.csv."""
-        names = (*self.FIELDS, "trades", "tax_paid")
-        record = {name: float(getattr(self, name)[s]) for name in names}
-        return record | {f"coin_rank_{i}": float(c) for i, c in enumerate(self.coin[s])}
-
-
-class EconomyEvaluator:
-    """Evaluates learners of the economy, exploration off, actions sampled; see :class:`metagrad.evaluate.Evaluator`."""
-
-    def __init__(self, config: EconomyConfig, phase: str, episodes: int) -> None:
-        self.config = config
-        self.envs = [make_economy(config, seed, phase, episodes) for seed in config.seeds]
-        self.streams = {"actions": purpose_streams(config.seeds, f"{phase} actions")}
-
-    def counters(self) -> dict[str, list]:
-        """Random streams' positions, for checkpoints."""
-        return {
-            "actions": self.streams["actions"].counter.tolist(),
-            "environment": [env.streams.counter.tolist() for env in self.envs],
-        }
-
-    def set_counters(self, counters: dict[str, list]) -> None:
-        """Go on from :meth:`counters`."""
-        self.streams["actions"].counter[:] = counters["actions"]
-        for env, counter in zip(self.envs, counters["environment"], strict=True):
-            env.streams.counter[:] = counter
-
-    def __call__(self, learner: EconomyLearner) -> EconomyScores:
-        """Scores of every seed; annealing and Saez's memory are those of training."""
-        rows = [self._score(s, w, env) for s, (w, env) in enumerate(zip(learner.workforces, self.envs, strict=True))]
-        return EconomyScores(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
-
-    def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
-        _copy_schedule(workers, env)
-        one = rng.Streams(*(array[s : s + 1] for array in self.streams["actions"]))
-        play(workers, env, one, 0.0, workers.observer())
-        agents, events = env.state.agents, env.state.events
-        coin = agents.coin + agents.escrow_coin
-        by_rank = np.take_along_axis(coin, agents.pay.argsort(axis=1, kind="stable"), axis=1)
-        return {
-            "welfare": (events.equality * events.productivity).mean() / env.n_agents,
-            "productivity": events.productivity.mean(),
-            "equality": events.equality.mean(),
-            "houses": agents.houses.sum(1).mean(),
-            "trades": events.n_trades[:, :, 0].sum((1, 2)).mean(),
-            "tax_paid": env.state.taxes.paid_sum.sum(1).mean(),
-            "coin": by_rank.mean(0),
-        }
-
-
-def _copy_schedule(workers: Workforce, target: GatherTradeBuild) -> None:
-    """Let evaluation see the schedule of training as it stands, and not advance it."""
-    target.reset_completed(workers.iteration * workers.config.k)
-    saez, mine = target.state.saez, workers.env.state.saez
-    for array, of_training in zip(saez, mine, strict=True):
-        if len(array):
-            array[...] = of_training[np.arange(len(array)) % len(of_training)]

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from metagrad.accounts import EconomyEvaluator
 from metagrad.config import AnyConfig, EconomyConfig
-from metagrad.economy import EconomyEvaluator, EconomyLearner, Workforce
+from metagrad.economy import EconomyLearner, Workforce
 from metagrad.evaluate import Evaluator
+from metagrad.planner import PlannedWorkforce
 from metagrad.presets import ECONOMY_PRESETS, PRESETS
 from metagrad.taxes import TaxedWorkforce
 from metagrad.train import Learner
@@ -24,7 +26,8 @@ class Kit:
 
 
 def _economy_learner(config: EconomyConfig) -> EconomyLearner:
-    return EconomyLearner(config, TaxedWorkforce if config.method == "metagrad" else Workforce)
+    workforces = {"metagrad": TaxedWorkforce, "metagrad-no-cv": TaxedWorkforce, "dual-rl": PlannedWorkforce}
+    return EconomyLearner(config, workforces.get(config.method, Workforce))
 
 
 KITS = {

@@ -26,6 +26,7 @@ from metagrad.nets import Params
 PURPOSES = (
     "parameters",
     *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
+    "train shuffles",
 )
 
 

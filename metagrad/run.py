@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from metagrad import checkpoint
-from metagrad.config import AnyConfig, ConfigError, load, to_dict
+from metagrad.config import AnyConfig, ConfigError, EconomyConfig, load, to_dict
 from metagrad.games import kit
 from metagrad.log import LiveProgress, Metrics, first_solved, read_metrics, results, results_table
 
@@ -101,7 +101,8 @@ def summarise(folder: Path, learner: Any, scores: Any, seconds: float) -> dict:
 
 
 def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
-    torch.set_num_threads(config.threads)
+    # The economy's networks share rows out among threads themselves.
+    torch.set_num_threads(1 if isinstance(config, EconomyConfig) else config.threads)
     learner = _make_learner(config)
     evaluator = kit(config).evaluator(config, "eval", config.eval_episodes)
     before, size = 0.0, 0

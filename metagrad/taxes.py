@@ -1,4 +1,4 @@
-"""The tax designer of the economy: rates from what it observes, and its gradient through the agents' learning step.
+"""The tax designer of the economy, and its gradient through the agents' learning.
 
 The gradient has two paths. ``chain``: rates -> tax -> redistribution -> utility -> reward -> advantage -> the agents'
 Adam step -> their behaviour on fresh episodes (the published method). ``direct``: on those episodes taxes also move the
@@ -7,125 +7,58 @@ coin that the designer's own reward is made of, at fixed behaviour. Specificatio
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import optim
-from metagrad.config import EconomyConfig, TaxDesigner
-from metagrad.economy import (
-    Batch,
-    GatherTradeBuild,
-    Workforce,
-    apply_trunk,
-    gradient,
-    init_trunk,
-    masked_log_softmax,
-    play,
-)
-from metagrad.losses import leave_one_out
+from fastenvs import rng
+from metagrad import optim, taxation
+from metagrad.config import EconomyConfig
+from metagrad.convnet import Evaluation, apply_trunk, init_trunk
+from metagrad.economy import Batch, GatherTradeBuild, PolicyStep, Workforce, gradient, log_prob, slope
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
+from metagrad.response import Response
 from metagrad.rollout import purpose_seeds
+from metagrad.taxation import TaxRecord
 from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
 
 
-@dataclass
-class TaxRecord:
-    """What the designer saw and what its taxes did in K episodes of P periods and T steps; float64 but for views."""
+def init_designer(config: EconomyConfig, env: GatherTradeBuild, seed: int, outputs: int) -> Params:
+    """Network from what the designer observes, or the logits of a schedule; both start at equal odds."""
+    d, dtype = config.designer, DTYPES[config.dtype]
+    if config.method.startswith("metagrad") and d.policy == "schedule":
+        return {"logits": torch.zeros(outputs, device=config.device, dtype=dtype)}
+    net = config.planner if config.method == "dual-rl" else d
+    maps, vector = designer_view(env)
+    generator = np.random.default_rng(purpose_seeds([seed], "train designer")[0])
+    height, width, channels = maps.shape[1:]
+    return init_trunk(
+        generator, channels, height * width, vector.shape[1], net.filters, net.hidden, outputs, config.device, dtype
+    )
 
-    maps: Tensor  # uint8 [P * K, H, W, C], on the first day of every period
-    vectors: Tensor  # [P * K, F]
-    income: Tensor  # [P, K, A], on the tax days
-    coin: Tensor  # [P, K, A], at hand before the tax
-    escrow: Tensor  # [P, K, A]
-    labor: Tensor  # [P, K, A]
-    rates: Tensor  # [P, K, B], in force
-    wealth: Tensor  # [T, K, A], total coin after every step
-    day: Tensor  # int64 [P], step of every tax day
+
+def designer_view(env: GatherTradeBuild) -> tuple[np.ndarray, np.ndarray]:
+    """What the designer sees: map uint8 ``[K, H, W, C]``, and market, cycle and each agent's numbers ``[K, F]``."""
+    seen = env.obs["designer"]
+    return seen["map"], np.concatenate([seen["flat"], seen["agents"].reshape(len(seen["flat"]), -1)], axis=1)
+
+
+def apply_designer(eta: Params, maps: Tensor, vectors: Tensor) -> Tensor:
+    """Rates ``[rows, B]`` in (0, 1)."""
+    if "logits" in eta:
+        return sigmoid(eta["logits"]).expand(len(vectors), -1)
+    return sigmoid(apply_trunk(eta, maps, vectors))
 
 
 def designer_rates(eta: Params, record: TaxRecord) -> Tensor:
-    """Rates ``[P, K, B]`` of the tax function on what it saw."""
-    periods, k = record.income.shape[:2]
-    return sigmoid(apply_trunk(eta, record.maps, record.vectors)).double().unflatten(0, (periods, k))
-
-
-def transfers(rates: Tensor, record: TaxRecord, cutoffs: Tensor) -> Tensor:
-    """Rebate less tax of every agent on every tax day, ``[P, K, A]``, differentiable in the rates.
-
-    The tax is limited by the coin at hand; where it is, the derivative is 0.
-    """
-    upper = torch.cat([cutoffs[1:], cutoffs.new_tensor([torch.inf])])
-    taxable = (record.income[..., None] - cutoffs).clamp_min(0.0).minimum(upper - cutoffs)
-    paid = (taxable * rates[:, :, None]).sum(-1).minimum(record.coin)
-    return paid.mean(-1, keepdim=True) - paid
-
-
-def utility(coin: Tensor, labor: Tensor, eta: float, energy_cost: float) -> Tensor:
-    """Isoelastic utility of coin less the cost of labor."""
-    return (coin.clamp_min(0.0) ** (1 - eta) - 1) / (1 - eta) - energy_cost * labor
-
-
-def reward_change(rates: Tensor, base: Tensor, record: TaxRecord, cutoffs: Tensor, eta: float, floor: float) -> Tensor:
-    """What the agents' rewards change when the rates change from ``base``, ``[T, K, A]``.
-
-    Only the utility of the tax days themselves is followed, as published. ``floor`` bounds the marginal utility of
-    those without coin.
-    """
-
-    def worth(schedule: Tensor) -> Tensor:
-        coin = record.coin + record.escrow + transfers(schedule, record, cutoffs)
-        return utility(coin.clamp_min(floor), record.labor, eta, 0.0)
-
-    return torch.zeros_like(record.wealth).index_add(0, record.day, worth(rates) - worth(base))
-
-
-def equality(wealth: Tensor) -> Tensor:
-    """``1 - Gini`` over the last axis, as the economy defines it for fewer than 30 agents."""
-    n = wealth.shape[-1]
-    difference = (wealth[..., :, None] - wealth[..., None, :]).abs().sum((-1, -2))
-    return 1 - difference / (2 * n * wealth.sum(-1) + 1e-10) / ((n - 1) / n)
-
-
-def designer_rewards(wealth: Tensor, scale: float) -> Tensor:
-    """Level of productivity times equality after every step, ``[T, K]``."""
-    return scale * wealth.sum(-1) * equality(wealth)
-
-
-def direct_objective(rates: Tensor, record: TaxRecord, cutoffs: Tensor, designer: TaxDesigner) -> Tensor:
-    """The designer's return on these episodes, behaviour fixed: every transfer shifts the coin of all later steps."""
-    base, shifts = rates.detach(), [torch.zeros_like(record.income[0])]
-    for p in range(len(rates)):
-        # Coin that earlier taxes moved is there to be taxed, or is missing, where the tax is limited by it.
-        period = replace(record, income=record.income[p : p + 1], coin=record.coin[p : p + 1] + shifts[-1])
-        before = replace(period, coin=record.coin[p : p + 1])
-        moved = transfers(rates[p : p + 1], period, cutoffs) - transfers(base[p : p + 1], before, cutoffs)
-        shifts.append(shifts[-1] + moved[0])
-    steps = torch.arange(len(record.wealth), device=record.day.device)
-    since = torch.searchsorted(record.day, steps, right=True)  # tax days up to and including each step
-    rewards = designer_rewards(record.wealth + torch.stack(shifts)[since], designer.scale)
-    powers = designer.gamma ** torch.arange(len(rewards), dtype=rewards.dtype, device=rewards.device)
-    return (rewards * powers[:, None]).sum(0).mean()
-
-
-def designer_advantages(record: TaxRecord, designer: TaxDesigner) -> Tensor:
-    """Discounted returns of the designer less their mean over the other episodes, ``[T, K]``."""
-    rewards = designer_rewards(record.wealth, designer.scale)
-    out, last = torch.empty_like(rewards), torch.zeros_like(rewards[0])
-    for t in reversed(range(len(rewards))):
-        last = rewards[t] + designer.gamma * last
-        out[t] = last
-    k = rewards.shape[1]
-    return leave_one_out(out.flatten(), k).view_as(out)
-
-
-def designer_vector(flat: np.ndarray, agents: np.ndarray) -> np.ndarray:
-    """The designer's vector, market and cycle then each agent's numbers, ``[K, F]``."""
-    return np.concatenate([flat, agents.reshape(len(flat), -1)], axis=1)
+    """Rates in force ``[P, K, B]`` as a function of η on what the designer saw."""
+    rates = apply_designer(eta, record.maps, record.vectors).double()
+    return rates.unflatten(0, record.income.shape[:2]) * record.cap
 
 
 class TaxPlayer:
@@ -137,16 +70,26 @@ class TaxPlayer:
         self._days: list[tuple[np.ndarray, ...]] = []
         self._steps: list[int] = []
         self._wealth: list[np.ndarray] = []
+        self._present: list[tuple[np.ndarray, np.ndarray]] = []
+        self._rank: np.ndarray | None = None
 
     def before_step(self, env: GatherTradeBuild) -> None:
         """Choose rates, on the first day of a period."""
-        if env.state.taxes.position[0] != 1:
+        agents, taxes = env.state.agents, env.state.taxes
+        self._present.append((agents.coin + agents.escrow_coin - taxes.last_coin, agents.coin.copy()))
+        if self._rank is None:
+            self._rank = env.state.agents.pay.argsort(1, kind="stable").argsort(1)
+        if taxes.position[0] != 1:
             return
-        seen = env.obs["designer"]
-        self._views.append((seen["map"].copy(), designer_vector(seen["flat"], seen["agents"])))
-        maps, vectors = (torch.from_numpy(v).to(self.config.device) for v in self._views[-1])
-        rates = sigmoid(apply_trunk(self.eta, maps, vectors.to(DTYPES[self.config.dtype])))
+        maps, vectors = designer_view(env)
+        self._views.append((maps.copy(), vectors))
+        seen = torch.from_numpy(self._views[-1][0]).to(self.config.device)
+        rates = apply_designer(self.eta, seen, torch.from_numpy(vectors).to(self.config.device, self._dtype))
         env.set_rates(rates.double().cpu().numpy())
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return DTYPES[self.config.dtype]
 
     def after_step(self, env: GatherTradeBuild, info: dict[str, Any]) -> None:
         """Record wealth, and the tax days."""
@@ -154,8 +97,8 @@ class TaxPlayer:
         self._wealth.append(agents.coin + agents.escrow_coin)
         if info["tax_day"][0]:
             self._steps.append(len(self._wealth) - 1)
-            names = ("tax_income", "coin", "escrow_coin", "labor")
-            self._days.append((*(info[name].copy() for name in names), env.state.taxes.live.copy()))
+            rates, cap = env.state.taxes.live.copy(), env.state.rates.cap[:, None].copy()
+            self._days.append((info["tax_income"].copy(), info["coin"].copy(), rates, cap))
 
     def record(self) -> TaxRecord:
         """The episodes' record; a last period without a tax day is left out."""
@@ -164,19 +107,14 @@ class TaxPlayer:
         def stack(arrays: list[np.ndarray]) -> Tensor:
             return torch.from_numpy(np.stack(arrays)).to(device)
 
-        income, coin, escrow, labor, rates = (stack(list(column)) for column in zip(*self._days, strict=True))
+        income, coin, rates, cap = (stack(list(column)) for column in zip(*self._days, strict=True))
         maps, vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._views[:periods], strict=True))
+        present_income, present_coin = (stack(list(column)) for column in zip(*self._present, strict=True))
+        day = torch.tensor(self._steps, device=device)
         return TaxRecord(
-            maps,
-            vectors.to(DTYPES[self.config.dtype]),
-            income,
-            coin,
-            escrow,
-            labor,
-            rates,
-            stack(self._wealth),
-            torch.tensor(self._steps, device=device),
-        )
+            maps, vectors.to(self._dtype), income, coin, rates, cap, day, stack(self._wealth), present_income,
+            present_coin, torch.from_numpy(self._rank).to(device),
+        )  # fmt: skip
 
 
 class TaxedWorkforce(Workforce):
@@ -184,96 +122,140 @@ class TaxedWorkforce(Workforce):
 
     def __init__(self, config: EconomyConfig, seed: int) -> None:
         super().__init__(config, seed)
-        d, seen = config.designer, self.env.obs["designer"]
-        height, width, channels = seen["map"].shape[1:]
-        vector = designer_vector(seen["flat"], seen["agents"]).shape[1]
-        generator = np.random.default_rng(purpose_seeds([seed], "train designer")[0])
+        d, options = config.designer, self.env.options
         brackets = self.env.state.taxes.live.shape[1]
-        self.eta = init_trunk(
-            generator, channels, height * width, vector, d.filters, d.hidden, brackets, config.device,
-            DTYPES[config.dtype],
-        )  # fmt: skip
+        self.eta = init_designer(config, self.env, seed, brackets)
         self.eta_adam = optim.Adam(d.lr)
         self.eta_state = self.eta_adam.init(self.eta)
-        self.cutoffs = torch.from_numpy(self.env.options.cutoffs).to(config.device)
+        cutoffs = torch.from_numpy(options.cutoffs).to(config.device)
+        self.rules = taxation.Rules(cutoffs, options.utility_eta, d.coin_floor)
+        self.response = Response.start(self.policy, brackets) if d.response == "trace" else None
         self.tau: tuple[Batch, TaxRecord] | None = None
-        self.diagnostics: dict[str, float] = {}
+        self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
 
-    def observer(self) -> TaxPlayer:
-        """The designer as it is."""
+    def observer(self, streams: rng.Streams) -> TaxPlayer:
+        """The designer as it is; nothing is random here."""
         return TaxPlayer(self.eta, self.config)
-
-    @property
-    def episodes(self) -> int:
-        """Training episodes so far, validation included."""
-        return self.config.k * (self.iteration + (self.tau is not None))
 
     def collect(self) -> tuple[Batch, TaxRecord]:
         """K training episodes of the present agents under the present designer."""
-        player = self.observer()
-        batch = play(self, self.env, self.streams, self.epsilon, player)
-        return batch, player.record()
+        player = self.observer(self.choices)
+        return self.play_training(player), player.record()
 
     def iterate(self) -> None:
         """The agents' step on their episodes, fresh episodes, the designer's step through the agents' step."""
-        batch, record = self.collect() if self.tau is None else self.tau
-        before, state = self.policy, self.policy_state
-        weight = self.weights(batch, batch.rewards)
-        grads = self._learn(batch, weight, self.targets(batch), slice(None))
-        validation, outcome = self.collect()
-        total = self.designer_gradient(before, state, batch, record, grads, validation, outcome)
-        self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
-        self.tau = validation, outcome
+        batch, record = self.tau or self.collect()
+        validates = self.config.method == "metagrad"
+        fresh = None if validates else self.collect()
+        steps = self.learn_from(batch, self._evaluation)
+        fresh = fresh or self.collect()
+        after = self.evaluate(fresh[0])
+        if self.response is not None:
+            for step in steps:
+                self._advance_response(step, record.episodes(step.copies))
+        for epoch in range(self.config.designer.epochs):
+            total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
+            self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
+        self.tau = fresh if validates else None
+        self._evaluation = after if validates and self.config.agents.minibatches == 1 else None
         self.iteration += 1
 
-    def designer_gradient(
-        self, before: Params, state: Any, batch: Batch, record: TaxRecord, grads: Params, validation: Batch,
-        outcome: TaxRecord,
-    ) -> Params:  # fmt: skip
-        """Gradient of the designer's loss: the weighted sum of its two paths."""
-        d = self.config.designer
-        zero = {name: torch.zeros_like(p) for name, p in self.eta.items()}
-        chain, direct = zero, zero
-        if d.chain:
-            if d.mode == "forward":
-                chain = self.chain_gradient(before, state, batch, record, grads, validation, outcome)
-            else:
-                chain = self.unrolled_gradient(before, state, batch, record, validation, outcome)
-        if d.direct:
-            direct = gradient(
-                lambda eta: -direct_objective(designer_rates(eta, outcome), outcome, self.cutoffs, d), self.eta
-            )
-        for name, part in (("chain", chain), ("direct", direct)):
-            self.diagnostics[name] = float(torch.cat([p.flatten() for p in part.values()]).norm())
-        return optim.add(optim.add(zero, chain, d.chain), direct, d.direct)
+    # ------------------------------------------------------------------ the designer's gradient
 
-    def chain_gradient(
-        self, before: Params, state: Any, batch: Batch, record: TaxRecord, grads: Params, validation: Batch,
-        outcome: TaxRecord,
-    ) -> Params:  # fmt: skip
-        """The path through the agents' learning step, in forward mode."""
-        adjoint = gradient(self.objective(validation, outcome), self.policy)
+    def designer_gradient(
+        self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int = 0
+    ) -> Params:
+        """Gradient of the designer's loss: the weighted sum of its two paths.
+
+        Parameters
+        ----------
+        step, record : PolicyStep, TaxRecord
+            The agents' last step, and the taxes of the episodes that they learned from.
+        fresh, after
+            Episodes of the agents after it, and their networks on them.
+        epoch : int
+            Designer's steps on these episodes so far.
+        """
+        d = self.config.designer
+        total = {name: torch.zeros_like(p) for name, p in self.eta.items()}
+        if d.chain:
+            part = self._chain(step, record.episodes(step.copies), fresh, after, epoch)
+            total = optim.add(total, self._noted("chain", part), d.chain)
+        if d.direct:
+            total = optim.add(total, self._noted("direct", self.direct_gradient(fresh[1])), d.direct)
+        return total
+
+    def _noted(self, path: str, part: Params) -> Params:
+        self.diagnostics[f"{path}_norm"] = float(torch.cat([p.flatten() for p in part.values()]).norm())
+        return part
+
+    def _chain(
+        self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int
+    ) -> Params:
+        """The path through the agents' learning."""
+        validation, outcome = fresh
+        if self.config.designer.mode == "unrolled":
+            return self.unrolled_gradient(step, record, validation, outcome)
+        if epoch == 0:
+            adjoint = after.vjp(slope(self.objective(validation, outcome), after.out))
+            if self.response is not None:
+                return self._through_rates(self.response.along(adjoint), outcome)
+            return self.chain_gradient(step, record, adjoint)
+        # The agents' step as it would have been under the present η, and how likely it makes what the real one did.
+        weight = self.taxed_weights(self.eta, step.batch, record, record.rates).detach()
+        grads = step.evaluation.vjp(slope(lambda x: self.policy_loss(x, step.batch, weight), step.evaluation.out))
+        policy = self.policy_adam.step(step.policy, grads, step.state)[0]
+        moved = Evaluation(policy, validation.maps, validation.flat, self.config.threads)
+        adjoint = moved.vjp(slope(self.proximal_objective(validation, outcome, after), moved.out))
+        return self.chain_gradient(replace(step, grads=grads), record, adjoint)
+
+    def direct_gradient(self, outcome: TaxRecord) -> Params:
+        """The path through the coin that taxes move, behaviour fixed."""
+        r, start = self.config.reward, self.env.options.start_coin
+
+        def loss(eta: Params) -> Tensor:
+            rates = designer_rates(eta, outcome)
+            return -taxation.direct_objective(rates, outcome.rates, outcome, self.rules, start, r.reward, r.gamma)
+
+        return gradient(loss, self.eta)
+
+    def chain_gradient(self, step: PolicyStep, record: TaxRecord, adjoint: Params) -> Params:
+        """The path through one step of the agents, in forward mode; ``adjoint`` is that of the parameters after it."""
 
         def score_jvp(u: Params) -> Tensor:
-            return torch.func.jvp(lambda p: self._log_prob(p, batch), (before,), (u,))[1]
+            return (step.evaluation.jvp(u) * self.score(step)).sum(-1)
 
         def weights_vjp(score: Tensor) -> Params:
-            return gradient(lambda eta: (score * self.taxed_weights(eta, batch, record)).mean(), self.eta)
+            credit = self._baseline(score, step.batch, record) if self.config.designer.baseline else None
 
-        step = InnerStep(grads, state, score_jvp, weights_vjp)
-        return forward_metagradient([step], self.policy_adam, adjoint)
+            def objective(eta: Params) -> Tensor:
+                value = (score * self.taxed_weights(eta, step.batch, record)).mean()
+                return value if credit is None else value - (credit * designer_rates(eta, record)).sum()
 
-    def unrolled_gradient(
-        self, before: Params, state: Any, batch: Batch, record: TaxRecord, validation: Batch, outcome: TaxRecord
-    ) -> Params:
-        """The same path by automatic differentiation through the step."""
+            return gradient(objective, self.eta)
+
+        inner = InnerStep(step.grads, step.state, score_jvp, weights_vjp)
+        return forward_metagradient([inner], self.policy_adam, adjoint)
+
+    def _baseline(self, score: Tensor, batch: Batch, record: TaxRecord) -> Tensor:
+        """What the baseline takes from every rate's credit, ``[P, K, B]``."""
+        a = self.config.agents
+        scaled = (score - score.mean()) / self.spread(batch) if a.normalise else score
+        by_step = scaled.double().view(len(record.wealth), *record.rank.shape) / scaled.numel()
+        return taxation.baseline_credit(by_step, record, self.rules, a.gamma * a.gae_lambda)
+
+    def unrolled_gradient(self, step: PolicyStep, record: TaxRecord, validation: Batch, outcome: TaxRecord) -> Params:
+        """The same path by automatic differentiation through the step; without a baseline."""
+        batch, objective = step.batch, self.objective(validation, outcome)
 
         def loss(eta: Params, params: Params) -> Tensor:
-            return self.policy_loss(params, batch, self.taxed_weights(eta, batch, record), slice(None))
+            weight = self.taxed_weights(eta, batch, record)
+            return self.policy_loss(apply_trunk(params, batch.maps, batch.flat), batch, weight)
 
         return unrolled_metagradient(
-            [loss], self.policy_adam, before, state, self.objective(validation, outcome), self.eta
-        )
+            [loss], self.policy_adam, step.policy, step.state,
+            lambda params: objective(apply_trunk(params, validation.maps, validation.flat)), self.eta,
+        )  # fmt: skip
 
     def taxed_weights(self, eta: Params, batch: Batch, record: TaxRecord, base: Tensor | None = None) -> Tensor:
         """The agents' advantages ``[B]`` as a function of η: stored rewards, moved by the taxes of η against ``base``.
@@ -282,24 +264,67 @@ class TaxedWorkforce(Workforce):
         """
         rates = designer_rates(eta, record)
         base = rates.detach() if base is None else base
-        options, floor = self.env.options, self.config.designer.coin_floor
-        change = reward_change(rates, base, record, self.cutoffs, options.utility_eta, floor)
+        change = taxation.reward_change(rates, base, record, self.rules, self.config.designer.carry)
         return self.weights(batch, batch.rewards + change.flatten(1).to(batch.rewards.dtype))
 
-    def objective(self, validation: Batch, outcome: TaxRecord):
-        """The designer's loss on fresh episodes as a function of the agents' parameters, a mean over steps."""
-        weight = designer_advantages(outcome, self.config.designer).to(validation.rewards.dtype)
+    def objective(self, validation: Batch, outcome: TaxRecord) -> Callable[[Tensor], Tensor]:
+        """The designer's loss on fresh episodes as a function of the agents' logits."""
+        weight = self._designer_weights(outcome)
 
-        def loss(params: Params) -> Tensor:
-            log_p = self._log_prob(params, validation).unflatten(0, (*weight.shape, -1)).sum(-1)
-            return -(log_p * weight).mean()
+        def loss(logits: Tensor) -> Tensor:
+            joint = log_prob(logits, validation).unflatten(0, (*weight.shape, -1)).sum(-1)
+            return -(joint * weight).sum(0).mean()
 
         return loss
 
-    @staticmethod
-    def _log_prob(params: Params, batch: Batch) -> Tensor:
-        log_p = masked_log_softmax(apply_trunk(params, batch.maps, batch.flat), batch.mask, batch.epsilon)
-        return log_p.gather(1, batch.actions[:, None])[:, 0]
+    def proximal_objective(
+        self, validation: Batch, outcome: TaxRecord, after: Evaluation
+    ) -> Callable[[Tensor], Tensor]:
+        """The same with clipped ratios to the agents that acted (equation 5)."""
+        weight, clip = self._designer_weights(outcome), self.config.designer.clip
+        acted = log_prob(after.out, validation).unflatten(0, (*weight.shape, -1)).sum(-1)
+
+        def loss(logits: Tensor) -> Tensor:
+            ratio = (log_prob(logits, validation).unflatten(0, (*weight.shape, -1)).sum(-1) - acted).exp()
+            gain = torch.minimum(ratio * weight, ratio.clamp(1 - clip, 1 + clip) * weight)
+            return -gain.sum(0).mean()
+
+        return loss
+
+    def _designer_weights(self, outcome: TaxRecord) -> Tensor:
+        r, start = self.config.reward, self.env.options.start_coin
+        rewards = taxation.designer_rewards(outcome.wealth, start, r.reward)
+        return taxation.designer_advantages(rewards, r.gamma).to(DTYPES[self.config.dtype])
+
+    # ------------------------------------------------------------------ the agents' response, carried along
+
+    def _advance_response(self, step: PolicyStep, record: TaxRecord) -> None:
+        """Add what the present rates did to a step of the agents; from some of the episodes, which is enough."""
+        d, a = self.config.designer, self.config.agents
+        assert self.response is not None
+        slopes = taxation.advantage_slopes(record, self.rules, a.gamma * a.gae_lambda) * record.cap[0, 0]
+        if a.normalise:
+            slopes = slopes / self.spread(step.batch).double()
+        share = slice(0, d.trace_episodes)
+        part = step.batch.episodes(share, len(record.rank))
+        rows = slopes[:, share].flatten(0, 2).to(part.flat.dtype)
+        some = replace(step, batch=part, evaluation=Evaluation(step.policy, part.maps, part.flat, self.config.threads))
+        score = self.score(some)
+        self.response = self.response.advance(
+            self.policy_adam, step.grads, step.state,
+            lambda b: some.evaluation.vjp(score * (rows[:, b, None] / -len(rows))),
+            [bool(column.any()) for column in rows.T], 1 - 1 / d.response_time,
+        )  # fmt: skip
+
+    def _through_rates(self, d_rates: Tensor, record: TaxRecord) -> Params:
+        """From the derivative with respect to common rates ``[B]`` to that with respect to η."""
+
+        def mean_rates(eta: Params) -> Tensor:
+            return apply_designer(eta, record.maps, record.vectors).mean(0)
+
+        return gradient(lambda eta: (d_rates * mean_rates(eta)).sum(), self.eta)
+
+    # ------------------------------------------------------------------ saving
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
@@ -307,6 +332,8 @@ class TaxedWorkforce(Workforce):
         tensors |= {f"eta/{name}": p for name, p in self.eta.items()}
         tensors |= optimiser_tensors("eta_state", self.eta_state)
         values["optimiser_steps"]["eta_state"] = self.eta_state.t
+        if self.response is not None:
+            tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
         if self.tau is not None:
             parts: list[tuple[str, Any]] = [("batch", self.tau[0]), ("record", self.tau[1])]
             for prefix, part in parts:
@@ -321,6 +348,11 @@ class TaxedWorkforce(Workforce):
         names, device = list(self.eta), self.config.device
         self.eta_state = load_optimiser_state(tensors, "eta_state", names, values["optimiser_steps"]["eta_state"])
         self.eta = {name: tensors[f"eta/{name}"].to(device) for name in names}
+        if self.response is not None:
+            self.response = Response.of_tensors(
+                {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}
+            )
+        self.tau = self._evaluation = None
         if "epsilon" in values:
             record = TaxRecord(**{f.name: tensors[f"record/{f.name}"].to(device) for f in fields(TaxRecord)})
             held = {f.name: tensors[f"batch/{f.name}"].to(device) for f in fields(Batch) if f.name != "epsilon"}

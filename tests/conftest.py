@@ -19,3 +19,6 @@ def pytest_generate_tests(metafunc):
 
         traces = find_traces([TRACES, *map(Path, metafunc.config.getoption("--traces"))])
         metafunc.parametrize("trace_path", list(traces.values()), ids=list(traces))
+    if "saez_path" in metafunc.fixturenames:
+        folders = [TRACES, *map(Path, metafunc.config.getoption("--traces"))]
+        metafunc.parametrize("saez_path", sorted({p.resolve() for f in folders for p in f.rglob("saez*.npz")}))

@@ -143,18 +143,17 @@ _GTB_STATE = (
 )  # fmt: skip
 _EXACT = {"rtol": 0, "atol": 0}
 _DOUBLE = {"rtol": 0, "atol": 1e-9}
-_SINGLE = {"rtol": 0, "atol": 1e-5}
+_SINGLE = {"rtol": 2e-7, "atol": 1e-5}  # and a last bit of large single-precision numbers
 
 
 def _start_gtb(env, config, trace):
     """Bring in what survives resets, reset with the recorded draws, and compare the start."""
-    np.testing.assert_array_equal(env.options.cutoffs, trace["bracket_cutoffs"])
+    np.testing.assert_allclose(env.options.cutoffs, trace["bracket_cutoffs"], rtol=1e-12)
     if config["tax_mode"] == "planner":
-        np.testing.assert_array_equal(env.options.rate_choices, trace["rate_choices"])
+        np.testing.assert_allclose(env.options.rate_choices, trace["rate_choices"], rtol=1e-12)
     assert env.n_actions == trace["n_agent_actions"]
     assert env.options.cells.shape == (config["height"], config["width"])
     state = env.state
-    np.testing.assert_allclose(state.rates.cap[0], env.options.rate_max if config["tax_mode"] != "none" else 0, atol=1)
     state.clock.completed[:] = trace["init_completions"]
     state.clock.positive_steps[:] = trace["init_positive_steps"]
     state.rates.external[:] = trace["init_external_rates"]
@@ -232,8 +231,7 @@ def _compare_events(env, info, trace, t, where):
     ]  # fmt: skip
     want = [tuple(r) for r in trace["orders"][t].tolist() if r[0] >= 0]
     assert len(orders) == trace["n_orders_open"][t]
-    # The list order of the reference shows where sorting left it; the book itself is what has to agree.
-    assert sorted(orders) == sorted(want), where
+    assert [tuple(o) for o in orders] == want, where
     np.testing.assert_allclose(info["reward"][0], trace["reward_agents"][t], **_DOUBLE, err_msg=where)
     np.testing.assert_allclose(info["designer_reward"][0], trace["reward_planner"][t], **_DOUBLE, err_msg=where)
     assert info["tax_day"][0] == trace["tax_day"][t]
@@ -243,7 +241,11 @@ def _compare_events(env, info, trace, t, where):
         np.testing.assert_allclose(info["tax_rebate"][0], trace["lump_sum"][t], **_DOUBLE, err_msg=where)
 
 
-def _compare_observations(env, obs, trace, row, where):
+def _compare_observations(env, obs, trace, step, where):
+    stored = np.flatnonzero(trace["obs_steps"] == step)
+    if not len(stored):
+        return
+    row = stored[0]
     agents, designer = obs["agents"], obs["designer"]
     maps = np.moveaxis(agents["map"][0], -1, 1)
     full = env.options.full_view

@@ -161,9 +161,14 @@ class Options:
         return rates[rates <= self.rate_max]
 
     @property
+    def order_limit(self) -> int:
+        """Open orders that an agent may have for a commodity."""
+        return self.order_life if self.max_orders is None else self.max_orders
+
+    @property
     def orders_each(self) -> int:
-        """Open orders that an agent may have for a commodity; it cannot enter more than one a step."""
-        return min(self.steps, self.order_life if self.max_orders is None else self.max_orders)
+        """Open orders that an agent can have for a commodity: it cannot enter more than one a step."""
+        return min(self.steps, self.order_limit)
 
     @cached_property
     def rank_pay(self) -> np.ndarray:
@@ -226,19 +231,21 @@ def _check(o: Options) -> None:
     if o.max_orders is not None:
         positive_int("max_orders", o.max_orders)
     for name in (
-        "start_coin", "energy_cost", "build_pay", "build_labor", "move_labor", "collect_labor", "utility_eta",
+        "start_coin", "energy_cost", "build_pay", "build_labor", "move_labor", "collect_labor",
         "energy_warmup",
     ):  # fmt: skip
-        value = getattr(o, name)
-        if not (np.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and not negative, got {value!r}")
-    for name in ("regen_prob", "productivity_only_weight", "rate_min", "rate_max"):
-        if not 0 <= getattr(o, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(o, name)!r}")
-    for f in fields(o):
-        choices = getattr(f.type, "__args__", None)
-        if choices and all(isinstance(c, str) for c in choices) and getattr(o, f.name) not in choices:
-            raise ValueError(f"{f.name} must be one of {list(choices)}, got {getattr(o, f.name)!r}")
+        _check_number(o, name, 0, np.inf)
+    for name in ("regen_prob", "productivity_only_weight", "rate_min", "rate_max", "utility_eta"):
+        _check_number(o, name, 0, 1)
+    for name in ("order_labor", "build_skill_cap", "rate_step", "usd_scale", "top_cutoff"):
+        _check_number(o, name, -np.inf, np.inf)
+    if o.saez_elasticity is not None:
+        _check_number(o, "saez_elasticity", 0, np.inf)
+    for name in ("fixed_four", "full_view", "planner_sees_map", "scale_obs", "saez_shared"):
+        if not isinstance(getattr(o, name), (bool, np.bool_)):
+            raise TypeError(f"{name} must be True or False, got {getattr(o, name)!r}")
+    if not isinstance(o.map, (str, Path)):
+        raise TypeError(f"map must be a name, a text or a path, got {o.map!r}")
     _check_literals(o)
     if o.n_agents > MAX_AGENTS:
         raise ValueError(f"n_agents must be at most {MAX_AGENTS}, got {o.n_agents}")
@@ -258,13 +265,28 @@ def _check(o: Options) -> None:
         len(o.fixed_rates) != len(o.cutoffs) or not all(0 <= r <= 1 for r in o.fixed_rates)
     ):
         raise ValueError(f"fixed_rates must be {len(o.cutoffs)} numbers in [0, 1], got {o.fixed_rates}")
-    if o.anneal is not None and (len(o.anneal) != 2 or not np.isfinite(o.anneal).all()):
+    if o.anneal is not None and not (
+        isinstance(o.anneal, (tuple, list)) and len(o.anneal) == 2 and all(map(_is_finite, o.anneal))
+    ):
         raise ValueError(f"anneal must be a pair (warm-up, slope), got {o.anneal}")
+    assert len(o.cutoffs) > 1  # makes them, which checks their options
     free = int((o.cells != "@").sum())
     if free < o.n_agents:
         raise ValueError(f"{o.n_agents} agents do not fit on {free} cells of land")
     if o.fixed_four:
         _check_fixed(o)
+
+
+def _is_finite(value: Any) -> bool:
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    return number and bool(np.isfinite(value))
+
+
+def _check_number(o: Options, name: str, least: float, greatest: float) -> None:
+    value = getattr(o, name)
+    if not (_is_finite(value) and least <= value <= greatest):
+        where = "" if least == -np.inf else " and not negative" if greatest == np.inf else f" in [{least}, {greatest}]"
+        raise ValueError(f"{name} must be a finite number{where}, got {value!r}")
 
 
 def _check_literals(o: Options) -> None:

@@ -134,7 +134,7 @@ class GatherTradeBuild(VecEnv):
             1.0 / o.steps if o.scale_obs else 1.0,
             float(o.build_pay),
             o.tax_period,
-            o.orders_each,
+            o.order_limit,
         )
         a = p.agents
         self._builders = build.Builders(a.loc, a.coin, a.units, a.labor, a.pay, a.houses)
@@ -142,7 +142,7 @@ class GatherTradeBuild(VecEnv):
         self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor)
         self._labor = np.array([o.move_labor, o.collect_labor], float)
         self._goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
-        self._market_rules = market.Rules(o.orders_each, o.order_life, max(0.0, float(o.order_labor)))
+        self._market_rules = market.Rules(o.order_limit, o.order_life, max(0.0, float(o.order_labor)))
 
     def _allocate_observations(self) -> None:
         o, n, a = self.options, self.num_envs, self.n_agents
@@ -229,8 +229,14 @@ class GatherTradeBuild(VecEnv):
         self.state.rates.chosen[:] = c
 
     def reset_completed(self, episodes: int = 0) -> None:
-        """Set the count of completed episodes, which drives annealing and the energy warm-up; resets leave it."""
-        self.state.clock.completed[:] = episodes
+        """Set the count of completed episodes, which drives annealing and the energy warm-up; resets leave it.
+
+        Cap and rates in force follow at once, what was observed already does not: call it before a reset.
+        """
+        counts = np.asarray(episodes)
+        if counts.dtype.kind not in "iu" or (counts < 0).any() or (counts > np.iinfo(np.int32).max).any():
+            raise ValueError(f"episodes must be counts from 0 to {np.iinfo(np.int32).max}, got {episodes!r}")
+        self.state.clock.completed[:] = counts
         self.state.clock.positive_steps[:] = 0
         self._refresh_rates()
 
@@ -355,6 +361,9 @@ class GatherTradeBuild(VecEnv):
             row, column = checked["location"][..., 0], checked["location"][..., 1]
             if (row >= height).any() or (column >= width).any() or (self.options.cells[row, column] == "@").any():
                 raise ValueError("draw 'location' has cells outside the map or in water")
+            cells = np.sort(row.astype(np.int64) * width + column, axis=1)
+            if (np.diff(cells, axis=1) == 0).any():
+                raise ValueError("draw 'location' puts two agents on one cell")
         return checked
 
     # ------------------------------------------------------------------ spaces

@@ -1,0 +1,243 @@
+"""Networks on a map and a vector: two convolutions, a dense layer, then dense layers on both.
+
+:class:`Evaluation` has the passes that learning needs (outputs, vector-Jacobian and Jacobian-vector products) by hand:
+one forward pass then serves the agents' gradient, the designer's, and the tangent of its meta-gradient. It goes through
+the rows in chunks that stay in cache and may run on several threads; sums over chunks are taken in order, so results
+do not depend on the number of threads. :func:`apply_trunk` is the same network for automatic differentiation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metagrad.nets import Params
+
+_CHUNK = 800  # rows whose activations fit the second-level cache by and large
+# The policy starts close to uniform: large first logits of one action drown the others for long.
+_HEAD_SCALE = 0.1
+_KERNEL = 5
+
+
+def init_trunk(
+    generator: np.random.Generator, channels: int, cells: int, width: int, filters: int, hidden: tuple[int, ...],
+    n: int, device: str, dtype: torch.dtype, head_scale: float = _HEAD_SCALE,
+) -> Params:  # fmt: skip
+    """Two 5 x 5 convolutions, a dense layer as wide as the vector, then ``hidden`` on both, then ``n`` outputs."""
+    area = (_KERNEL, _KERNEL)
+    shapes = {"c0": (filters, channels, *area), "c1": (filters, filters, *area), "map": (width, filters * cells)}
+    return _draw(generator, {**shapes, **_dense(2 * width, hidden, n)}, device, dtype, head_scale)
+
+
+def init_recurrent(
+    generator: np.random.Generator, channels: int, cells: int, width: int, filters: int, hidden: tuple[int, ...],
+    n: int, device: str, dtype: torch.dtype,
+) -> Params:  # fmt: skip
+    """A trunk without head, a recurrent layer (LSTM) as wide as the last hidden one, and ``n`` outputs."""
+    *inner, size = hidden
+    trunk = init_trunk(generator, channels, cells, width, filters, tuple(inner), size, device, dtype, 1.0)
+    cell = _draw(generator, {"input": (4 * size, size), "state": (4 * size, size)}, device, dtype)
+    cell["input_bias"][size : 2 * size] = 1.0  # the forget gate
+    return {**trunk, **cell, **_draw(generator, {"head": (n, size)}, device, dtype, _HEAD_SCALE)}
+
+
+def init_flat(
+    generator: np.random.Generator, width: int, hidden: tuple[int, ...], device: str, dtype: torch.dtype
+) -> Params:
+    """A critic on the vector alone."""
+    return _draw(generator, _dense(width, hidden, 1), device, dtype, _HEAD_SCALE)
+
+
+def _dense(width: int, hidden: tuple[int, ...], n: int) -> dict[str, tuple[int, ...]]:
+    sizes = (width, *hidden, n)
+    return {f"f{i}": (b, a) for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))}
+
+
+def _draw(
+    generator: np.random.Generator, shapes: dict[str, tuple[int, ...]], device: str, dtype: torch.dtype,
+    head_scale: float = 1.0,
+) -> Params:  # fmt: skip
+    """Glorot-uniform kernels and zero biases; the last layer's times ``head_scale``."""
+    params: Params = {}
+    for name, shape in shapes.items():
+        area = int(np.prod(shape[2:]))
+        limit = np.sqrt(6 / (area * (shape[0] + shape[1]))) * (head_scale if name == list(shapes)[-1] else 1)
+        params[name] = torch.tensor(generator.uniform(-limit, limit, shape), device=device, dtype=dtype)
+        params[f"{name}_bias"] = torch.zeros(shape[0], device=device, dtype=dtype)
+    return params
+
+
+# ---------------------------------------------------------------------- for automatic differentiation
+
+
+def apply_trunk(params: Params, maps: Tensor, flat: Tensor) -> Tensor:
+    """Outputs ``[B, n]`` for maps uint8 ``[B, h, w, C]`` and vectors ``[B, F]``."""
+    # Channel-last bytes become a channels-last image without a copy in memory order.
+    x = maps.permute(0, 3, 1, 2).to(flat.dtype)
+    for name in ("c0", "c1"):
+        x = F.relu(F.conv2d(x, params[name], params[f"{name}_bias"], padding=_KERNEL // 2))
+    x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), params["map"], params["map_bias"]))
+    return apply_flat(params, torch.cat([x, flat], 1))
+
+
+def apply_flat(params: Params, x: Tensor) -> Tensor:
+    """The dense layers, ReLU between them."""
+    names = dense_layers(params)
+    for name in names:
+        x = F.linear(x, params[name], params[f"{name}_bias"])
+        if name != names[-1]:
+            x = F.relu(x)
+    return x
+
+
+def apply_recurrent(params: Params, maps: Tensor, flat: Tensor, sequences: int) -> Tensor:
+    """Outputs ``[B, n]`` for rows of so many sequences, step-major, each from a state of zeros."""
+    x = F.relu(apply_trunk(params, maps, flat)).unflatten(0, (-1, sequences))
+    weights = [params[name] for name in ("input", "state", "input_bias", "state_bias")]
+    start = x.new_zeros(1, sequences, x.shape[-1])
+    out = torch.lstm(x, (start, start), weights, True, 1, 0.0, False, False, False)[0]
+    return F.linear(out.flatten(0, 1), params["head"], params["head_bias"])
+
+
+def dense_layers(params: Params) -> list[str]:
+    """Names of the dense layers, in order."""
+    return [f"f{i}" for i in range(sum(name.startswith("f") and "_" not in name for name in params))]
+
+
+# ---------------------------------------------------------------------- passes by hand
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads)
+
+
+class Evaluation:
+    """A trunk on the rows of a batch.
+
+    Parameters
+    ----------
+    params : dict
+        As :func:`init_trunk` draws them.
+    maps : Tensor, uint8 ``[B, h, w, C]``
+    flat : Tensor ``[B, F]``
+    threads : int
+        Chunks worked on at a time.
+
+    Attributes
+    ----------
+    out : Tensor ``[B, n]``
+    """
+
+    def __init__(self, params: Params, maps: Tensor, flat: Tensor, threads: int = 1) -> None:
+        self.params, self.threads = params, threads
+        size = min(_CHUNK, max(32, -(-len(flat) // 2)))
+        self._inputs = list(zip(maps.split(size), flat.split(size), strict=True))
+        self._layers = self._each(lambda chunk: _forward(params, *chunk), self._inputs)
+        self.out = torch.cat([layers.pop() for layers in self._layers])
+
+    def vjp(self, d_out: Tensor) -> Params:
+        """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
+        parts = d_out.split([len(flat) for _, flat in self._inputs])
+        chunks = list(zip(self._inputs, self._layers, parts, strict=True))
+        grads = self._each(lambda chunk: _vjp(self.params, *chunk), chunks)
+        total = list(grads[0].values())
+        for part in grads[1:]:
+            torch._foreach_add_(total, list(part.values()))
+        return {name: grads[0][name] for name in self.params}
+
+    def jvp(self, tangent: Params) -> Tensor:
+        """Change of the outputs when the parameters move along ``tangent``, ``[B, n]``."""
+        chunks = list(zip(self._inputs, self._layers, strict=True))
+        return torch.cat(self._each(lambda chunk: _jvp(self.params, tangent, *chunk), chunks))
+
+    def _each(self, f: Callable[[Any], Any], chunks: Sequence[Any]) -> list[Any]:
+        if self.threads == 1 or len(chunks) == 1:
+            return [_without_graph(f, chunk) for chunk in chunks]
+        return list(_pool(self.threads).map(lambda chunk: _without_graph(f, chunk), chunks))
+
+
+@torch.no_grad()
+def _without_graph(f: Callable[[Any], Any], chunk: Any) -> Any:
+    return f(chunk)
+
+
+def _forward(params: Params, maps: Tensor, flat: Tensor) -> list[Tensor]:
+    """Activations: both convolutions ``[B, h, w, f]``, input of every dense layer, outputs."""
+    first = _conv(maps.to(flat.dtype), params["c0"], params["c0_bias"]).relu_()
+    second = _conv(first, params["c1"], params["c1_bias"]).relu_()
+    x = F.linear(second.flatten(1), params["map"], params["map_bias"]).relu_()
+    layers = [first, second, torch.cat([x, flat], 1)]
+    names = dense_layers(params)
+    for name in names:
+        x = F.linear(layers[-1], params[name], params[f"{name}_bias"])
+        layers.append(x.relu_() if name != names[-1] else x)
+    return layers
+
+
+def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
+    first, second, *dense = layers
+    grads: Params = {}
+    for i, name in reversed(list(enumerate(dense_layers(params)))):
+        grads[name], grads[f"{name}_bias"] = d.T @ dense[i], d.sum(0)
+        d = d @ params[name]
+        if i:
+            d = _where_active(d, dense[i])
+    width = len(params["map_bias"])
+    d = _where_active(d[:, :width], dense[0][:, :width])
+    grads["map"], grads["map_bias"] = d.T @ second.flatten(1), d.sum(0)
+    d = _where_active((d @ params["map"]).view_as(second), second)
+    d, grads["c1"], grads["c1_bias"] = _conv_backward(d, first, params["c1"], [True, True, True])
+    d = _where_active(d, first)
+    _, grads["c0"], grads["c0_bias"] = _conv_backward(d, inputs[0].to(d.dtype), params["c0"], [False, True, True])
+    return grads
+
+
+def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor]) -> Tensor:
+    first, second, *dense = layers
+    moved = _where_active(_conv(inputs[0].to(first.dtype), tangent["c0"], tangent["c0_bias"]), first)
+    moved = _conv(moved, params["c1"], None) + _conv(first, tangent["c1"], tangent["c1_bias"])
+    moved = _where_active(moved, second)
+    moved = moved.flatten(1) @ params["map"].T + F.linear(second.flatten(1), tangent["map"], tangent["map_bias"])
+    width = len(params["map_bias"])
+    moved = _where_active(moved, dense[0][:, :width])
+    for i, name in enumerate(dense_layers(params)):
+        own = F.linear(dense[i], tangent[name], tangent[f"{name}_bias"])
+        weight = params[name] if i else params[name][:, :width]  # the vector does not move
+        moved = torch.addmm(own, moved if i == 0 else _where_active(moved, dense[i]), weight.T)
+    return moved
+
+
+def _where_active(d: Tensor, activation: Tensor) -> Tensor:
+    return torch.ops.aten.threshold_backward(d, activation, 0.0)
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolution of channel-last maps ``[B, h, w, C]``."""
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=_KERNEL // 2).permute(0, 2, 3, 1).contiguous()
+
+
+def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]):
+    """Derivatives of :func:`_conv` with respect to its input, weight and bias, as far as wanted."""
+    pad = [_KERNEL // 2] * 2
+    d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
+        d.permute(0, 3, 1, 2),
+        x.permute(0, 3, 1, 2),
+        weight,
+        [len(weight)],
+        [1, 1],
+        pad,
+        [1, 1],
+        False,
+        [0, 0],
+        1,
+        wanted,
+    )
+    return None if d_x is None else d_x.permute(0, 2, 3, 1).contiguous(), d_weight, d_bias
