@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``evaluate``, ``plot`` and ``compare``."""
+"""Command line: ``metagrad train``, ``evaluate``, ``plot``, ``compare`` and ``replay``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.console import Console
 from metagrad import run
 from metagrad.checkpoint import CheckpointError
 from metagrad.config import AnyConfig, Config, ConfigError, EconomyConfig, Method, TaxMethod
+from metagrad.economy import EconomyLearner
 from metagrad.evaluate import bounds
 from metagrad.games import KITS
 from metagrad.log import comparison_table, read_metrics, results_table
@@ -25,6 +26,7 @@ USAGE = """usage: metagrad train {escape-room,gtb} [--preset NAME] [--method NAM
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
        metagrad compare RUN [RUN ...]
+       metagrad replay RUN [--seed N] [--out FILE]
 
 `metagrad train escape-room --help` lists all options of that game."""
 
@@ -102,11 +104,23 @@ class Compare:
     """Folders of the runs."""
 
 
+@dataclass(frozen=True)
+class Replay:
+    """Write an episode of a run's agents as an animation (GIF)."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    seed: int | None = None
+    """Whose agents (default: the first seed's)."""
+    out: Path | None = None
+    """File of the animation (default: episode.gif in the run)."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     console = Console()
-    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare}
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "replay": _replay}
     if not args or args[0] not in commands:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
@@ -205,6 +219,18 @@ def _compare(args: list[str], console: Console) -> None:
         raise ConfigError("name at least one run to compare")
     rows = [(run.read_config(f), run.read_results(f)) for f in options.runs]
     Console(width=400).print(comparison_table(rows))
+
+
+def _replay(args: list[str], console: Console) -> None:
+    options = tyro.cli(Replay, args=args, prog="metagrad replay")
+    learner = run.load_learner(options.run)
+    if not isinstance(learner, EconomyLearner):
+        raise ConfigError("only runs on the economy can be replayed")
+    if options.seed is not None and options.seed not in learner.config.seeds:
+        raise ConfigError(f"--seed must be one of {list(learner.config.seeds)}, got {options.seed}")
+    from metagrad.replay import replay  # matplotlib takes a while to load
+
+    console.print(f"episode: {replay(learner, options.out or options.run / 'episode.gif', options.seed)}")
 
 
 def _figure(folders: Sequence[Path], out: Path) -> Path:

@@ -282,11 +282,11 @@ class TaxDesigner:
     response: Literal["step", "trace"] = "trace"
     """How far the chain follows the agents' learning: their last step, as published, or all their steps so far, the
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
-    response_time: float = 40.0
-    """Updates in which the agents respond to new rates (trace)."""
-    trace_episodes: int = 1
-    """Episodes of a minibatch from which the derivative carried along is taken (trace)."""
-    baseline: bool = True
+    response_time: float = 640.0
+    """Episodes in which the agents respond to new rates (trace)."""
+    trace_episodes: int = 4
+    """Episodes of a batch from which the derivative carried along is taken (trace)."""
+    baseline: bool = False
     """Subtract a baseline from the derivative of the agents' advantages."""
     carry: bool = False
     """Follow the agents' utility of transferred coin through all later steps, not on the tax day alone (step)."""
@@ -355,12 +355,14 @@ class EconomyConfig(Run):
 
     def _check_metagrad(self) -> None:
         d = self.designer
-        if self.k < 2 * self.agents.minibatches or self.game.n_agents >= 30:
-            raise ConfigError("method metagrad needs two episodes in a minibatch and fewer than 30 agents")
+        if self.game.n_agents >= 30:
+            raise ConfigError("method metagrad needs fewer than 30 agents")
+        if d.baseline and self.k < 2:
+            raise ConfigError("designer.baseline needs k of at least 2")
         if d.response == "trace" and (d.epochs > 1 or d.carry or d.mode == "unrolled"):
             raise ConfigError("designer.epochs, carry and mode unrolled go with designer.response step")
-        if d.response == "trace" and d.response_time < 1:
-            raise ConfigError(f"designer.response_time must be at least 1, got {d.response_time:g}")
+        if d.response == "trace" and d.response_time < self.k:
+            raise ConfigError(f"designer.response_time must be at least k ({self.k}), got {d.response_time:g}")
 
 
 AnyConfig = Config | EconomyConfig

@@ -20,7 +20,7 @@ from fastenvs.gtb import PAPER_ANNEAL
 from fastenvs.gtb.env import GatherTradeBuild
 from fastenvs.jit import kernel
 from metagrad import optim
-from metagrad.config import EconomyConfig
+from metagrad.config import ConfigError, EconomyConfig
 from metagrad.convnet import (
     Evaluation,
     apply_flat,
@@ -327,6 +327,16 @@ class Workforce:
         counts = {"policy_state": self.policy_state.t, "critic_state": self.critic_state.t}
         return tensors, {"iteration": self.iteration, "collected": self.collected, "optimiser_steps": counts}
 
+    def adopt(self, tensors: dict[str, Tensor]) -> None:
+        """Start with the policy and the critic of a checkpoint; moments and schedules start anew."""
+        for name in ("policy", "critic"):
+            mine = getattr(self, name)
+            for key, p in mine.items():
+                theirs = tensors.get(f"{name}/{key}")
+                if theirs is None or theirs.shape != p.shape:
+                    raise ConfigError(f"the agents to start with have another {name}: {key} differs")
+            setattr(self, name, {key: tensors[f"{name}/{key}"].to(p.device, p.dtype) for key, p in mine.items()})
+
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`tensors`."""
         for name in ("policy", "critic"):
@@ -461,6 +471,17 @@ class EconomyLearner:
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`state`."""
         for seed, workers, plain in zip(self.config.seeds, self.workforces, values["seeds"], strict=True):
-            prefix = f"{seed}/"
-            mine = {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}
-            workers.load(mine, plain)
+            workers.load(_of_seed(tensors, seed), plain)
+
+    def adopt(self, tensors: dict[str, Tensor], source: str) -> None:
+        """Start with the agents of another run's checkpoint, seed by seed (curriculum, specification 3.3)."""
+        for seed, workers in zip(self.config.seeds, self.workforces, strict=True):
+            mine = _of_seed(tensors, seed)
+            if not mine:
+                raise ConfigError(f"init_from: {source} has no agents of seed {seed}")
+            workers.adopt(mine)
+
+
+def _of_seed(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    prefix = f"{seed}/"
+    return {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}

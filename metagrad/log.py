@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metagrad.config import AnyConfig, Config
+from metagrad.config import AnyConfig, Config, EconomyConfig, TaxDesigner
 from metagrad.evaluate import bounds
 
 
@@ -131,6 +131,7 @@ def results(config: AnyConfig, scores: Any, solved_at: list[float], diverged: np
         summary["bounds"] = bounds(config.game)
     for name in scores.FIELDS:
         summary[name] = [float(v) for v in getattr(scores, name)]
+    summary["test"] = [scores.row(s) for s in range(len(config.seeds))]
     summary["solved"] = [bool(v) for v in scores.score > config.target]
     summary["first_solved_episode"] = [None if np.isnan(v) else int(v) for v in solved_at]
     summary["diverged"] = [bool(v) for v in diverged]
@@ -193,6 +194,18 @@ def method_label(config: AnyConfig) -> str:
     """Method, with what tells apart runs of the same method."""
     if isinstance(config, Config) and config.method == "dual-rl-discrete":
         return f"{config.method} {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}"
+    if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
+        return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
         return f"{config.method} {{{', '.join(f'{v:g}' for v in config.game.rates)}}}"
     return config.method
+
+
+def _paths(designer: TaxDesigner) -> str:
+    """The paths of a tax designer's gradient, with their weights."""
+    parts = [
+        f"{'' if weight == 1 else f'{weight:g} '}{name}"
+        for weight, name in ((designer.chain, designer.response), (designer.direct, "direct"))
+        if weight
+    ]
+    return f"({' + '.join(parts)}, {designer.policy})"

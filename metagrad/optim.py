@@ -144,25 +144,37 @@ class Adam:
         return u, AdamAdjoint(back_m, back_v)
 
     def pushforward(
-        self, grads: Params, state: AdamState, d_params: Params, d_m: Params, d_grads: Params
+        self, grads: Params, state: AdamState, d_params: Params, d_m: Params, d_grads: Params, steps: int = 1
     ) -> tuple[Params, Params]:
-        """Carry tangents of parameters, first moment and gradient forward through one step.
+        """Carry tangents of parameters, first moment and gradient forward through steps with this tangent.
 
-        The second moment is held fixed: after some hundred steps its derivative is about a hundredth of the whole
-        (metagrad specification, 1.4). Tangents may have leading axes of their own.
+        The second moment is held fixed at that of the step given: after some hundred steps its derivative is about a
+        hundredth of the whole (metagrad specification, 1.4). Tangents may have leading axes of their own.
+
+        Parameters
+        ----------
+        grads, state
+            Gradient of the (last) step, and the state before it.
+        d_params, d_m, d_grads : dict
+            Tangents of parameters and first moment before the steps, and of the gradient in each.
+        steps : int
+            Number of steps.
 
         Returns
         -------
         d_params, d_m : dict
-            Tangents of the new parameters and of the new first moment.
+            Tangents of the parameters and of the first moment after the steps.
         """
         scale, root = self._corrections(state.t + 1)
+        kept = self.beta1**steps
+        echo = self.beta1 * (1 - kept) / (1 - self.beta1)  # of the old moment in the sum of the new ones
         after: Params = {}
         moment: Params = {}
         for name, g in grads.items():
             v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
-            moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - self.beta1)
-            after[name] = d_params[name] - scale * moment[name] / (root * v.clamp_min(_TINY).sqrt() + self.eps)
+            moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - kept)
+            total = echo * d_m[name] + (steps - echo) * d_grads[name]
+            after[name] = d_params[name] - scale * total / (root * v.clamp_min(_TINY).sqrt() + self.eps)
         return after, moment
 
 

@@ -10,22 +10,17 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from metagrad.config import AnyConfig, Config, EconomyConfig, load
+from metagrad.config import Config, EconomyConfig, load
 from metagrad.evaluate import PLACES, bounds
 from metagrad.log import method_label, read_metrics
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+from metagrad import economy_plots
+from metagrad.economy_plots import band, by_seed
+
 Metrics = dict[str, np.ndarray]
-
-
-def by_seed(metrics: Metrics, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes ``[E]`` and a column ``[S, E]``."""
-    seeds = np.unique(metrics["seed"])
-    rows = [metrics[column][metrics["seed"] == s] for s in seeds]
-    n = min(map(len, rows))
-    return metrics["episode"][metrics["seed"] == seeds[0]][:n], np.array([row[:n] for row in rows])
 
 
 def plot_runs(folders: Sequence[Path], out: Path) -> Path:
@@ -43,7 +38,8 @@ def plot_runs(folders: Sequence[Path], out: Path) -> Path:
     if len({type(config) for config, _ in runs}) > 1:
         raise ValueError("runs on different games do not fit into one figure")
     if isinstance(runs[0][0], EconomyConfig):
-        figure = _economies(runs)
+        economies: Any = runs
+        figure = economy_plots.draw(economies)
     else:
         rooms: Any = runs
         figure = _one_run(*rooms[0]) if len(runs) == 1 else _several_runs(rooms)
@@ -72,7 +68,7 @@ def _one_run(config: Config, metrics: Metrics):
     axes[0].set(title="designer return (incentives subtracted)", xlabel="episodes", ylabel="r_id")
     axes[0].legend(fontsize=8)
     for name, label in (("environment_return", "environment return"), ("incentives_paid", "incentives paid")):
-        _band(axes[1], *by_seed(metrics, name), label)
+        band(axes[1], *by_seed(metrics, name), label)
     axes[1].set(title="what the designer gets and pays", xlabel="episodes")
     axes[1].legend(fontsize=8)
     _incentives(axes[2], config, metrics)
@@ -107,7 +103,7 @@ def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
         label = method_label(c)
         if (c.game, c.k) != (config.game, config.k):
             label += f", {c.preset}"
-        _band(axis, *by_seed(metrics, "r_id"), label)
+        band(axis, *by_seed(metrics, "r_id"), label)
     _draw_bounds(axis, config)
     axis.set(
         title=f"ER({config.game.n_agents},{config.game.min_at_lever}): mean and standard error over seeds",
@@ -116,24 +112,6 @@ def _several_runs(runs: Sequence[tuple[Config, Metrics]]):
     )
     axis.legend(fontsize=8)
     return figure
-
-
-def _economies(runs: Sequence[tuple[AnyConfig, Metrics]]):
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
-    for config, metrics in runs:
-        for axis, name in zip(axes, ("welfare", "productivity", "equality"), strict=True):
-            _band(axis, *by_seed(metrics, name), method_label(config))
-            axis.set(title=f"{name} at the end of an episode", xlabel="episodes")
-    axes[0].legend(fontsize=8)
-    return figure
-
-
-def _band(axis, episodes: np.ndarray, values: np.ndarray, label: str) -> None:
-    mean = values.mean(0)
-    (line,) = axis.plot(episodes, mean, lw=1.4, marker="." if len(episodes) == 1 else None, label=label)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / len(values) ** 0.5
-        axis.fill_between(episodes, mean - error, mean + error, alpha=0.25, color=line.get_color(), lw=0)
 
 
 def _draw_bounds(axis, config: Config) -> None:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from metagrad.config import Agents, Config, ConfigError, Designer, EconomyConfig, Game
+from metagrad.config import (
+    Agents,
+    Config,
+    ConfigError,
+    Designer,
+    DesignerReward,
+    EconomyConfig,
+    Game,
+    Planner,
+    TaxDesigner,
+    Workers,
+)
 
 # The agents' learning rate that was released for K = 1; SGD bears a larger one when K episodes are averaged.
 _LR = 9.56e-5
@@ -91,11 +103,38 @@ PRESETS: dict[str, Callable[[], Config]] = {
 
 
 def gtb() -> EconomyConfig:
-    """Gather-Trade-Build, K = 16: agents that learn, under a given schedule."""
-    return EconomyConfig(checkpoint_period=1_600, eval_period=320)
+    """Gather-Trade-Build, K = 16: agents and designer learn together from the start."""
+    agents = Workers(minibatches=16, entropy=0.15, entropy_end=0.03, entropy_episodes=10_000)
+    return EconomyConfig(episodes=10_000, checkpoint_period=1_600, eval_period=400, eval_episodes=20, agents=agents)
 
 
-ECONOMY_PRESETS: dict[str, Callable[[], EconomyConfig]] = {"gtb": gtb}
+def gtb_phase_2() -> EconomyConfig:
+    """Gather-Trade-Build with agents that have learned in a free market (``init_from``), as :func:`gtb` left them."""
+    one = gtb()
+    agents = replace(one.agents, entropy=one.agents.entropy_end)
+    return replace(one, preset="gtb_phase_2", episodes=4_000, eval_period=200, agents=agents)
+
+
+def gtb_paper() -> EconomyConfig:
+    """Gather-Trade-Build as released for MetaGrad without curriculum: one episode an update."""
+    return EconomyConfig(
+        preset="gtb_paper",
+        episodes=200_000,
+        k=1,
+        eval_period=400,
+        eval_episodes=5,
+        checkpoint_period=2_000,
+        agents=Workers(
+            critic="lstm", lr=3.3e-4, lr_critic=1.67e-5, entropy=0.184, entropy_end=0.184, epsilon_start=0.5,
+            epsilon_end=0.05, normalise=False,
+        ),
+        reward=DesignerReward("level", 0.99),
+        designer=TaxDesigner(policy="network", lr=1.82e-5, direct=0.0, response="step", baseline=False),
+        planner=Planner(lr=5.8e-4, lr_critic=2.1e-4, entropy=0.0, normalise=False),
+    )  # fmt: skip
+
+
+ECONOMY_PRESETS: dict[str, Callable[[], EconomyConfig]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
 
 
 def preset(name: str, presets: dict[str, Callable[[], Any]] = PRESETS) -> Any:

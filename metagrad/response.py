@@ -34,25 +34,27 @@ class Response(NamedTuple):
 
     def advance(
         self, adam: optim.Adam, grads: Params, state: optim.AdamState, slope: Callable[[int], Params],
-        reached: Sequence[bool], memory: float,
+        reached: Sequence[bool], memory: float, steps: int = 1,
     ) -> Response:  # fmt: skip
-        """Through one step of the agents.
+        """Through the agents' steps on a batch.
 
         Parameters
         ----------
         adam, grads, state
-            The step: its optimiser, gradient, and the optimiser's state before it.
+            The last step: its optimiser, gradient, and the optimiser's state before it.
         slope : callable
             Derivative of the gradient with respect to the rate of a bracket.
         reached : sequence of bool
             Brackets that anybody's income reached; the others' derivative is 0.
         memory : float
             What is left of the derivative so far.
+        steps : int
+            Number of steps.
         """
         columns = [slope(b) if r else {n: torch.zeros_like(g) for n, g in grads.items()} for b, r in enumerate(reached)]
         d_grads = {name: torch.stack([column[name] for column in columns]) for name in grads}
         before = {name: memory * p for name, p in self.params.items()}
-        return Response(*adam.pushforward(grads, state, before, self.moment, d_grads))
+        return Response(*adam.pushforward(grads, state, before, self.moment, d_grads, steps))
 
     def along(self, adjoint: Params) -> Tensor:
         """Derivative with respect to the rates of what has this derivative with respect to the parameters, ``[B]``."""

@@ -35,7 +35,7 @@ def start(config: AnyConfig, folder: Path, console: Console) -> dict:
         raise RunError(
             f"{folder} exists already: choose another --out, or go on with `metagrad train --resume {folder}`"
         )
-    _make_learner(config)  # what cannot work fails before anything is written
+    _adopt(_make_learner(config))  # what cannot work fails before anything is written
     with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
@@ -117,6 +117,8 @@ def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> 
             )
         evaluator.set_counters(values["eval_streams"])
         learner.load_state(tensors, values)
+    else:
+        _adopt(learner)
     metrics = Metrics(folder / "metrics.csv", size)
     began, first = time.perf_counter(), learner.episode
 
@@ -163,6 +165,14 @@ def _rows(learner: Any, scores: Any, seconds: float) -> list[dict]:
         }
         for s, seed in enumerate(learner.config.seeds)
     ]
+
+
+def _adopt(learner: Any) -> None:
+    """Give a new learner the agents that its configuration names."""
+    source = getattr(learner.config, "init_from", "")
+    if source:
+        tensors, _ = checkpoint.load(Path(source) / "checkpoints")
+        learner.adopt(tensors, source)
 
 
 def _make_learner(config: AnyConfig) -> Any:

@@ -184,11 +184,16 @@ def present_slopes(record: TaxRecord, rules: Rules) -> Tensor:
     return marginal[..., None] * transfer_slopes(rates, record.present_income, record.present_coin, rules.cutoffs)
 
 
-def delays(record: TaxRecord, decay: float) -> Tensor:
-    """``decay^(tax day - step)`` for tax days to come, else 0, ``[T, P]``: what an advantage sees of a later reward."""
+def delays(record: TaxRecord, decay: float) -> tuple[Tensor, Tensor]:
+    """What the advantage of a step sees of the reward of a tax day, ``[T, P]`` twice.
+
+    ``decay^(tax day - step)`` for tax days to come, else 0; and the same for the next tax day alone, whose tax falls
+    on present income too.
+    """
     steps = torch.arange(len(record.wealth), device=record.day.device)
     left = (record.day - steps[:, None]).to(record.wealth.dtype)
-    return torch.where(left >= 0, decay ** left.clamp_min(0), 0.0)
+    weight = torch.where(left >= 0, decay ** left.clamp_min(0), 0.0)
+    return weight, weight * (weight.cumsum(1) == weight)
 
 
 def others_by_rank(x: Tensor, rank: Tensor) -> Tensor:
@@ -200,16 +205,18 @@ def others_by_rank(x: Tensor, rank: Tensor) -> Tensor:
     return torch.empty_like(x).scatter_(-2, order, mean)
 
 
-def advantage_slopes(record: TaxRecord, rules: Rules, decay: float) -> Tensor:
+def advantage_slopes(record: TaxRecord, rules: Rules, decay: float, baseline: bool) -> Tensor:
     """Derivative of the agents' advantages with respect to rates common to all periods, ``[T, K, A, B]``.
 
-    Less a baseline: critic values do not depend on the rates, so the derivative has none of its own. Any function of
-    the state may be subtracted, since it multiplies a score. Taken is the derivative as if present income were taxed
-    now, and the mean over the other episodes of what is left.
+    With ``baseline`` less a baseline, else less its mean: critic values do not depend on the rates, so the derivative
+    has none of its own. Any function of the state may be subtracted, since it multiplies a score. Taken is the
+    derivative as if present income were taxed now, and the mean over the other episodes of what is left.
     """
-    weight = delays(record, decay)
+    weight, coming = delays(record, decay)
     ahead = torch.einsum("tp,pkib->tkib", weight, reward_slopes(record, rules))
-    rest = ahead - weight.sum(1)[:, None, None, None] * present_slopes(record, rules)
+    if not baseline:
+        return ahead - ahead.mean((0, 1, 2))
+    rest = ahead - coming.sum(1)[:, None, None, None] * present_slopes(record, rules)
     return rest - others_by_rank(rest, record.rank)
 
 
@@ -221,9 +228,9 @@ def baseline_credit(score: Tensor, record: TaxRecord, rules: Rules, decay: float
     score : Tensor ``[T, K, A]``
         What multiplies the advantages.
     """
-    weight, now = delays(record, decay), present_slopes(record, rules)
+    (weight, coming), now = delays(record, decay), present_slopes(record, rules)
     steady = now - others_by_rank(now, record.rank)
     later = others_by_rank(reward_slopes(record, rules), record.rank)
-    return torch.einsum("tp,tki,tkib->pkb", weight, score, steady) + torch.einsum(
+    return torch.einsum("tp,tki,tkib->pkb", coming, score, steady) + torch.einsum(
         "tp,tki,pkib->pkb", weight, score, later
     )

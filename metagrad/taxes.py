@@ -151,8 +151,7 @@ class TaxedWorkforce(Workforce):
         fresh = fresh or self.collect()
         after = self.evaluate(fresh[0])
         if self.response is not None:
-            for step in steps:
-                self._advance_response(step, record.episodes(step.copies))
+            self._advance_response(batch, record, steps)
         for epoch in range(self.config.designer.epochs):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
@@ -179,7 +178,7 @@ class TaxedWorkforce(Workforce):
         d = self.config.designer
         total = {name: torch.zeros_like(p) for name, p in self.eta.items()}
         if d.chain:
-            part = self._chain(step, record.episodes(step.copies), fresh, after, epoch)
+            part = self._chain(step, record, fresh, after, epoch)
             total = optim.add(total, self._noted("chain", part), d.chain)
         if d.direct:
             total = optim.add(total, self._noted("direct", self.direct_gradient(fresh[1])), d.direct)
@@ -190,24 +189,24 @@ class TaxedWorkforce(Workforce):
         return part
 
     def _chain(
-        self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int
+        self, step: PolicyStep, whole: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int
     ) -> Params:
         """The path through the agents' learning."""
-        validation, outcome = fresh
+        (validation, outcome), record = fresh, whole.episodes(step.copies)
         if self.config.designer.mode == "unrolled":
             return self.unrolled_gradient(step, record, validation, outcome)
         if epoch == 0:
             adjoint = after.vjp(slope(self.objective(validation, outcome), after.out))
             if self.response is not None:
                 return self._through_rates(self.response.along(adjoint), outcome)
-            return self.chain_gradient(step, record, adjoint)
+            return self.chain_gradient(step, whole, adjoint)
         # The agents' step as it would have been under the present η, and how likely it makes what the real one did.
         weight = self.taxed_weights(self.eta, step.batch, record, record.rates).detach()
         grads = step.evaluation.vjp(slope(lambda x: self.policy_loss(x, step.batch, weight), step.evaluation.out))
         policy = self.policy_adam.step(step.policy, grads, step.state)[0]
         moved = Evaluation(policy, validation.maps, validation.flat, self.config.threads)
         adjoint = moved.vjp(slope(self.proximal_objective(validation, outcome, after), moved.out))
-        return self.chain_gradient(replace(step, grads=grads), record, adjoint)
+        return self.chain_gradient(replace(step, grads=grads), whole, adjoint, record.rates)
 
     def direct_gradient(self, outcome: TaxRecord) -> Params:
         """The path through the coin that taxes move, behaviour fixed."""
@@ -219,30 +218,37 @@ class TaxedWorkforce(Workforce):
 
         return gradient(loss, self.eta)
 
-    def chain_gradient(self, step: PolicyStep, record: TaxRecord, adjoint: Params) -> Params:
-        """The path through one step of the agents, in forward mode; ``adjoint`` is that of the parameters after it."""
+    def chain_gradient(self, step: PolicyStep, whole: TaxRecord, adjoint: Params, base: Tensor | None = None) -> Params:
+        """The path through one step of the agents, in forward mode; ``adjoint`` is that of the parameters after it.
+
+        ``whole`` is the record of all episodes, ``base`` as in :meth:`taxed_weights`.
+        """
+        record = whole.episodes(step.copies)
 
         def score_jvp(u: Params) -> Tensor:
             return (step.evaluation.jvp(u) * self.score(step)).sum(-1)
 
         def weights_vjp(score: Tensor) -> Params:
-            credit = self._baseline(score, step.batch, record) if self.config.designer.baseline else None
+            credit = self._baseline(score, step, whole) if self.config.designer.baseline else None
 
             def objective(eta: Params) -> Tensor:
-                value = (score * self.taxed_weights(eta, step.batch, record)).mean()
-                return value if credit is None else value - (credit * designer_rates(eta, record)).sum()
+                value = (score * self.taxed_weights(eta, step.batch, record, base)).mean()
+                return value if credit is None else value - (credit * designer_rates(eta, whole)).sum()
 
             return gradient(objective, self.eta)
 
         inner = InnerStep(step.grads, step.state, score_jvp, weights_vjp)
         return forward_metagradient([inner], self.policy_adam, adjoint)
 
-    def _baseline(self, score: Tensor, batch: Batch, record: TaxRecord) -> Tensor:
-        """What the baseline takes from every rate's credit, ``[P, K, B]``."""
+    def _baseline(self, score: Tensor, step: PolicyStep, whole: TaxRecord) -> Tensor:
+        """What the baseline takes from every rate's credit, ``[P, K, B]``, of all K episodes."""
         a = self.config.agents
-        scaled = (score - score.mean()) / self.spread(batch) if a.normalise else score
-        by_step = scaled.double().view(len(record.wealth), *record.rank.shape) / scaled.numel()
-        return taxation.baseline_credit(by_step, record, self.rules, a.gamma * a.gae_lambda)
+        scaled = (score - score.mean()) / self.spread(step.batch) if a.normalise else score
+        mine = scaled.double().view(len(whole.wealth), -1, whole.rank.shape[1]) / scaled.numel()
+        copies = slice(None) if step.copies is None else step.copies
+        by_step = torch.zeros_like(whole.wealth)
+        by_step[:, copies] = mine
+        return taxation.baseline_credit(by_step, whole, self.rules, a.gamma * a.gae_lambda)
 
     def unrolled_gradient(self, step: PolicyStep, record: TaxRecord, validation: Batch, outcome: TaxRecord) -> Params:
         """The same path by automatic differentiation through the step; without a baseline."""
@@ -298,22 +304,22 @@ class TaxedWorkforce(Workforce):
 
     # ------------------------------------------------------------------ the agents' response, carried along
 
-    def _advance_response(self, step: PolicyStep, record: TaxRecord) -> None:
-        """Add what the present rates did to a step of the agents; from some of the episodes, which is enough."""
+    def _advance_response(self, batch: Batch, record: TaxRecord, steps: list[PolicyStep]) -> None:
+        """Add what the present rates did to the agents' steps; judged by some of the episodes, which is enough."""
         d, a = self.config.designer, self.config.agents
         assert self.response is not None
-        slopes = taxation.advantage_slopes(record, self.rules, a.gamma * a.gae_lambda) * record.cap[0, 0]
+        slopes = taxation.advantage_slopes(record, self.rules, a.gamma * a.gae_lambda, d.baseline) * record.cap[0, 0]
         if a.normalise:
-            slopes = slopes / self.spread(step.batch).double()
+            slopes = slopes / self.spread(batch).double()
         share = slice(0, d.trace_episodes)
-        part = step.batch.episodes(share, len(record.rank))
+        part = batch.episodes(share, self.config.k)
         rows = slopes[:, share].flatten(0, 2).to(part.flat.dtype)
-        some = replace(step, batch=part, evaluation=Evaluation(step.policy, part.maps, part.flat, self.config.threads))
-        score = self.score(some)
+        evaluation = Evaluation(steps[0].policy, part.maps, part.flat, self.config.threads)
+        score = slope(lambda logits: log_prob(logits, part).sum(), evaluation.out)
         self.response = self.response.advance(
-            self.policy_adam, step.grads, step.state,
-            lambda b: some.evaluation.vjp(score * (rows[:, b, None] / -len(rows))),
-            [bool(column.any()) for column in rows.T], 1 - 1 / d.response_time,
+            self.policy_adam, steps[-1].grads, steps[-1].state,
+            lambda b: evaluation.vjp(score * (rows[:, b, None] / -len(rows))),
+            [bool(column.any()) for column in rows.T], max(0.0, 1 - self.config.k / d.response_time), len(steps),
         )  # fmt: skip
 
     def _through_rates(self, d_rates: Tensor, record: TaxRecord) -> Params:
