@@ -5,14 +5,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
-from metagrad.config import EconomyConfig  # noqa: E402
-from metagrad.economy import Workforce, gradient  # noqa: E402
-from metagrad.presets import preset  # noqa: E402
+from metagrad.config import EconomyConfig, TaxDesigner  # noqa: E402
+from metagrad.economy import make_economy, slope  # noqa: E402
+from metagrad.games import kit  # noqa: E402
+from metagrad.presets import ECONOMY_PRESETS, preset  # noqa: E402
 from metagrad.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.train import Learner  # noqa: E402
 
@@ -100,25 +102,52 @@ def test_metagradient_memory(benchmark, k, mode):
     benchmark.extra_info["peak_megabytes"] = (peaks[0] - peak_kilobytes("ready", 1, "forward", False)) / 1024
 
 
-@pytest.mark.parametrize("method", ["free-market", "metagrad"])
-def test_iteration_gtb(benchmark, method):
-    """One iteration of the economy's learner, K = 16 episodes."""
-    workers = (TaxedWorkforce if method == "metagrad" else Workforce)(EconomyConfig(method=method), 1)
+# Multiplications and additions of one pass of the paper's policy network over one episode (metagrad specification, 9).
+GTB_FORWARD = 0.857e6 * 400
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("method", ["free-market", "dual-rl", "metagrad"])
+def test_iteration_gtb(benchmark, method, threads):
+    """One iteration of the economy's learner, simulator included: our preset, K = 16 episodes."""
+    config = replace(preset("gtb", ECONOMY_PRESETS), method=method, threads=threads)
+    workers = kit(config).learner(config).workforces[0]
     workers.iterate()
-    benchmark.pedantic(workers.iterate, rounds=4)
-    benchmark.extra_info["episodes_per_second"] = 16 / benchmark.stats.stats.median
+    benchmark.pedantic(workers.iterate, rounds=3)
+    seconds = benchmark.stats.stats.median
+    # In forward passes: episodes, the agents' step (3); the designer's adjoint (3), four of the episodes once more for
+    # the agents' response (1 + 2 for each of about three brackets reached).
+    passes = 4 + (3 + 7 * config.designer.trace_episodes / config.k if method == "metagrad" else 0)
+    benchmark.extra_info.update(
+        episodes_per_second=config.k / seconds,
+        fraction_of_sgemm=config.k * passes * GTB_FORWARD / seconds / (threads * sgemm_flops()),
+        simulator_share=simulator_seconds(config) / seconds,
+    )
+
+
+def simulator_seconds(config):
+    """Time of the simulator alone for the steps of one batch."""
+    env = make_economy(config, 1, "train", config.k)
+    env.reset()
+    actions = np.zeros((config.k, 4), np.int64)
+    return config.game.steps * best_time(lambda: env.step(actions), 50)
 
 
 def ready_gtb(k, mode):
-    """The designer's gradient through the agents' step on the economy, ready to be computed."""
-    workers = TaxedWorkforce(EconomyConfig(method="metagrad", k=k), 1)
+    """The designer's gradient through one step of the agents on the economy, ready to be computed."""
+    designer = TaxDesigner(policy="network", response="step", direct=0.0)
+    workers = TaxedWorkforce(EconomyConfig(method="metagrad", k=k, designer=designer), 1)
     workers.iterate()
-    (batch, record), before, state = workers.tau, workers.policy, workers.policy_state
-    weight = workers.weights(batch, batch.rewards)
-    grads = gradient(lambda p: workers.policy_loss(p, batch, weight, slice(None)), before)
-    if mode == "forward":
-        return lambda: workers.chain_gradient(before, state, batch, record, grads, batch, record)
-    return lambda: workers.unrolled_gradient(before, state, batch, record, batch, record)
+    (batch, record), evaluation = workers.tau, workers._evaluation
+    step = workers.learn_from(batch, evaluation)[-1]
+    if mode == "unrolled":
+        return lambda: workers.unrolled_gradient(step, record, batch, record)
+
+    def forward():
+        after = workers.evaluate(batch)
+        return workers.chain_gradient(step, record, after.vjp(slope(workers.objective(batch, record), after.out)))
+
+    return forward
 
 
 @pytest.mark.parametrize("mode", ["forward", "unrolled"])

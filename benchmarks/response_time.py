@@ -1,0 +1,78 @@
+"""How long agents take to respond to new taxes.
+
+    python benchmarks/response_time.py RUN [--seed N] [--rate 0.5] [--episodes 1600]
+
+The agents of RUN, which learned in a free market, go on learning under one rate for all. Production at rate 0.5 falls
+from what they made before they had noticed to what they make then; an exponential fitted to it gives the time.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.optimize import curve_fit
+
+from metagrad import checkpoint
+from metagrad.config import EconomyConfig
+from metagrad.config import load as load_config
+from metagrad.games import kit
+from metagrad.run import RunError
+
+
+def response(config: EconomyConfig, tensors: dict, source: str, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Episodes, and production after so many of them."""
+    learner = kit(config).learner(config)
+    learner.adopt(tensors, source)
+    evaluator = kit(config).evaluator(config, "eval", test_episodes)
+    rows = []
+    while learner.episode < config.episodes:
+        rows.append((learner.episode, float(evaluator(learner).productivity[0])))
+        for _ in range(5):
+            learner.iterate()
+    episodes, production = np.array(rows).T
+    return episodes, production
+
+
+def fit_time(episodes: np.ndarray, production: np.ndarray) -> tuple[float, float]:
+    """Time of ``end + change * exp(-episodes / time)`` and its standard error."""
+    start = (production[-1], production[0] - production[-1], episodes[-1] / 4)
+    bounds = ([0, -np.inf, 1], [np.inf, np.inf, 10 * episodes[-1]])
+    found, covariance = curve_fit(
+        lambda x, end, change, time: end + change * np.exp(-x / time), episodes, production, start, bounds=bounds
+    )
+    return float(found[2]), float(covariance[2, 2] ** 0.5)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--rate", type=float, default=0.5)
+    parser.add_argument("--episodes", type=int, default=1600)
+    parser.add_argument("--test-episodes", type=int, default=40)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    theirs = load_config(options.run / "config.json")
+    if not isinstance(theirs, EconomyConfig):
+        raise RunError(f"{options.run} is not a run on the economy")
+    seed = theirs.seeds[0] if options.seed is None else options.seed
+    config = replace(
+        theirs,
+        method="fixed",
+        seeds=(seed,),
+        episodes=options.episodes,
+        game=replace(theirs.game, rates=(options.rate,) * 7),
+        agents=replace(theirs.agents, entropy=theirs.agents.entropy_end),
+    )
+    tensors, _ = checkpoint.load(options.run / "checkpoints")
+    episodes, production = response(config, tensors, str(options.run), options.test_episodes)
+    for e, p in zip(episodes, production, strict=True):
+        print(f"{e:6.0f} {p:8.1f}")
+    time, error = fit_time(episodes, production)
+    print(f"response time {time:.0f} ± {error:.0f} episodes")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The passes by hand of networks on maps, against automatic differentiation."""
+
+import numpy as np
+import pytest
+import torch
+
+from metagrad.convnet import Evaluation, apply_recurrent, apply_trunk, init_recurrent, init_trunk
+
+
+def case(rows=150, dtype=torch.float64):
+    rng = np.random.default_rng(0)
+    params = init_trunk(rng, 3, 30, 7, 4, (9, 8), 5, "cpu", dtype, 1.0)
+    params = {name: p + 0.05 * torch.from_numpy(rng.normal(size=p.shape)).to(dtype) for name, p in params.items()}
+    maps = torch.from_numpy(
+        ((rng.random((rows, 5, 6, 3)) < 0.3) * rng.integers(1, 4, (rows, 5, 6, 3))).astype(np.uint8)
+    )
+    flat = torch.from_numpy(rng.normal(size=(rows, 7))).to(dtype)
+    tangent = {name: torch.from_numpy(rng.normal(size=p.shape)).to(dtype) for name, p in params.items()}
+    return params, maps, flat, tangent, torch.from_numpy(rng.normal(size=(rows, 5))).to(dtype)
+
+
+@pytest.mark.parametrize("rows", [1, 40, 150, 2000])
+def test_passes_equal_automatic_differentiation(rows):
+    params, maps, flat, tangent, d_out = case(rows)
+    evaluation = Evaluation(params, maps, flat)
+    leaves = {name: p.requires_grad_() for name, p in params.items()}
+    out = apply_trunk(leaves, maps, flat)
+    torch.testing.assert_close(evaluation.out, out.detach())
+    grads = torch.autograd.grad((out * d_out).sum(), list(leaves.values()))
+    got = evaluation.vjp(d_out)
+    for name, want in zip(leaves, grads, strict=True):
+        torch.testing.assert_close(got[name], want)
+    plain = {name: p.detach() for name, p in params.items()}
+    moved = torch.func.jvp(lambda p: apply_trunk(p, maps, flat), (plain,), (tangent,))[1]
+    torch.testing.assert_close(evaluation.jvp(tangent), moved)
+
+
+def test_results_do_not_depend_on_threads():
+    params, maps, flat, tangent, d_out = case(3000, torch.float32)
+    one, two = (Evaluation(params, maps, flat, threads) for threads in (1, 2))
+    assert torch.equal(one.out, two.out)
+    assert torch.equal(one.jvp(tangent), two.jvp(tangent))
+    a, b = one.vjp(d_out), two.vjp(d_out)
+    for name, grad in a.items():
+        assert torch.equal(grad, b[name]), name
+
+
+def test_the_recurrent_network_is_an_lstm_from_zeros():
+    rng = np.random.default_rng(0)
+    params = init_recurrent(rng, 3, 30, 7, 4, (9, 8), 2, "cpu", torch.float64)
+    _, maps, flat, _, _ = case(6 * 3)
+    got = apply_recurrent(params, maps, flat, 3)
+    cell = torch.nn.LSTM(8, 8, dtype=torch.float64)
+    names = {"weight_ih_l0": "input", "weight_hh_l0": "state", "bias_ih_l0": "input_bias", "bias_hh_l0": "state_bias"}
+    cell.load_state_dict({theirs: params[mine] for theirs, mine in names.items()})
+    features = apply_trunk(params, maps, flat).relu().view(6, 3, 8)
+    want = cell(features)[0].flatten(0, 1) @ params["head"].T + params["head_bias"]
+    torch.testing.assert_close(got, want)
+    assert (params["input_bias"][8:16] == 1).all()
