@@ -3,8 +3,8 @@
     python benchmarks/tax_signal.py RUN [--seed N] [--k 32] [--batches 6]
 
 RUN is a finished run on the economy, whose agents and Adam moments are taken. Rates are one half in all brackets.
-Printed for each path: mean cosine over all pairs of batches, mean norm, and the mean gradient by bracket (of the logits;
-positive means that lower rates are better).
+Printed for each path: mean cosine over all pairs of batches, mean norm, and the mean gradient by bracket (of the
+logits; positive means that lower rates are better).
 """
 
 import argparse
@@ -69,10 +69,9 @@ def main() -> None:
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)
             cosines = (unit @ unit.T)[tuple(torch.triu_indices(len(g), len(g), 1))]
-            by_bracket = " ".join(f"{x:+.3f}" for x in g.mean(0))
-            print(
-                f"reward {kind}, {name}: cosine {cosines.mean():.3f}, norm {g.norm(dim=1).mean():.3g}, mean {by_bracket}"
-            )
+            mean = " ".join(f"{x:+.3f}" for x in g.mean(0))
+            norm = g.norm(dim=1).mean()
+            print(f"reward {kind}, {name}: cosine {cosines.mean():.3f}, norm {norm:.3g}, mean {mean}")
 
 
 if __name__ == "__main__":
