@@ -10,8 +10,9 @@ import numpy as np
 from fastenvs import rng
 from fastenvs.gtb.env import GatherTradeBuild
 from metagrad.config import EconomyConfig
-from metagrad.economy import EconomyLearner, Workforce, make_economy, play
+from metagrad.economy import Workforce, make_economy, play
 from metagrad.rollout import purpose_streams
+from metagrad.turns import TurnLearner
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -109,7 +110,7 @@ class EconomyEvaluator:
         for env, counter in zip(self.envs, counters["environment"], strict=True):
             env.streams.counter[:] = counter
 
-    def __call__(self, learner: EconomyLearner) -> EconomyScores:
+    def __call__(self, learner: TurnLearner) -> EconomyScores:
         """Scores of every seed; annealing and Saez's memory are those of training."""
         rows = [self._score(s, w, env) for s, (w, env) in enumerate(zip(learner.workforces, self.envs, strict=True))]
         plain = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "by_rank"}

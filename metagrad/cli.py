@@ -14,14 +14,23 @@ from rich.console import Console
 
 from metagrad import run
 from metagrad.checkpoint import CheckpointError
-from metagrad.config import AnyConfig, Config, ConfigError, EconomyConfig, Method, TaxMethod
-from metagrad.economy import EconomyLearner
+from metagrad.config import (
+    AnyConfig,
+    CleanupConfig,
+    CleanupMethod,
+    Config,
+    ConfigError,
+    EconomyConfig,
+    Method,
+    TaxMethod,
+)
 from metagrad.evaluate import bounds
 from metagrad.games import KITS
 from metagrad.log import comparison_table, read_metrics, results_table
-from metagrad.presets import ECONOMY_PRESETS, PRESETS, preset
+from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, PRESETS, preset
+from metagrad.turns import TurnLearner
 
-USAGE = """usage: metagrad train {escape-room,gtb} [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] [options]
+USAGE = """usage: metagrad train {escape-room,cleanup,gtb} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
@@ -49,6 +58,23 @@ class TrainEscapeRoom:
 
 
 @dataclass(frozen=True)
+class TrainCleanup:
+    """Train agents on Cleanup, and a designer that pays them. Every option below starts from the preset's value."""
+
+    preset: Literal[tuple(CLEANUP_PRESETS)] = "cleanup"  # type: ignore[valid-type]
+    """Experiment."""
+    method: CleanupMethod = "metagrad"
+    """How incentives are set; `central` is one policy for all agents."""
+    seeds: int = 1
+    """Number of independent runs, trained in turn."""
+    first_seed: int = 12340
+    """Seed of the first of them; the others follow."""
+    out: Path | None = None
+    """Folder of the run, which must not exist (default: a new one, runs/PRESET-METHOD)."""
+    config: Annotated[CleanupConfig, tyro.conf.arg(name="")] = field(default_factory=CleanupConfig)
+
+
+@dataclass(frozen=True)
 class TrainGTB:
     """Train the agents of the economy under a tax schedule. Every option below starts from the preset's value."""
 
@@ -65,7 +91,7 @@ class TrainGTB:
     config: Annotated[EconomyConfig, tyro.conf.arg(name="")] = field(default_factory=EconomyConfig)
 
 
-TRAIN = {"escape-room": TrainEscapeRoom, "gtb": TrainGTB}
+TRAIN = {"escape-room": TrainEscapeRoom, "cleanup": TrainCleanup, "gtb": TrainGTB}
 
 
 @dataclass(frozen=True)
@@ -224,11 +250,14 @@ def _compare(args: list[str], console: Console) -> None:
 def _replay(args: list[str], console: Console) -> None:
     options = tyro.cli(Replay, args=args, prog="metagrad replay")
     learner = run.load_learner(options.run)
-    if not isinstance(learner, EconomyLearner):
-        raise ConfigError("only runs on the economy can be replayed")
+    if not isinstance(learner, TurnLearner):
+        raise ConfigError("runs on Escape Room cannot be replayed")
     if options.seed is not None and options.seed not in learner.config.seeds:
         raise ConfigError(f"--seed must be one of {list(learner.config.seeds)}, got {options.seed}")
-    from metagrad.replay import replay  # matplotlib takes a while to load
+    if isinstance(learner.config, CleanupConfig):
+        from metagrad.cleaning import replay
+    else:
+        from metagrad.replay import replay  # matplotlib takes a while to load
 
     console.print(f"episode: {replay(learner, options.out or options.run / 'episode.gif', options.seed)}")
 

@@ -365,8 +365,98 @@ class EconomyConfig(Run):
             raise ConfigError(f"designer.response_time must be at least k ({self.k}), got {d.response_time:g}")
 
 
-AnyConfig = Config | EconomyConfig
-CONFIGS: dict[str, type[Run]] = {"escape-room": Config, "gtb": EconomyConfig}
+CleanupMethod = Literal["metagrad", "dual-rl-continuous", "central", "none"]
+
+
+@dataclass(frozen=True)
+class CleanupGame:
+    """Cleanup."""
+
+    preset: Literal["paper_7x7", "authors_10x10", "large"] = "paper_7x7"
+    """Map, number of agents, and rules."""
+    steps: int = 50
+    """Length of an episode."""
+
+
+@dataclass(frozen=True)
+class Cleaners:
+    """Agents of Cleanup: one policy and one critic for all."""
+
+    filters: int = 6
+    """Filters of the convolution."""
+    hidden: tuple[int, int] = (64, 64)
+    """Widths of the two dense layers."""
+    optimiser: Literal["sgd", "adam"] = "adam"
+    """How the policy takes its step."""
+    lr: float = 1e-3
+    """Learning rate of the policy."""
+    lr_critic: float = 2e-3
+    """Adam's learning rate of the critic."""
+    gamma: float = 0.9
+    """Discount."""
+    gae_lambda: float = 0.9
+    """Decay of generalised advantages; 0 leaves the temporal difference of one step, as published."""
+    entropy: float = 0.1
+    """Weight of the entropy bonus."""
+    epsilon_start: float = 0.0
+    """Share of uniform exploration in the first iteration."""
+    epsilon_end: float = 0.0
+    """Share of uniform exploration at the end of its linear decrease."""
+    epsilon_div: int = 100
+    """Iterations over which exploration decreases."""
+    normalise: bool = True
+    """Normalise the advantages of a batch."""
+    target_tau: float = 1.0
+    """Share of the critic that its target takes over in a step; 1 for no target network."""
+
+
+@dataclass(frozen=True)
+class Payer:
+    """Designer of incentives in Cleanup, for what agents do: clean, collect, or anything else."""
+
+    filters: int = 6
+    """Filters of the convolution."""
+    hidden: tuple[int, int] = (64, 64)
+    """Widths of the two dense layers."""
+    scale: float = 2.0
+    """Upper bound of an incentive."""
+    lr: float = 1e-4
+    """Adam's learning rate of the incentive function."""
+    lr_critic: float = 2e-3
+    """Adam's learning rate of the designer's critic."""
+    gamma: float = 0.97
+    """Discount of the designer's return."""
+    gae_lambda: float = 0.95
+    """Decay of its generalised advantages."""
+    target_tau: float = 1.0
+    """Share of the critic that its target takes over in a step; 1 for no target network."""
+    mode: Literal["forward", "unrolled"] = "forward"
+    """How to compute the meta-gradient; both give the same."""
+
+
+@dataclass(frozen=True)
+class CleanupConfig(Run):
+    """Everything that decides what a run on Cleanup does."""
+
+    game_name: Annotated[Literal["cleanup"], tyro.conf.Suppress] = "cleanup"
+    """The game."""
+    preset: Annotated[str, tyro.conf.Suppress] = "cleanup"
+    """Preset that the other values started from."""
+    method: Annotated[CleanupMethod, tyro.conf.Suppress] = "metagrad"
+    """How incentives are set."""
+    seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = (12340,)
+    """Independent runs, trained in turn."""
+    target: float = 33.5
+    """Social welfare that counts as solved; four fifths of the best possible on the small map."""
+    episodes: int = 10_000
+    """Training episodes of each seed."""
+    game: CleanupGame = field(default_factory=CleanupGame)
+    agents: Cleaners = field(default_factory=Cleaners)
+    designer: Payer = field(default_factory=Payer)
+
+
+AnyConfig = Config | EconomyConfig | CleanupConfig
+CONFIGS: dict[str, type[Run]] = {"escape-room": Config, "cleanup": CleanupConfig, "gtb": EconomyConfig}
 
 
 _BELOW_ONE = 1 - 1e-12
@@ -388,6 +478,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "gae_lambda": (0, 1, True),
     "entropy_end": (0, float("inf"), True),
     "clip": (0, 1, False),
+    "target_tau": (0, 1, False),
     "chain": (0, float("inf"), True),
     "direct": (0, float("inf"), True),
     "response_time": (0, float("inf"), False),

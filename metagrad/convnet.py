@@ -48,6 +48,20 @@ def init_recurrent(
     return {**trunk, **cell, **_draw(generator, {"head": (n, size)}, device, dtype, _HEAD_SCALE)}
 
 
+def init_picture(
+    generator: np.random.Generator, shape: tuple[int, int, int], filters: int, hidden: tuple[int, int], extra: int,
+    n: int, device: str, dtype: torch.dtype,
+) -> Params:  # fmt: skip
+    """A 3 x 3 convolution and two dense layers on a picture ``(h, w, C)``; ``extra`` numbers join before the second."""
+    height, width, channels = shape
+    first, second = hidden
+    shapes = {
+        "c0": (filters, channels, 3, 3), "map": (first, filters * height * width), "f0": (second, first + extra),
+        "f1": (n, second),
+    }  # fmt: skip
+    return _draw(generator, shapes, device, dtype, _HEAD_SCALE)
+
+
 def init_flat(
     generator: np.random.Generator, width: int, hidden: tuple[int, ...], device: str, dtype: torch.dtype
 ) -> Params:
@@ -85,6 +99,14 @@ def apply_trunk(params: Params, maps: Tensor, flat: Tensor) -> Tensor:
         x = F.relu(F.conv2d(x, params[name], params[f"{name}_bias"], padding=_KERNEL // 2))
     x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), params["map"], params["map_bias"]))
     return apply_flat(params, torch.cat([x, flat], 1))
+
+
+def apply_picture(params: Params, pictures: Tensor, extra: Tensor | None = None) -> Tensor:
+    """Outputs ``[B, n]`` for pictures uint8 ``[B, h, w, C]`` and further numbers ``[B, extra]``."""
+    x = pictures.permute(0, 3, 1, 2).to(params["c0"].dtype) / 255
+    x = F.relu(F.conv2d(x, params["c0"], params["c0_bias"], padding=1))
+    x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), params["map"], params["map_bias"]))
+    return apply_flat(params, x if extra is None else torch.cat([x, extra], 1))
 
 
 def apply_flat(params: Params, x: Tensor) -> Tensor:

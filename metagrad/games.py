@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from metagrad.accounts import EconomyEvaluator
-from metagrad.config import AnyConfig, EconomyConfig
-from metagrad.economy import EconomyLearner, Workforce
+from metagrad.cleaning import CleanupEvaluator
+from metagrad.cleanup import CREWS
+from metagrad.config import AnyConfig, CleanupConfig, EconomyConfig
+from metagrad.economy import Workforce
 from metagrad.evaluate import Evaluator
 from metagrad.planner import PlannedWorkforce
-from metagrad.presets import ECONOMY_PRESETS, PRESETS
+from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, PRESETS
 from metagrad.taxes import TaxedWorkforce
 from metagrad.train import Learner
+from metagrad.turns import TurnLearner
 
 
 @dataclass(frozen=True)
@@ -25,17 +28,22 @@ class Kit:
     evaluator: Callable[[Any, str, int], Any]
 
 
-def _economy_learner(config: EconomyConfig) -> EconomyLearner:
+def _economy(config: EconomyConfig) -> TurnLearner:
     workforces = {"metagrad": TaxedWorkforce, "metagrad-no-cv": TaxedWorkforce, "dual-rl": PlannedWorkforce}
-    return EconomyLearner(config, workforces.get(config.method, Workforce))
+    return TurnLearner(config, workforces.get(config.method, Workforce))
+
+
+def _cleanup(config: CleanupConfig) -> TurnLearner:
+    return TurnLearner(config, CREWS[config.method])
 
 
 KITS = {
     "escape-room": Kit(PRESETS, Learner, Evaluator),
-    "gtb": Kit(ECONOMY_PRESETS, _economy_learner, EconomyEvaluator),
+    "cleanup": Kit(CLEANUP_PRESETS, _cleanup, CleanupEvaluator),
+    "gtb": Kit(ECONOMY_PRESETS, _economy, EconomyEvaluator),
 }
 
 
 def kit(config: AnyConfig) -> Kit:
     """The parts for a configuration."""
-    return KITS["gtb" if isinstance(config, EconomyConfig) else "escape-room"]
+    return KITS[config.game_name]

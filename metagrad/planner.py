@@ -156,6 +156,10 @@ class PlannedWorkforce(Workforce):
         entropy = -(log_p.exp() * log_p.masked_fill(~decisions.mask, 0.0)).sum((-1, -2))
         return log_p.gather(-1, decisions.choices[..., None])[..., 0].sum(-1), entropy
 
+    def parameters(self) -> list[Tensor]:
+        """Of all networks."""
+        return [*super().parameters(), *self.planner.values(), *self.judge.values()]
+
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
         tensors, values = super().tensors()

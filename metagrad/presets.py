@@ -8,12 +8,15 @@ from typing import Any
 
 from metagrad.config import (
     Agents,
+    Cleaners,
+    CleanupConfig,
     Config,
     ConfigError,
     Designer,
     DesignerReward,
     EconomyConfig,
     Game,
+    Payer,
     Planner,
     TaxDesigner,
     Workers,
@@ -100,6 +103,31 @@ def er_10_5_paper() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     f.__name__: f for f in (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper)
 }
+
+
+def cleanup() -> CleanupConfig:
+    """Cleanup on the small map, K = 16."""
+    return CleanupConfig(checkpoint_period=1_600, eval_period=320)
+
+
+def cleanup_paper() -> CleanupConfig:
+    """Cleanup on the small map as released: one episode an update, temporal differences, SGD."""
+    return CleanupConfig(
+        preset="cleanup_paper",
+        episodes=100_000,
+        k=1,
+        eval_period=500,
+        eval_episodes=5,
+        checkpoint_period=5_000,
+        agents=Cleaners(
+            optimiser="sgd", lr=6.73e-4, lr_critic=5.54e-4, gamma=0.99, gae_lambda=0.0, entropy=0.129,
+            epsilon_start=1.0, epsilon_end=0.05, normalise=False, target_tau=7.93e-3,
+        ),
+        designer=Payer(lr=1.24e-5, lr_critic=2.4e-5, gamma=0.99, gae_lambda=0.99, target_tau=0.114),
+    )  # fmt: skip
+
+
+CLEANUP_PRESETS: dict[str, Callable[[], CleanupConfig]] = {f.__name__: f for f in (cleanup, cleanup_paper)}
 
 
 def gtb() -> EconomyConfig:

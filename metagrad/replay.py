@@ -11,8 +11,9 @@ import numpy as np
 from fastenvs import rng
 from fastenvs.gtb.env import GatherTradeBuild
 from fastenvs.render import AGENT_COLOURS, save_gif
-from metagrad.economy import EconomyLearner, make_economy, play
+from metagrad.economy import make_economy, play
 from metagrad.rollout import purpose_streams
+from metagrad.turns import TurnLearner
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
@@ -66,7 +67,7 @@ class Camera:
         axis.set(ylim=(-0.02, 1.02), title=f"marginal rate (tax in {left} steps)", xlabel="income")
 
 
-def replay(learner: EconomyLearner, out: Path, seed: int | None = None) -> Path:
+def replay(learner: TurnLearner, out: Path, seed: int | None = None) -> Path:
     """Write a fresh episode of a seed's agents (the first one's by default) as a GIF."""
     config = learner.config
     seed = config.seeds[0] if seed is None else seed

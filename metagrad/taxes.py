@@ -332,6 +332,10 @@ class TaxedWorkforce(Workforce):
 
     # ------------------------------------------------------------------ saving
 
+    def parameters(self) -> list[Tensor]:
+        """Of all networks."""
+        return [*super().parameters(), *self.eta.values()]
+
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
         tensors, values = super().tensors()

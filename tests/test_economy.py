@@ -15,13 +15,13 @@ from metagrad.accounts import EconomyEvaluator
 from metagrad.config import Economy, EconomyConfig, Workers
 from metagrad.convnet import apply_trunk
 from metagrad.economy import (
-    EconomyLearner,
     Workforce,
     _choose,
     advantages,
     masked_log_softmax,
     play,
 )
+from metagrad.games import kit
 
 SMALL = Economy(steps=20, tax_period=5)
 
@@ -31,6 +31,10 @@ def small(**options):
     return EconomyConfig(
         **{"seeds": (1,), "k": 3, "game": SMALL, "agents": Workers(**{"hidden": (16,), **agents}), **options}
     )
+
+
+def learner_of(config):
+    return kit(config).learner(config)
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.3])
@@ -111,7 +115,7 @@ def test_rewards_of_a_batch_are_those_of_the_economy():
     ids=str,
 )  # fmt: skip
 def test_a_seed_alone_equals_that_seed_among_others(options):
-    together, alone = EconomyLearner(small(seeds=(1, 2), **options)), EconomyLearner(small(seeds=(2,), **options))
+    together, alone = learner_of(small(seeds=(1, 2), **options)), learner_of(small(seeds=(2,), **options))
     for _ in range(3):
         together.iterate()
         alone.iterate()
@@ -125,7 +129,7 @@ def test_a_seed_alone_equals_that_seed_among_others(options):
 @pytest.mark.parametrize("method", ["free-market", "us-federal", "saez", "fixed"])
 def test_evaluation_does_not_disturb_training(method):
     config = small(method=method, game=replace(SMALL, anneal=method == "us-federal"))
-    quiet, watched = EconomyLearner(config), EconomyLearner(config)
+    quiet, watched = learner_of(config), learner_of(config)
     evaluator = EconomyEvaluator(config, "eval", 5)
     for _ in range(3):
         quiet.iterate()
@@ -145,7 +149,7 @@ def test_evaluation_does_not_disturb_training(method):
 
 
 def test_schedules_decay_as_configured():
-    learner = EconomyLearner(
+    learner = learner_of(
         small(agents_entropy=0.5, agents_entropy_end=0.1, agents_entropy_episodes=12, agents_epsilon_start=0.4,
               agents_epsilon_div=2)
     )  # fmt: skip
@@ -236,7 +240,7 @@ def test_wrong_schedules_are_refused(tmp_path, capsys):
 def test_agents_learn():
     """A free market, 480 episodes: welfare grows, and agents build."""
     config = EconomyConfig(seeds=(3,), episodes=480)
-    learner = EconomyLearner(config)
+    learner = learner_of(config)
     first = EconomyEvaluator(config, "eval", 20)(learner)
     while learner.episode < config.episodes:
         learner.iterate()
