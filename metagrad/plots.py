@@ -10,14 +10,14 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
-from metagrad.config import Config, EconomyConfig, load
+from metagrad.config import CleanupConfig, Config, EconomyConfig, load
 from metagrad.evaluate import PLACES, bounds
 from metagrad.log import method_label, read_metrics
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-from metagrad import economy_plots
+from metagrad import cleanup_plots, economy_plots
 from metagrad.economy_plots import band, by_seed
 
 Metrics = dict[str, np.ndarray]
@@ -37,7 +37,10 @@ def plot_runs(folders: Sequence[Path], out: Path) -> Path:
             raise ValueError(f"{folder} has no evaluation yet")
     if len({type(config) for config, _ in runs}) > 1:
         raise ValueError("runs on different games do not fit into one figure")
-    if isinstance(runs[0][0], EconomyConfig):
+    if isinstance(runs[0][0], CleanupConfig):
+        cleanups: Any = runs
+        figure = cleanup_plots.draw(cleanups)
+    elif isinstance(runs[0][0], EconomyConfig):
         economies: Any = runs
         figure = economy_plots.draw(economies)
     else:

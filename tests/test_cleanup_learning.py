@@ -1,0 +1,159 @@
+"""Learning on Cleanup: incentives in graph and game, the meta-gradient, and runs."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from learning import relative_error
+from PIL import Image
+from safetensors.torch import load_file
+
+from metagrad import cli, optim
+from metagrad.cleaning import CleanupEvaluator, summary
+from metagrad.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, _chosen, log_policy, paid_for
+from metagrad.config import Cleaners, CleanupConfig, CleanupGame, Payer
+from metagrad.economy import gradient
+from metagrad.games import kit
+
+
+def config(method="metagrad", **options):
+    designer = {k.removeprefix("designer_"): options.pop(k) for k in list(options) if k.startswith("designer_")}
+    return CleanupConfig(
+        method=method, seeds=(1,), k=3, dtype="float64", game=CleanupGame(steps=12),
+        agents=Cleaners(**{"filters": 2, "hidden": (9, 8), **options}),
+        designer=Payer(**{"filters": 2, "hidden": (9, 8), "lr": 0.01, **designer}),
+    )  # fmt: skip
+
+
+def crew_of(kind=MetaGradCrew, iterations=4, **options):
+    crew = kind(config(**options), 1)
+    for _ in range(iterations):
+        crew.iterate()
+    return crew
+
+
+def test_incentives_in_the_graph_are_those_that_agents_learn_from():
+    crew = crew_of()
+    batch = crew.tau
+    eta = dict(crew.eta)
+    torch.testing.assert_close(crew.collect().incentives.max() <= 2, torch.tensor(True))
+    fresh = crew.collect()
+    torch.testing.assert_close(crew.pay(eta, fresh), fresh.incentives, rtol=0, atol=0)
+    types = torch.rand(12, 3, 3, dtype=torch.float64)
+    got = paid_for(types, batch.kinds)
+    for t, k, i in np.ndindex(*got.shape):
+        assert got[t, k, i] == types[t, k, batch.kinds[t, k, i]]
+    assert (batch.kinds == 0).equal(batch.cleaned > 0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {}, {"normalise": False}, {"optimiser": "sgd", "lr": 0.1}, {"gae_lambda": 0.0, "target_tau": 0.1},
+        {"epsilon_start": 0.4, "epsilon_end": 0.2}, {"entropy": 0.0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_forward_equals_unrolled_equals_finite_differences(options):
+    crew = crew_of(iterations=3, **{"lr": 0.03, **options})
+    eta, batch = dict(crew.eta), crew.tau
+    step = crew.learn_from(batch)
+    fresh = crew.collect()
+    forward = crew.metagradient(step, fresh)
+    crew.config = replace(crew.config, designer=replace(crew.config.designer, mode="unrolled"))
+    unrolled = crew.metagradient(step, fresh)
+    assert all(p.abs().max() > 0 for p in unrolled.values())
+    assert relative_error(forward, unrolled) < 1e-9
+    stored, objective = crew.pay(eta, batch), crew.objective(fresh)
+
+    def value(moved):
+        rewards = batch.rewards + batch.incentives + crew.pay(moved, batch) - stored
+        weight = crew.weights(step, rewards.flatten(1))
+        grads = gradient(lambda p: crew.policy_loss(p, batch, weight), step.policy)
+        return float(objective(crew.adam.step(step.policy, grads, step.state)[0]))
+
+    generator = torch.Generator().manual_seed(0)
+    direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
+    want = sum(float((unrolled[n] * direction[n]).sum()) for n in eta)
+    h = 1e-6
+    up, down = (value(optim.add(eta, direction, s * h)) for s in (1, -1))
+    assert (up - down) / (2 * h) == pytest.approx(want, rel=1e-5)
+
+
+def test_the_designers_draws_have_unit_deviation_and_its_score_is_that_of_a_gaussian():
+    crew = crew_of(DualRLCrew, 1, method="dual-rl-continuous")
+    batch = crew.collect()
+    assert batch.noise.std() == pytest.approx(1, abs=0.15)
+    assert ((batch.incentives > 0) & (batch.incentives < 2)).all()
+
+
+def test_the_central_policy_acts_for_all():
+    crew = crew_of(CentralCrew, 2, method="central")
+    assert crew.n_actions == crew.env.n_actions**2
+    joint = np.arange(crew.n_actions)
+    digits = crew.agent_actions(joint, crew.env)
+    np.testing.assert_array_equal(digits[:, 0] + crew.env.n_actions * digits[:, 1], joint)
+    batch = crew.collect()
+    assert batch.actions.numel() == 12 * 3
+    torch.testing.assert_close(crew.actor_rewards(batch.rewards), batch.rewards.sum(-1))
+
+
+def test_stored_log_probabilities_are_the_policys():
+    crew = crew_of(epsilon_start=0.5, epsilon_end=0.3)
+    batch = crew.collect()
+    torch.testing.assert_close(_chosen(log_policy(crew.policy, batch), batch), batch.log_prob, rtol=1e-9, atol=1e-9)
+
+
+def test_accounts():
+    crew = crew_of()
+    batch = crew.collect()
+    found = summary(batch)
+    assert found["count"].sum() == pytest.approx(12 * 2)
+    assert found["incentives_paid"] == pytest.approx(float(batch.incentives.sum()) / 3)
+    assert found["welfare"] == pytest.approx(float(batch.rewards.sum()) / 3)
+    assert found["waste"].sum() == pytest.approx(found["waste_cleared"])
+
+
+RUN = [
+    "--episodes", "36", "--k", "4", "--eval-period", "8", "--eval-episodes", "3", "--checkpoint-period", "12",
+    "--test-episodes", "4", "--game.steps", "12", "--seeds", "2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["metagrad", "dual-rl-continuous", "central", "none"])
+def test_runs_resume_bit_for_bit(method, tmp_path, capsys):
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    extra = ["--preset", "cleanup_paper"] if method == "none" else []
+    assert cli.main(["train", "cleanup", *extra, *RUN, "--method", method, "--out", str(whole)]) == 0
+    shutil.copytree(whole, cut)
+    (cut / "results.json").unlink()
+    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
+    assert cli.main(["train", "--resume", str(cut)]) == 0
+    a, b = (load_file(sorted((f / "checkpoints").iterdir())[-1] / "state.safetensors") for f in (whole, cut))
+    assert a.keys() == b.keys()
+    for name in a:
+        assert a[name].equal(b[name]), name
+    one, two = (json.loads((f / "results.json").read_text()) for f in (whole, cut))
+    assert {**one, "wall_time": 0} == {**two, "wall_time": 0}
+    assert (whole / "figure.png").exists()
+    assert cli.main(["evaluate", str(whole)]) == 0
+    assert all(f"{v:.3f}" in capsys.readouterr().out for v in one["welfare"][:1])
+    assert cli.main(["plot", str(whole), str(cut), "--out", str(tmp_path / "both.png")]) == 0
+    assert cli.main(["replay", str(whole)]) == 0
+    with Image.open(whole / "episode.gif") as gif:
+        assert gif.n_frames > 1
+
+
+def test_evaluation_does_not_disturb_training():
+    options = config("dual-rl-continuous")
+    quiet, watched = (kit(options).learner(options) for _ in range(2))
+    evaluator = CleanupEvaluator(options, "eval", 5)
+    for _ in range(3):
+        quiet.iterate()
+        watched.iterate()
+        evaluator(watched)
+    for name, p in quiet.workforces[0].policy.items():
+        assert torch.equal(p, watched.workforces[0].policy[name])
