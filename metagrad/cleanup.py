@@ -155,7 +155,7 @@ class Crew(ActorCritic):
         else:
             self.critic.params, self.critic.state = params, state
 
-    def targets(self) -> dict[str, Critic]:
+    def critics(self) -> dict[str, Critic]:
         """Critics by name."""
         return {"critic": self.critic}
 
@@ -173,8 +173,9 @@ class Crew(ActorCritic):
             if state is not None:
                 tensors |= optimiser_tensors(f"{name}_state", state)
                 counts[name] = state.t
-        for name, critic in self.targets().items():
-            tensors |= {f"{name}_target/{key}": p for key, p in critic.target.items()}
+        for name, critic in self.critics().items():
+            if critic.tau < 1:
+                tensors |= {f"{name}_target/{key}": p for key, p in critic.target.items()}
         tensors |= {f"streams/{n}": torch.from_numpy(c.astype(np.int64)) for n, c in self._counters().items()}
         return tensors, {"iteration": self.iteration, "collected": self.collected, "optimiser_steps": counts}
 
@@ -186,8 +187,9 @@ class Crew(ActorCritic):
                 t = values["optimiser_steps"][name]
                 state = load_optimiser_state(tensors, f"{name}_state", list(params), t)
             self.set_network(name, {key: tensors[f"{name}/{key}"].to(device) for key in params}, state)
-        for name, critic in self.targets().items():
-            critic.target = {key: tensors[f"{name}_target/{key}"].to(device) for key in critic.target}
+        for name, critic in self.critics().items():
+            saved = f"{name}_target" if critic.tau < 1 else name
+            critic.target = {key: tensors[f"{saved}/{key}"].to(device) for key in critic.target}
         for name, counter in self._counters().items():
             counter[...] = tensors[f"streams/{name}"].cpu().numpy().astype(np.uint64)
         self.iteration, self.collected = values["iteration"], values["collected"]
@@ -240,9 +242,9 @@ class PaidCrew(Crew):
         else:
             super().set_network(name, params, state)
 
-    def targets(self) -> dict[str, Critic]:
+    def critics(self) -> dict[str, Critic]:
         """Critics by name."""
-        return {**super().targets(), "judge": self.judge}
+        return {**super().critics(), "judge": self.judge}
 
     def judge_learns(self, batch: Batch) -> Tensor:
         """One step of the designer's critic; the designer's advantages ``[T, K]`` by the values before it."""
