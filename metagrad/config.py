@@ -273,7 +273,7 @@ class TaxDesigner:
     """Filters of each of the two convolutions (network)."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the layers behind map and vector (network)."""
-    lr: float = 0.03
+    lr: float = 0.015
     """Adam's learning rate; for a schedule that of the logits."""
     chain: float = 1.0
     """Weight of the gradient through the agents' learning (the published method)."""
@@ -282,7 +282,7 @@ class TaxDesigner:
     response: Literal["step", "trace"] = "trace"
     """How far the chain follows the agents' learning: their last step, as published, or all their steps so far, the
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
-    response_time: float = 640.0
+    response_time: float = 160.0
     """Episodes in which the agents respond to new rates (trace)."""
     trace_episodes: int = 4
     """Episodes of a batch from which the derivative carried along is taken (trace)."""

@@ -140,7 +140,7 @@ def gtb_phase_2() -> EconomyConfig:
     """Gather-Trade-Build with agents that have learned in a free market (``init_from``), as :func:`gtb` left them."""
     one = gtb()
     agents = replace(one.agents, entropy=one.agents.entropy_end)
-    return replace(one, preset="gtb_phase_2", episodes=4_000, eval_period=200, agents=agents)
+    return replace(one, preset="gtb_phase_2", episodes=3_200, eval_period=320, agents=agents)
 
 
 def gtb_paper() -> EconomyConfig:

@@ -312,6 +312,7 @@ def test_bids_shield_coin_from_the_tax_and_income_counts_escrow():
     assert info["tax_rebate"][0] == 1.0
     assert info["coin"][0].tolist() == [2.0, 10.0]
     assert info["escrow_coin"][0].tolist() == [8.0, 0.0]
+    assert info["units"][0].tolist() == [[0, 0], [0, 0]]
     assert env.state.taxes.last_coin[0].tolist() == [9.0, 11.0]  # so the rebate is no income
 
 
@@ -513,7 +514,7 @@ def test_maps():
 def test_maps_from_text_and_file(tmp_path):
     text = "W S;@  ;"
     (tmp_path / "room.txt").write_text(text)
-    for source in (text, tmp_path / "room.txt", str(tmp_path / "room.txt"), "W S\n@  \n"):
+    for source in (text, tmp_path / "room.txt", str(tmp_path / "room.txt"), "W S\n@  \n", "W S\r\n@  ", "W S;\n@  ;\n"):
         assert Options(map=source, n_agents=2, fixed_four=False).cells.tolist() == [["W", " ", "S"], ["@", " ", " "]]
 
 
@@ -620,6 +621,16 @@ def test_upstream_preset_runs():
         ({"max_orders": 70_000, "steps": 70_000}, ValueError, "open orders"),
         ({"anneal": (1.0,)}, ValueError, "anneal"),
         ({"rate_min": 0.5, "rate_max": 0.2}, ValueError, "rates"),
+        ({"build_skill_cap": float("nan")}, ValueError, "build_skill_cap"),
+        ({"order_labor": float("inf")}, ValueError, "order_labor"),
+        ({"utility_eta": 1.5}, ValueError, "utility_eta"),
+        ({"rate_step": float("nan")}, ValueError, "rate_step"),
+        ({"saez_elasticity": -1.0}, ValueError, "saez_elasticity"),
+        ({"usd_scale": float("nan")}, ValueError, "usd_scale"),
+        ({"full_view": "no"}, TypeError, "full_view"),
+        ({"energy_cost": "x"}, ValueError, "energy_cost"),
+        ({"anneal": "ab"}, ValueError, "anneal"),
+        ({"map": None}, TypeError, "map"),
     ],
 )
 def test_impossible_options_are_refused(options, error, match):
@@ -650,6 +661,23 @@ def test_bad_rates_and_choices_are_refused():
         planner.step(np.zeros((2, 4), int), draws={"gather_order": np.zeros((2, 4))})
     with pytest.raises(ValueError, match="water"):
         planner.reset(options={"draws": {"location": np.full((2, 4, 2), 7)}})
+    with pytest.raises(ValueError, match="one cell"):
+        planner.reset(options={"draws": {"location": np.zeros((2, 4, 2), int)}})
+    for count in (-5, 2.7, 2**40):
+        with pytest.raises(ValueError, match="episodes"):
+            planner.reset_completed(count)
+
+
+def test_the_order_limit_is_that_of_the_options_in_short_episodes_too():
+    """An agent that has ordered in every step of three may still order, being below its five."""
+    env = scene([(0, 0), (3, 3)], steps=3, max_orders=5)
+    for _ in range(3):
+        obs = act(env, bid(0, 1), NOTHING)[0]
+    assert obs["agents"]["mask"][0, 0, bid(0, 1)] == 1
+    env = scene([(0, 0), (3, 3)], steps=3, max_orders=2)
+    for _ in range(3):
+        obs = act(env, bid(0, 1), NOTHING)[0]
+    assert obs["agents"]["mask"][0, 0, bid(0, 1)] == 0
 
 
 def test_order_masks_table():

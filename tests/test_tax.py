@@ -95,3 +95,10 @@ def test_tax_grows_with_income_and_with_rates():
 def test_bad_input_is_refused(call, match):
     with pytest.raises(ValueError, match=match):
         call()
+
+
+def test_the_first_marginal_rates_are_those_of_no_income():
+    periodic = tax.PeriodicTax(2, 3, [0.0, 10.0], period=4)
+    periodic.set_rates([0.3, 0.5])
+    periodic.begin(np.ones((2, 3)))
+    assert (periodic.taxes.marginal_now == 0.3).all()

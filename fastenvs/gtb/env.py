@@ -71,9 +71,10 @@ class GatherTradeBuild(VecEnv):
 
     ``info`` has, besides ``designer_reward`` (change of welfare): ``reward`` float64 ``[N, A]``; ``welfare``,
     ``productivity``, ``equality`` ``[N]``; ``built``, ``gathered``; ``trades``, ``n_trades`` (see
-    :data:`fastenvs.market.TRADE_FIELDS`); ``tax_day`` bool ``[N]`` and, for rows where it is set, what the tax day
-    found and did: ``tax_income``, ``tax_paid``, ``tax_rate``, ``coin``, ``escrow_coin``, ``labor`` ``[N, A]`` (before
-    the tax) and ``tax_rebate`` ``[N]``.
+    :data:`fastenvs.market.TRADE_FIELDS`); ``labor`` ``[N, A]`` and goods ``units``, ``escrow_units`` ``[N, A, 2]``
+    after the step and before any reset; ``tax_day`` bool ``[N]`` and, for rows where it is set, what the tax day found
+    and did: ``tax_income``, ``tax_paid``, ``tax_rate``, ``coin``, ``escrow_coin`` ``[N, A]`` (before the tax) and
+    ``tax_rebate`` ``[N]``.
 
     Parameters
     ----------
@@ -139,7 +140,7 @@ class GatherTradeBuild(VecEnv):
         a = p.agents
         self._builders = build.Builders(a.loc, a.coin, a.units, a.labor, a.pay, a.houses)
         self._gatherers = gather.Gatherers(a.loc, a.units, a.labor, a.bonus)
-        self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor)
+        self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor, a.units, a.escrow_units)
         self._labor = np.array([o.move_labor, o.collect_labor], float)
         self._goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
         self._market_rules = market.Rules(o.order_limit, o.order_life, max(0.0, float(o.order_labor)))
@@ -341,6 +342,8 @@ class GatherTradeBuild(VecEnv):
             "coin": p.taxes.coin_before,
             "escrow_coin": p.taxes.escrow_before,
             "labor": p.events.labor,
+            "units": p.events.units,
+            "escrow_units": p.events.escrow_units,
         }
 
     def metrics(self, env: int) -> dict[str, float]:

@@ -28,6 +28,8 @@ class Workers(NamedTuple):
     coin: np.ndarray
     escrow_coin: np.ndarray
     labor: np.ndarray
+    units: np.ndarray
+    escrow_units: np.ndarray
 
 
 @inline
@@ -86,6 +88,9 @@ def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
         for i in range(n_agents):
             reward[e, i] = clock.utility[e, i]
             events.labor[e, i] = agents.labor[e, i]
+            for good in range(agents.units.shape[2]):
+                events.units[e, i, good] = agents.units[e, i, good]
+                events.escrow_units[e, i, good] = agents.escrow_units[e, i, good]
         evaluate(config, agents, clock, e)
         for i in range(n_agents):
             reward[e, i] = clock.utility[e, i] - reward[e, i]

@@ -71,6 +71,8 @@ class Events(NamedTuple):
     gathered: np.ndarray  # uint8 [N, A, 2], units
     reward: np.ndarray  # float64 [N, A]
     labor: np.ndarray  # float64 [N, A], of the episode
+    units: np.ndarray  # int32 [N, A, 2], goods at hand
+    escrow_units: np.ndarray  # int32 [N, A, 2], goods behind open asks
     welfare: np.ndarray  # float64 [N]
     productivity: np.ndarray  # float64 [N], sum of total coin
     equality: np.ndarray  # float64 [N]
@@ -192,6 +194,8 @@ def make_state(n: int, options: Options) -> State:
         gathered=zeros(a, N_GOODS, dtype=np.uint8),
         reward=zeros(a),
         labor=zeros(a),
+        units=zeros(a, N_GOODS, dtype=np.int32),
+        escrow_units=zeros(a, N_GOODS, dtype=np.int32),
         welfare=zeros(),
         productivity=zeros(),
         equality=zeros(),
