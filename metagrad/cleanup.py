@@ -7,8 +7,7 @@ function that the meta-gradient differentiates. Specification: metagrad 2.2, 3.2
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,21 @@ import fastenvs
 from fastenvs import rng
 from fastenvs.cleanup import Cleanup
 from metagrad import optim
+from metagrad.actor_critic import (
+    ActorCritic,
+    Batch,
+    Critic,
+    LearnedStep,
+    apply_picture,
+    chosen,
+    evaluate_picture,
+    log_softmax,
+    picture_net,
+    score,
+)
 from metagrad.config import CleanupConfig
-from metagrad.convnet import apply_picture, init_picture
-from metagrad.economy import _choose, advantages, gradient, masked_log_softmax
+from metagrad.convnet import Evaluation
+from metagrad.economy import _choose, advantages, gradient, slope
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
 from metagrad.rollout import purpose_seeds, purpose_streams, uniforms
@@ -39,75 +50,15 @@ def make_cleanup(config: CleanupConfig, seed: int, phase: str, episodes: int) ->
     )  # fmt: skip
 
 
-@dataclass
-class Batch:
-    """K episodes of T steps; actors are the agents, or one for each episode that acts for all (central)."""
-
-    pictures: Tensor  # uint8 [(T + 1) * K * actors, h, w, C]
-    overview: Tensor  # uint8 [(T + 1) * K, H, W, C], the designer's
-    actions: Tensor  # int64 [T * K * actors]
-    log_prob: Tensor  # [T * K * actors], of the actions, exploration included
-    rewards: Tensor  # [T, K, A], from the environment
-    incentives: Tensor  # [T, K, A]
-    kinds: Tensor  # int64 [T, K, A], action types
-    cleaned: Tensor  # [T, K, A], whether the action was to clean
-    waste: Tensor  # [T, K, A], units of waste removed
-    noise: Tensor  # [T, K, 3], of a designer that draws its incentives
-    epsilon: float
-
-    @property
-    def seen(self) -> Tensor:
-        """Pictures that actions answered, without the last."""
-        return self.pictures[: len(self.actions)]
-
-    @property
-    def seen_by_designer(self) -> tuple[Tensor, Tensor]:
-        """Overviews and clean flags of every step, ``[T * K, ...]``."""
-        steps, k, n = self.cleaned.shape
-        flags = torch.stack([self.cleaned, 1 - self.cleaned], -1)
-        return self.overview[: steps * k], flags.reshape(steps * k, 2 * n)
-
-
-def picture_net(config: Any, generator: np.random.Generator, shape: Any, n: int, run: CleanupConfig, extra: int = 0):
-    """A network of these widths on pictures of this shape."""
-    return init_picture(generator, shape, config.filters, config.hidden, extra, n, run.device, DTYPES[run.dtype])
-
-
-class Critic:
-    """A value network with its target and optimiser."""
-
-    def __init__(self, params: Params, lr: float, tau: float) -> None:
-        self.params, self.target, self.tau = params, dict(params), tau
-        self.adam = optim.Adam(lr)
-        self.state = self.adam.init(params)
-
-    @torch.no_grad()
-    def values(self, pictures: Tensor, steps: int, which: str = "params") -> Tensor:
-        """Values ``[steps, rows / steps]``, of the network or of its target."""
-        return apply_picture(getattr(self, which), pictures)[:, 0].view(steps, -1)
-
-    def learn(self, pictures: Tensor, goal: Tensor) -> None:
-        """One Adam step to ``goal [rows]``, then the target follows."""
-        grads = gradient(lambda p: ((apply_picture(p, pictures)[:, 0] - goal) ** 2).mean(), self.params)
-        self.params, self.state = self.adam.step(self.params, grads, self.state)
-        tau = self.tau
-        self.target = {name: torch.lerp(old, self.params[name], tau) for name, old in self.target.items()}
-
-
-class Crew:
+class Crew(ActorCritic):
     """The agents of one seed, and whoever pays them."""
 
     def __init__(self, config: CleanupConfig, seed: int) -> None:
-        self.config, a = config, config.agents
         self.env = make_cleanup(config, seed, "train", config.k)
+        generator = np.random.default_rng(purpose_seeds([seed], "parameters")[0])
+        super().__init__(config, generator, self.actor_pictures(self.env).shape[1:], self.n_actions)
         self.streams = purpose_streams([seed], "train actions")
         self.choices = purpose_streams([seed], "train designer")
-        generator = np.random.default_rng(purpose_seeds([seed], "parameters")[0])
-        shape = self.actor_pictures(self.env).shape[1:]
-        self.policy = picture_net(a, generator, shape, self.n_actions, config)
-        self.critic = Critic(picture_net(a, generator, shape, 1, config), a.lr_critic, a.target_tau)
-        self.adam: optim.Optimiser = optim.Adam(a.lr) if a.optimiser == "adam" else optim.SGD(a.lr)
-        self.policy_state: Any = self.adam.init(self.policy)
         self.iteration = self.collected = 0
 
     # ------------------------------------------------------------------ acting
@@ -154,7 +105,8 @@ class Crew:
         kinds, cleaned, waste = (np.empty((steps, k, n), np.int64) for _ in range(3))
         uniform = uniforms(streams, steps * rows).reshape(steps, rows)
         for t in range(steps):
-            logits = apply_picture(self.policy, torch.from_numpy(pictures[-1]).to(self.config.device)).cpu().numpy()
+            seen = torch.from_numpy(pictures[-1]).to(self.config.device)
+            logits = evaluate_picture(self.policy, seen).out.cpu().numpy()
             _choose(logits, legal, uniform[t], epsilon, actions[t], log_prob[t])
             _, rewards[t], *_, info = env.step(self.agent_actions(actions[t], env))
             kinds[t], cleaned[t], waste[t] = info["action_type"], info["cleaned"], info["n_cleaned"]
@@ -181,41 +133,10 @@ class Crew:
         """What the agents are paid, ``[T, K, A]``."""
         return torch.zeros_like(batch.rewards)
 
-    def actor_rewards(self, rewards: Tensor) -> Tensor:
-        """Rewards of the actors ``[T, K * actors]`` from those of the agents ``[T, K, A]``."""
-        return rewards.flatten(1)
-
     def iterate(self) -> None:
         """Play K episodes and learn from them."""
         self.learn_from(self.collect())
         self.iteration += 1
-
-    def learn_from(self, batch: Batch) -> LearnedStep:
-        """One step of the critic and one of the policy."""
-        a, steps = self.config.agents, len(batch.rewards)
-        values = self.critic.values(batch.pictures, steps + 1)
-        step = LearnedStep(batch, values, self.policy, self.policy_state, {})
-        rewards = self.actor_rewards(batch.rewards + batch.incentives)
-        weight = self.weights(step, rewards)
-        # Without a target network this is the critic itself.
-        later = values if a.target_tau == 1 else self.critic.values(batch.pictures, steps + 1, "target")
-        goal = advantages(rewards, later, a.gamma, a.gae_lambda) + later[:-1]
-        self.critic.learn(batch.seen, goal.flatten())
-        grads = gradient(lambda p: self.policy_loss(p, batch, weight), self.policy)
-        self.policy, self.policy_state = self.adam.step(self.policy, grads, self.policy_state)
-        return replace(step, grads=grads)
-
-    def weights(self, step: LearnedStep, rewards: Tensor) -> Tensor:
-        """Advantages ``[rows]`` of the actions under these rewards of the actors, differentiable in them."""
-        a = self.config.agents
-        weight = advantages(rewards, step.values, a.gamma, a.gae_lambda).flatten()
-        return (weight - weight.mean()) / (weight.std() + 1e-8) if a.normalise else weight
-
-    def policy_loss(self, params: Params, batch: Batch, weight: Tensor) -> Tensor:
-        """Policy gradient loss with entropy bonus, a mean over all rows."""
-        log_p = log_policy(params, batch)
-        entropy = -(log_p.exp() * log_p).sum(-1)
-        return -(_chosen(log_p, batch) * weight + self.config.agents.entropy * entropy).mean()
 
     # ------------------------------------------------------------------ saving
 
@@ -234,7 +155,7 @@ class Crew:
         else:
             self.critic.params, self.critic.state = params, state
 
-    def targets(self) -> dict[str, Critic]:
+    def critics(self) -> dict[str, Critic]:
         """Critics by name."""
         return {"critic": self.critic}
 
@@ -252,8 +173,9 @@ class Crew:
             if state is not None:
                 tensors |= optimiser_tensors(f"{name}_state", state)
                 counts[name] = state.t
-        for name, critic in self.targets().items():
-            tensors |= {f"{name}_target/{key}": p for key, p in critic.target.items()}
+        for name, critic in self.critics().items():
+            if critic.tau < 1:
+                tensors |= {f"{name}_target/{key}": p for key, p in critic.target.items()}
         tensors |= {f"streams/{n}": torch.from_numpy(c.astype(np.int64)) for n, c in self._counters().items()}
         return tensors, {"iteration": self.iteration, "collected": self.collected, "optimiser_steps": counts}
 
@@ -265,32 +187,12 @@ class Crew:
                 t = values["optimiser_steps"][name]
                 state = load_optimiser_state(tensors, f"{name}_state", list(params), t)
             self.set_network(name, {key: tensors[f"{name}/{key}"].to(device) for key in params}, state)
-        for name, critic in self.targets().items():
-            critic.target = {key: tensors[f"{name}_target/{key}"].to(device) for key in critic.target}
+        for name, critic in self.critics().items():
+            saved = f"{name}_target" if critic.tau < 1 else name
+            critic.target = {key: tensors[f"{saved}/{key}"].to(device) for key in critic.target}
         for name, counter in self._counters().items():
             counter[...] = tensors[f"streams/{name}"].cpu().numpy().astype(np.uint64)
         self.iteration, self.collected = values["iteration"], values["collected"]
-
-
-@dataclass(frozen=True)
-class LearnedStep:
-    """One learning step of the policy as it was taken."""
-
-    batch: Batch
-    values: Tensor  # [T + 1, K * actors], of the critic before its step
-    policy: Params  # before
-    state: Any  # of the optimiser, before
-    grads: Params
-
-
-def log_policy(params: Params, batch: Batch) -> Tensor:
-    """Log-probabilities of the acting policy, ``[rows, n_actions]``."""
-    logits = apply_picture(params, batch.seen)
-    return masked_log_softmax(logits, torch.ones_like(logits, dtype=torch.bool), batch.epsilon)
-
-
-def _chosen(log_p: Tensor, batch: Batch) -> Tensor:
-    return log_p.gather(1, batch.actions[:, None])[:, 0]
 
 
 class CentralCrew(Crew):
@@ -340,19 +242,20 @@ class PaidCrew(Crew):
         else:
             super().set_network(name, params, state)
 
-    def targets(self) -> dict[str, Critic]:
+    def critics(self) -> dict[str, Critic]:
         """Critics by name."""
-        return {**super().targets(), "judge": self.judge}
+        return {**super().critics(), "judge": self.judge}
 
-    def _judge(self, batch: Batch, learn: bool) -> Tensor:
-        """The designer's advantages ``[T, K]`` on a batch; ``learn`` takes a step of its critic on it, before."""
-        d, steps = self.config.designer, len(batch.rewards)
+    def judge_learns(self, batch: Batch) -> Tensor:
+        """One step of the designer's critic; the designer's advantages ``[T, K]`` by the values before it."""
+        d = self.config.designer
         rewards = batch.rewards.sum(-1)
-        if learn:
-            later = self.judge.values(batch.overview, steps + 1, "target")
-            goal = rewards + d.gamma * later[1:]
-            self.judge.learn(batch.overview[: goal.numel()], goal.flatten())
-        return advantages(rewards, self.judge.values(batch.overview, steps + 1), d.gamma, d.gae_lambda)
+        return advantages(rewards, self.judge.learn(batch.overview, rewards, d.gamma, 0.0), d.gamma, d.gae_lambda)
+
+    def judged(self, batch: Batch) -> Tensor:
+        """The designer's advantages ``[T, K]`` on a batch."""
+        d, steps = self.config.designer, len(batch.rewards)
+        return advantages(batch.rewards.sum(-1), self.judge.values(batch.overview, steps + 1), d.gamma, d.gae_lambda)
 
 
 def paid_for(types: Tensor, kinds: Tensor) -> Tensor:
@@ -366,6 +269,7 @@ class MetaGradCrew(PaidCrew):
     def __init__(self, config: CleanupConfig, seed: int) -> None:
         super().__init__(config, seed)
         self.tau: Batch | None = None
+        self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
 
     def incentives(self, batch: Batch) -> Tensor:
         """What the present incentive function pays."""
@@ -379,30 +283,47 @@ class MetaGradCrew(PaidCrew):
     def iterate(self) -> None:
         """The agents' step, fresh episodes, the designer's step through the agents' step."""
         batch = self.tau or self.collect()
-        step = self.learn_from(batch)
+        step = self.learn_from(batch, self._evaluation)
         self.tau = self.collect()
-        self._judge(batch, learn=True)
-        total = self.metagradient(step, self.tau)
+        self._evaluation = evaluate_picture(self.policy, self.tau.seen)
+        self.judge_learns(batch)
+        total = self.metagradient(step, self.tau, self._evaluation)
         self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         self.iteration += 1
 
-    def metagradient(self, step: LearnedStep, validation: Batch) -> Params:
-        """Gradient of the designer's loss on fresh episodes."""
-        objective = self.objective(validation)
+    def metagradient(self, step: LearnedStep, validation: Batch, after: Evaluation | None = None) -> Params:
+        """Gradient of the designer's loss on fresh episodes.
+
+        Parameters
+        ----------
+        step : LearnedStep
+            The agents' step as it was taken.
+        validation : Batch
+            Fresh episodes of the agents after it.
+        after : Evaluation, optional
+            The policy after the step on them.
+        """
+        weight = self.judged(validation)
         if self.config.designer.mode == "unrolled":
-            return unrolled_metagradient(
-                [lambda eta, p: self.policy_loss(p, step.batch, self.paid_weights(eta, step))], self.adam,
-                step.policy, step.state, objective, self.eta,
-            )  # fmt: skip
-        adjoint = gradient(objective, self.policy)
+            return self._unrolled(step, validation, weight)
+        after = after or evaluate_picture(step.after, validation.seen)
+        before = step.evaluation or evaluate_picture(step.policy, step.batch.seen)
+        adjoint = after.vjp(slope(lambda logits: self.designer_loss(logits, validation, weight), after.out))
+        score_of_step = score(before.out, step.batch)
 
-        def score_jvp(u: Params) -> Tensor:
-            return torch.func.jvp(lambda p: _chosen(log_policy(p, step.batch), step.batch), (step.policy,), (u,))[1]
+        def weights_vjp(d: Tensor) -> Params:
+            return gradient(lambda eta: (d * self.paid_weights(eta, step)).mean(), self.eta)
 
-        def weights_vjp(score: Tensor) -> Params:
-            return gradient(lambda eta: (score * self.paid_weights(eta, step)).mean(), self.eta)
+        inner = InnerStep(step.grads, step.state, lambda u: (before.jvp(u) * score_of_step).sum(-1), weights_vjp)
+        return forward_metagradient([inner], self.adam, adjoint)
 
-        return forward_metagradient([InnerStep(step.grads, step.state, score_jvp, weights_vjp)], self.adam, adjoint)
+    def _unrolled(self, step: LearnedStep, validation: Batch, weight: Tensor) -> Params:
+        """The same by automatic differentiation through the step."""
+        return unrolled_metagradient(
+            [lambda eta, params: self.policy_loss(params, step.batch, self.paid_weights(eta, step))],
+            self.adam, step.policy, step.state,
+            lambda params: self.designer_loss(apply_picture(params, validation.seen), validation, weight), self.eta,
+        )  # fmt: skip
 
     def paid_weights(self, eta: Params, step: LearnedStep) -> Tensor:
         """The agents' advantages as a function of η: the value is that of the stored incentives."""
@@ -410,15 +331,11 @@ class MetaGradCrew(PaidCrew):
         rewards = step.batch.rewards + step.batch.incentives + (paid - paid.detach())
         return self.weights(step, self.actor_rewards(rewards))
 
-    def objective(self, validation: Batch) -> Callable[[Params], Tensor]:
-        """The designer's loss on fresh episodes as a function of the agents' parameters, a mean over steps."""
-        weight = self._judge(validation, learn=False)
-
-        def loss(params: Params) -> Tensor:
-            joint = _chosen(log_policy(params, validation), validation).view(*weight.shape, -1).sum(-1)
-            return -(joint * weight).mean()
-
-        return loss
+    @staticmethod
+    def designer_loss(logits: Tensor, validation: Batch, weight: Tensor) -> Tensor:
+        """The designer's loss on fresh episodes as a function of the agents' logits, a mean over steps."""
+        joint = chosen(log_softmax(logits, validation), validation).view(*weight.shape, -1).sum(-1)
+        return -(joint * weight).mean()
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
@@ -432,7 +349,7 @@ class MetaGradCrew(PaidCrew):
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`tensors`."""
         super().load(tensors, values)
-        self.tau = None
+        self.tau = self._evaluation = None
         if "epsilon" in values:
             names = [f.name for f in fields(Batch) if f.name != "epsilon"]
             held = {name: tensors[f"batch/{name}"].to(self.config.device) for name in names}
@@ -450,8 +367,7 @@ class DualRLCrew(PaidCrew):
     def iterate(self) -> None:
         """Play K episodes; the designer learns from them, then the agents."""
         batch = self.collect()
-        weight = self._judge(batch, learn=False)
-        self._judge(batch, learn=True)
+        weight = self.judge_learns(batch)
 
         def loss(eta: Params) -> Tensor:
             mean = apply_picture(eta, *batch.seen_by_designer).view_as(batch.noise)

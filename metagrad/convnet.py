@@ -1,4 +1,4 @@
-"""Networks on a map and a vector: two convolutions, a dense layer, then dense layers on both.
+"""Networks on a map and a vector: convolutions, a dense layer, then dense layers on both.
 
 :class:`Evaluation` has the passes that learning needs (outputs, vector-Jacobian and Jacobian-vector products) by hand:
 one forward pass then serves the agents' gradient, the designer's, and the tangent of its meta-gradient. It goes through
@@ -23,17 +23,20 @@ from metagrad.nets import Params
 _CHUNK = 800  # rows whose activations fit the second-level cache by and large
 # The policy starts close to uniform: large first logits of one action drown the others for long.
 _HEAD_SCALE = 0.1
-_KERNEL = 5
 
 
 def init_trunk(
     generator: np.random.Generator, channels: int, cells: int, width: int, filters: int, hidden: tuple[int, ...],
-    n: int, device: str, dtype: torch.dtype, head_scale: float = _HEAD_SCALE,
+    n: int, device: str, dtype: torch.dtype, head_scale: float = _HEAD_SCALE, *,
+    kernel: int = 5, convolutions: int = 2, map_width: int | None = None,
 ) -> Params:  # fmt: skip
-    """Two 5 x 5 convolutions, a dense layer as wide as the vector, then ``hidden`` on both, then ``n`` outputs."""
-    area = (_KERNEL, _KERNEL)
-    shapes = {"c0": (filters, channels, *area), "c1": (filters, filters, *area), "map": (width, filters * cells)}
-    return _draw(generator, {**shapes, **_dense(2 * width, hidden, n)}, device, dtype, head_scale)
+    """Convolutions, a dense layer (by default as wide as the vector), then ``hidden`` on both, then ``n`` outputs."""
+    map_width = width if map_width is None else map_width
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i in range(convolutions):
+        shapes[f"c{i}"] = (filters, filters if i else channels, kernel, kernel)
+    shapes |= {"map": (map_width, filters * cells), **_dense(map_width + width, hidden, n)}
+    return _draw(generator, shapes, device, dtype, head_scale)
 
 
 def init_recurrent(
@@ -46,20 +49,6 @@ def init_recurrent(
     cell = _draw(generator, {"input": (4 * size, size), "state": (4 * size, size)}, device, dtype)
     cell["input_bias"][size : 2 * size] = 1.0  # the forget gate
     return {**trunk, **cell, **_draw(generator, {"head": (n, size)}, device, dtype, _HEAD_SCALE)}
-
-
-def init_picture(
-    generator: np.random.Generator, shape: tuple[int, int, int], filters: int, hidden: tuple[int, int], extra: int,
-    n: int, device: str, dtype: torch.dtype,
-) -> Params:  # fmt: skip
-    """A 3 x 3 convolution and two dense layers on a picture ``(h, w, C)``; ``extra`` numbers join before the second."""
-    height, width, channels = shape
-    first, second = hidden
-    shapes = {
-        "c0": (filters, channels, 3, 3), "map": (first, filters * height * width), "f0": (second, first + extra),
-        "f1": (n, second),
-    }  # fmt: skip
-    return _draw(generator, shapes, device, dtype, _HEAD_SCALE)
 
 
 def init_flat(
@@ -92,28 +81,20 @@ def _draw(
 
 
 def apply_trunk(params: Params, maps: Tensor, flat: Tensor) -> Tensor:
-    """Outputs ``[B, n]`` for maps uint8 ``[B, h, w, C]`` and vectors ``[B, F]``."""
+    """Outputs ``[B, n]`` for maps ``[B, h, w, C]``, of bytes or floats, and vectors ``[B, F]``."""
     # Channel-last bytes become a channels-last image without a copy in memory order.
     x = maps.permute(0, 3, 1, 2).to(flat.dtype)
-    for name in ("c0", "c1"):
-        x = F.relu(F.conv2d(x, params[name], params[f"{name}_bias"], padding=_KERNEL // 2))
+    for name in _convolutions(params):
+        x = F.relu(F.conv2d(x, params[name], params[f"{name}_bias"], padding=params[name].shape[-1] // 2))
     x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), params["map"], params["map_bias"]))
     return apply_flat(params, torch.cat([x, flat], 1))
-
-
-def apply_picture(params: Params, pictures: Tensor, extra: Tensor | None = None) -> Tensor:
-    """Outputs ``[B, n]`` for pictures uint8 ``[B, h, w, C]`` and further numbers ``[B, extra]``."""
-    x = pictures.permute(0, 3, 1, 2).to(params["c0"].dtype) / 255
-    x = F.relu(F.conv2d(x, params["c0"], params["c0_bias"], padding=1))
-    x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), params["map"], params["map_bias"]))
-    return apply_flat(params, x if extra is None else torch.cat([x, extra], 1))
 
 
 def apply_flat(params: Params, x: Tensor) -> Tensor:
     """The dense layers, ReLU between them."""
     names = dense_layers(params)
     for name in names:
-        x = F.linear(x, params[name], params[f"{name}_bias"])
+        x = F.linear(x, params[name], params.get(f"{name}_bias"))
         if name != names[-1]:
             x = F.relu(x)
     return x
@@ -130,7 +111,15 @@ def apply_recurrent(params: Params, maps: Tensor, flat: Tensor, sequences: int) 
 
 def dense_layers(params: Params) -> list[str]:
     """Names of the dense layers, in order."""
-    return [f"f{i}" for i in range(sum(name.startswith("f") and "_" not in name for name in params))]
+    return _numbered(params, "f")
+
+
+def _convolutions(params: Params) -> list[str]:
+    return _numbered(params, "c")
+
+
+def _numbered(params: Params, letter: str) -> list[str]:
+    return [f"{letter}{i}" for i in range(sum(name.startswith(letter) and "_" not in name for name in params))]
 
 
 # ---------------------------------------------------------------------- passes by hand
@@ -148,7 +137,7 @@ class Evaluation:
     ----------
     params : dict
         As :func:`init_trunk` draws them.
-    maps : Tensor, uint8 ``[B, h, w, C]``
+    maps : Tensor ``[B, h, w, C]``, bytes or floats
     flat : Tensor ``[B, F]``
     threads : int
         Chunks worked on at a time.
@@ -192,20 +181,22 @@ def _without_graph(f: Callable[[Any], Any], chunk: Any) -> Any:
 
 
 def _forward(params: Params, maps: Tensor, flat: Tensor) -> list[Tensor]:
-    """Activations: both convolutions ``[B, h, w, f]``, input of every dense layer, outputs."""
-    first = _conv(maps.to(flat.dtype), params["c0"], params["c0_bias"]).relu_()
-    second = _conv(first, params["c1"], params["c1_bias"]).relu_()
-    x = F.linear(second.flatten(1), params["map"], params["map_bias"]).relu_()
-    layers = [first, second, torch.cat([x, flat], 1)]
+    """Activations: every convolution ``[B, h, w, f]``, input of every dense layer, outputs."""
+    layers = [maps.to(flat.dtype)]
+    for name in _convolutions(params):
+        layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
+    x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
+    layers.append(torch.cat([x, flat], 1))
     names = dense_layers(params)
     for name in names:
         x = F.linear(layers[-1], params[name], params[f"{name}_bias"])
         layers.append(x.relu_() if name != names[-1] else x)
-    return layers
+    return layers[1:]
 
 
 def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
-    first, second, *dense = layers
+    convolutions = _convolutions(params)
+    maps, dense = [inputs[0].to(d.dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
     grads: Params = {}
     for i, name in reversed(list(enumerate(dense_layers(params)))):
         grads[name], grads[f"{name}_bias"] = d.T @ dense[i], d.sum(0)
@@ -214,20 +205,22 @@ def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d:
             d = _where_active(d, dense[i])
     width = len(params["map_bias"])
     d = _where_active(d[:, :width], dense[0][:, :width])
-    grads["map"], grads["map_bias"] = d.T @ second.flatten(1), d.sum(0)
-    d = _where_active((d @ params["map"]).view_as(second), second)
-    d, grads["c1"], grads["c1_bias"] = _conv_backward(d, first, params["c1"], [True, True, True])
-    d = _where_active(d, first)
-    _, grads["c0"], grads["c0_bias"] = _conv_backward(d, inputs[0].to(d.dtype), params["c0"], [False, True, True])
+    grads["map"], grads["map_bias"] = d.T @ maps[-1].flatten(1), d.sum(0)
+    d = (d @ params["map"]).view_as(maps[-1])
+    for i, name in reversed(list(enumerate(convolutions))):
+        d = _where_active(d, maps[i + 1])
+        d, grads[name], grads[f"{name}_bias"] = _conv_backward(d, maps[i], params[name], [i > 0, True, True])
     return grads
 
 
 def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor]) -> Tensor:
-    first, second, *dense = layers
-    moved = _where_active(_conv(inputs[0].to(first.dtype), tangent["c0"], tangent["c0_bias"]), first)
-    moved = _conv(moved, params["c1"], None) + _conv(first, tangent["c1"], tangent["c1_bias"])
-    moved = _where_active(moved, second)
-    moved = moved.flatten(1) @ params["map"].T + F.linear(second.flatten(1), tangent["map"], tangent["map_bias"])
+    convolutions = _convolutions(params)
+    maps, dense = [inputs[0].to(layers[-1].dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
+    moved = maps[0]
+    for i, name in enumerate(convolutions):
+        own = _conv(maps[i], tangent[name], tangent[f"{name}_bias"])
+        moved = _where_active(own + _conv(moved, params[name], None) if i else own, maps[i + 1])
+    moved = moved.flatten(1) @ params["map"].T + F.linear(maps[-1].flatten(1), tangent["map"], tangent["map_bias"])
     width = len(params["map_bias"])
     moved = _where_active(moved, dense[0][:, :width])
     for i, name in enumerate(dense_layers(params)):
@@ -243,12 +236,12 @@ def _where_active(d: Tensor, activation: Tensor) -> Tensor:
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution of channel-last maps ``[B, h, w, C]``."""
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=_KERNEL // 2).permute(0, 2, 3, 1).contiguous()
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
 
 
 def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]):
     """Derivatives of :func:`_conv` with respect to its input, weight and bias, as far as wanted."""
-    pad = [_KERNEL // 2] * 2
+    pad = [weight.shape[-1] // 2] * 2
     d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
         d.permute(0, 3, 1, 2),
         x.permute(0, 3, 1, 2),

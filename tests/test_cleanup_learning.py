@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from metagrad import cli, optim
+from metagrad.actor_critic import apply_picture, chosen, log_policy
 from metagrad.cleaning import CleanupEvaluator, summary
-from metagrad.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, _chosen, log_policy, paid_for
+from metagrad.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, paid_for
 from metagrad.config import Cleaners, CleanupConfig, CleanupGame, Payer
 from metagrad.economy import gradient
 from metagrad.games import kit
@@ -67,13 +68,14 @@ def test_forward_equals_unrolled_equals_finite_differences(options):
     unrolled = crew.metagradient(step, fresh)
     assert all(p.abs().max() > 0 for p in unrolled.values())
     assert relative_error(forward, unrolled) < 1e-9
-    stored, objective = crew.pay(eta, batch), crew.objective(fresh)
+    stored, credit = crew.pay(eta, batch), crew.judged(fresh)
 
     def value(moved):
         rewards = batch.rewards + batch.incentives + crew.pay(moved, batch) - stored
         weight = crew.weights(step, rewards.flatten(1))
         grads = gradient(lambda p: crew.policy_loss(p, batch, weight), step.policy)
-        return float(objective(crew.adam.step(step.policy, grads, step.state)[0]))
+        after = crew.adam.step(step.policy, grads, step.state)[0]
+        return float(crew.designer_loss(apply_picture(after, fresh.seen), fresh, credit))
 
     generator = torch.Generator().manual_seed(0)
     direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
@@ -104,7 +106,7 @@ def test_the_central_policy_acts_for_all():
 def test_stored_log_probabilities_are_the_policys():
     crew = crew_of(epsilon_start=0.5, epsilon_end=0.3)
     batch = crew.collect()
-    torch.testing.assert_close(_chosen(log_policy(crew.policy, batch), batch), batch.log_prob, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(chosen(log_policy(crew.policy, batch), batch), batch.log_prob, rtol=1e-9, atol=1e-9)
 
 
 def test_accounts():
