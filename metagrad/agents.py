@@ -1,4 +1,4 @@
-"""Selfish policy-gradient agents: their learning step, and what the meta-gradient needs of it."""
+"""Selfish agents, policy-gradient or actor-critic: their learning step, and what the meta-gradient needs of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class LearningStep(NamedTuple):
     """One learning step as it was taken: where, from what, with which gradient."""
 
     evaluation: Evaluation
-    weights: Tensor  # [S * A, R], discounted returns
+    weights: Tensor  # [S * A, R], returns or advantages
     grads: Params
     state: Any  # optimiser state before
 
@@ -42,15 +43,25 @@ class PolicyGradientAgents:
     config: Agents
     optimiser: optim.Optimiser
 
-    @classmethod
-    def make(cls, config: Agents) -> PolicyGradientAgents:
-        """Agents with the configured optimiser."""
-        if config.optimiser == "sgd":
-            return cls(config, optim.SGD(config.lr))
-        return cls(
-            config,
-            optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment),
-        )
+    def init(
+        self, generators: Sequence[np.random.Generator], n: int, width: int, n_actions: int, init: str, **options: Any
+    ) -> Params:
+        """Draw the policies of ``n`` agents from each generator."""
+        if self.config.linear:
+            return nets.init_normal(generators, n, (width, n_actions), deviation=0.5, bias=None, **options)
+        return nets.init_mlp(generators, n, (width, *self.config.hidden, n_actions), init=init, **options)
+
+    def init_critics(self, generators: Sequence[np.random.Generator], n: int, width: int, **options: Any) -> Params:
+        """Critics: none."""
+        return {}
+
+    def values(self, critic: Params, batch: Batch) -> Tensor:
+        """What the agents' critics say, ``[S, A, R]``: nothing without critics."""
+        return batch.values
+
+    def learn_critic(self, critic: Params, batch: Batch, adam: optim.Adam, state: Any) -> tuple[Params, Any]:
+        """One step of the critics on a batch: nothing without critics."""
+        return critic, state
 
     def evaluate(self, theta: Params, batch: Batch) -> Evaluation:
         """Forward pass over a batch."""
@@ -61,6 +72,10 @@ class PolicyGradientAgents:
     def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
         """Discounted returns of environment rewards and incentives, ``[S * A, R]``."""
         return losses.discounted_returns(batch.rewards + incentives, self.config.gamma, batch.k).flatten(0, 1)
+
+    def credit(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`weights`: derivative of ``Σ d * weights`` by the incentives, ``[S, A, R]``."""
+        return losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), self.config.gamma, batch.k)
 
     def learn(self, evaluation: Evaluation, incentives: Tensor, state: Any) -> tuple[Params, Any, LearningStep]:
         """One step on a batch: new parameters, new optimiser state, and the record of the step."""
@@ -76,15 +91,15 @@ class PolicyGradientAgents:
 
     def learn_through(
         self, first: Evaluation, batches: Sequence[Batch], incentives: Sequence[Tensor], state: Any
-    ) -> tuple[Params, list[LearningStep]]:
-        """Take one step on each batch, the first from an evaluation already made."""
+    ) -> tuple[Params, Any, list[LearningStep]]:
+        """Take one step on each batch, the first from an evaluation already made; with the optimiser's new state."""
         steps, evaluation, theta = [], first, first.theta
         for j, batch in enumerate(batches):
             if j:
                 evaluation = self.evaluate(theta, batch)
             theta, state, step = self.learn(evaluation, incentives[j], state)
             steps.append(step)
-        return theta, steps
+        return theta, state, steps
 
     def loss(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
         """The loss that :meth:`learn` descends, summed over networks, for automatic differentiation."""
@@ -101,3 +116,46 @@ class PolicyGradientAgents:
         """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""
         gradient = torch.func.grad(lambda theta: self.loss(theta, step.evaluation.batch, step.weights))
         return torch.func.jvp(gradient, (step.evaluation.theta,), (u,))[1]
+
+
+class ActorCriticAgents(PolicyGradientAgents):
+    """One-step advantages ``r + γ V(o') - V(o)`` with a critic each (metagrad specification, 2.1).
+
+    Both values are those from before the critic's own step, in the agents' step and wherever it is differentiated. The
+    end of an episode, by the door or by the step limit, is an end: no value stands for what would follow.
+    """
+
+    def init_critics(self, generators: Sequence[np.random.Generator], n: int, width: int, **options: Any) -> Params:
+        """Draw the critics of ``n`` agents from each generator."""
+        sizes = (width, *self.config.hidden_critic, 1)
+        return nets.init_normal(generators, n, sizes, deviation=0.1, bias=0.1, **options)
+
+    def values(self, critic: Params, batch: Batch) -> Tensor:
+        """What the agents' critics say, ``[S, A, R]``; 0 after the end of an episode."""
+        out, _ = nets.forward(critic, batch.obs)
+        return (out[..., 0] * batch.agents_alive).unflatten(0, (batch.n_seeds, -1))
+
+    def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
+        """Advantages of environment rewards and incentives, ``[S * A, R]``."""
+        later = torch.cat([batch.values[..., batch.k :], torch.zeros_like(batch.values[..., : batch.k])], -1)
+        return (batch.rewards + incentives + self.config.gamma * later - batch.values).flatten(0, 1)
+
+    def credit(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`weights`."""
+        return d.unflatten(0, (batch.n_seeds, -1))
+
+    def learn_critic(self, critic: Params, batch: Batch, adam: optim.Adam, state: Any) -> tuple[Params, Any]:
+        """One Adam step on the mean squared advantage, the later value held fixed."""
+        _, inputs = nets.forward(critic, batch.obs)
+        count = batch.agents_alive.sum(1, keepdim=True)
+        d_out = self.weights(batch, batch.incentives) * (-2.0 / count)
+        return adam.step(critic, nets.vjp(critic, inputs, d_out[..., None]), state)
+
+
+def make_agents(config: Agents) -> PolicyGradientAgents:
+    """The configured agents."""
+    kind = ActorCriticAgents if config.kind == "ac" else PolicyGradientAgents
+    if config.optimiser == "sgd":
+        return kind(config, optim.SGD(config.lr))
+    adam = optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment)
+    return kind(config, adam)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-Method = Literal["metagrad", "metagrad-no-cv", "dual-rl-discrete", "dual-rl-continuous", "none"]
+Method = Literal["metagrad", "metagrad-no-cv", "lio", "dual-rl-discrete", "dual-rl-continuous", "amd", "none"]
 
 
 class ConfigError(ValueError):
@@ -35,10 +35,18 @@ class Game:
 
 @dataclass(frozen=True)
 class Agents:
-    """Selfish policy-gradient agents, one network each."""
+    """Selfish agents, one network each."""
 
+    kind: Literal["pg", "ac"] = "pg"
+    """Policy gradient with returns, or actor-critic with one-step advantages and a critic each."""
     hidden: tuple[int, ...] = (64, 32)
     """Widths of the hidden layers."""
+    linear: bool = False
+    """Linear softmax policies without bias, whose weights start normal with deviation 0.5, instead of hidden layers."""
+    hidden_critic: tuple[int, ...] = (64,)
+    """Widths of the hidden layers of a critic."""
+    lr_critic: float = 1e-3
+    """Adam's learning rate of the critics."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """How an agent takes its step."""
     lr: float = 9.56e-5
@@ -116,6 +124,33 @@ class DualRL:
 
 
 @dataclass(frozen=True)
+class AMD:
+    """Designer of Baumann et al.'s adaptive mechanism design."""
+
+    hidden: tuple[int, ...] = (64, 16)
+    """Widths of the hidden layers."""
+    lr: float = 2.74e-5
+    """Adam's learning rate."""
+    cost_weight: float = 4.24e-4
+    """Weight of the length of the vector of incentives."""
+    grad_clip: float = 10.0
+    """Longest gradient of a parameter."""
+    scores_at: Literal["own", "planner"] = "own"
+    """Where the agents' policies are differentiated: at what each agent saw, or at what the planner saw, as
+    published: right for the first agent alone."""
+
+
+@dataclass(frozen=True)
+class Clones:
+    """Surrogates of the agents, fitted to their behaviour, for a designer that cannot look into them."""
+
+    lr: float = 1e-3
+    """Adam's learning rate of behavioural cloning."""
+    steps: int = 1
+    """Cloning steps on a batch."""
+
+
+@dataclass(frozen=True)
 class Run:
     """What every experiment has."""
 
@@ -176,9 +211,15 @@ class Config(Run):
     agents: Agents = field(default_factory=Agents)
     designer: Designer = field(default_factory=Designer)
     dual: DualRL = field(default_factory=DualRL)
+    amd: AMD = field(default_factory=AMD)
+    agent_access: Literal["oracle", "cloned"] = "oracle"
+    """What the meta-gradient differentiates: the agents themselves, or surrogates fitted to their behaviour."""
+    clones: Clones = field(default_factory=Clones)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.agent_access == "cloned":
+            _check_cloning(self)
         if self.game.min_at_lever > self.game.n_agents:
             raise ConfigError(
                 f"game.min_at_lever is {self.game.min_at_lever} with {self.game.n_agents} agents: "
@@ -188,6 +229,15 @@ class Config(Run):
             raise ConfigError(f"dual.levels must not be negative, got {self.dual.levels}")
         if self.designer.baseline == "leave-one-out" and self.k == 1:
             raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
+        if self.method == "lio" and self.game.n_agents < 2:
+            raise ConfigError("method lio needs at least 2 agents: nobody pays itself")
+
+
+def _check_cloning(config: Config) -> None:
+    if config.method not in ("metagrad", "metagrad-no-cv", "lio"):
+        raise ConfigError(f"agent_access cloned is for designers that differentiate, not for method {config.method}")
+    if config.agents.kind != "pg":
+        raise ConfigError("agent_access cloned needs agents.kind pg: the critics of others cannot be observed")
 
 
 TaxMethod = Literal["free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl"]
@@ -475,6 +525,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "reg_coeff": (0, float("inf"), True),
     "scale": (0, float("inf"), False),
     "lr_critic": (0, float("inf"), True),
+    "cost_weight": (0, float("inf"), True),
+    "grad_clip": (0, float("inf"), False),
     "gae_lambda": (0, 1, True),
     "entropy_end": (0, float("inf"), True),
     "clip": (0, 1, False),
@@ -502,7 +554,7 @@ def _check_types(node: Any, path: str) -> None:
                 raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
             if any(not math.isfinite(v) for v in value):
                 raise ConfigError(f"{name} must be finite, got {value!r}")
-            if f.name == "hidden" and any(v < 1 for v in value):
+            if f.name.startswith("hidden") and any(v < 1 for v in value):
                 raise ConfigError(f"{name} must be positive, got {value!r}")
         elif not _is(value, hint):
             raise ConfigError(f"{name} must be of type {hint.__name__}, got {value!r}")

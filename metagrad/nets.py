@@ -57,6 +57,27 @@ def init_mlp(
     return params
 
 
+def init_normal(
+    generators: Sequence[np.random.Generator],
+    n: int,
+    sizes: Sequence[int],
+    *,
+    deviation: float,
+    bias: float | None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Params:
+    """Draw networks with normal kernels and constant biases, or none; otherwise like :func:`init_mlp`."""
+    params: Params = {}
+    for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        kernel = [g.normal(0.0, deviation, (n, fan_in, fan_out)) for g in generators]
+        params[f"w{layer}"] = torch.tensor(np.concatenate(kernel), device=device, dtype=dtype)
+        if bias is not None:
+            shape = (n * len(generators), 1, fan_out)
+            params[f"b{layer}"] = torch.full(shape, bias, device=device, dtype=dtype)
+    return params
+
+
 def forward(params: Params, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Outputs ``[G, R, out]`` for rows ``x [G, R, in]``, and the inputs of every layer."""
     layers = n_layers(params)
@@ -81,6 +102,16 @@ def vjp(params: Params, inputs: list[Tensor], d_out: Tensor) -> Params:
     return {name: grads[name] for name in params}
 
 
+def squared_norms(params: Params, inputs: list[Tensor], d_out: Tensor) -> Tensor:
+    """Squared length of each row's own gradient of ``(d_out * outputs).sum(-1)``, ``[G, R]``."""
+    total = torch.zeros_like(d_out[..., 0])
+    for i in reversed(range(n_layers(params))):
+        total = total + (_row_squares(inputs[i]) + float(f"b{i}" in params)) * _row_squares(d_out)
+        if i:
+            d_out = _where_active(torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)), inputs[i])
+    return total
+
+
 def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
     """Change of the outputs, ``[G, R, out]``, when the parameters move along ``tangent``."""
     moved = _affine(inputs[0], tangent["w0"], tangent.get("b0"))
@@ -103,6 +134,11 @@ def sigmoid_slope(x: Tensor, value: Tensor) -> Tensor:
 def n_layers(params: Params) -> int:
     """Number of affine layers."""
     return sum(name.startswith("w") for name in params)
+
+
+def _row_squares(x: Tensor) -> Tensor:
+    """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
+    return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
 
 
 def _affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
