@@ -112,17 +112,22 @@ class MechanismDesigner:
         """Go through the episodes step by step: pay with the planner as it is, then let it learn from the step."""
         batch = agents.batch
         gain = self.lr * self.score_norms(agents) * batch.designer_rewards[:, None]
-        inputs, paid = self._inputs(batch), []
+        inputs, paid, first = self._inputs(batch), [], state.t
         for t in range(batch.steps):
             rows = slice(t * batch.k, (t + 1) * batch.k)
-            logits, layers = nets.forward(params, inputs[:, rows])
+            logits, layers = nets.forward(params, inputs[:, rows].contiguous())
             sigma, alive = nets.sigmoid(logits), batch.alive[:, rows, None]
             paid.append(self.scale * sigma * alive)
             d_sigma = self.scale * alive * (self._cost_slope(sigma) - gain[:, :, rows].transpose(1, 2)) / batch.k
             grads = nets.vjp(params, layers, d_sigma * nets.sigmoid_slope(logits, sigma))
-            params, state = adam.step(params, self._clipped(grads), state)
+            moved, after = adam.step(params, self._clipped(grads), state)
+            # A seed whose episodes are all over has nothing to learn from, however long those of others go on.
+            active = alive.amax(1, keepdim=True) > 0
+            params = _where(active, moved, params)
+            state = after._replace(m=_where(active, after.m, state.m), v=_where(active, after.v, state.v))
         batch.incentives = torch.cat(paid, 1).transpose(1, 2)
-        return params, state
+        # Adam's step count goes by the step limit, so that it too is the same whoever shares the batch.
+        return params, state._replace(t=first + batch.max_rows // batch.k)
 
     def score_norms(self, agents: Evaluation) -> Tensor:
         """``||∇_θi log π_i||²`` of every action, ``[S, A, R]``."""
@@ -152,6 +157,10 @@ class MechanismDesigner:
             length = torch.stack([x.norm() for x in g])[:, None, None]  # one by one, so that seeds do not mix
             clipped[name] = g * (self.config.grad_clip / length.clamp_min(self.config.grad_clip))
         return clipped
+
+
+def _where(active: Tensor, new: Params, old: Params) -> Params:
+    return {name: torch.where(active, p, old[name]) for name, p in new.items()}
 
 
 DualRLDesigner = DiscreteDualRL | ContinuousDualRL

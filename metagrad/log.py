@@ -192,13 +192,21 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
 
 def method_label(config: AnyConfig) -> str:
     """Method, with what tells apart runs of the same method."""
-    if isinstance(config, Config) and config.method == "dual-rl-discrete":
-        return f"{config.method} {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}"
+    if isinstance(config, Config):
+        return config.method + _variant(config)
     if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
         return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
         return f"{config.method} {{{', '.join(f'{v:g}' for v in config.game.rates)}}}"
     return config.method
+
+
+def _variant(config: Config) -> str:
+    """What tells apart Escape Room runs of the same method."""
+    levels = f" {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}" if config.method == "dual-rl-discrete" else ""
+    published = " (published scores)" if config.method == "amd" and config.amd.scores_at == "planner" else ""
+    cloned = " (cloned agents)" if config.agent_access == "cloned" else ""
+    return levels + published + cloned
 
 
 def _paths(designer: TaxDesigner) -> str:

@@ -30,6 +30,17 @@ def test_vjp_and_jvp(output_bias):
     torch.testing.assert_close(nets.jvp(params, inputs, tangent), want, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("output_bias", [True, False])
+def test_squared_norms_of_single_rows(output_bias):
+    params, x = make_net(output_bias)
+    d_out = torch.randn_like(nets.forward(params, x)[0])
+    got = nets.squared_norms(params, nets.forward(params, x)[1], d_out)
+    for row in range(x.shape[1]):
+        one = slice(row, row + 1)
+        grads = nets.vjp(params, nets.forward(params, x[:, one])[1], d_out[:, one])
+        torch.testing.assert_close(got[:, row], sum((g**2).sum((1, 2)) for g in grads.values()))
+
+
 def test_initial_parameters_of_a_seed_do_not_depend_on_the_others():
     def draw(seeds):
         return nets.init_mlp([np.random.default_rng(s) for s in seeds], 3, (4, 8, 2))

@@ -96,10 +96,17 @@ def test_compare(finished, capsys):
     assert f"| {sum(result['r_id']) / 2:.2f} ±" in shown[2]
 
 
-@pytest.mark.parametrize("method", ["dual-rl-discrete", "dual-rl-continuous", "none", "metagrad-no-cv"])
-def test_every_method_trains_and_resumes(method, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        *("dual-rl-discrete", "dual-rl-continuous", "none", "metagrad-no-cv", "lio", "amd"),
+        "metagrad --agents.kind ac --agents.linear --designer.output-type agent",
+        "metagrad --agent-access cloned --agents.optimiser adam",
+    ],
+)
+def test_every_method_trains_and_resumes(options, tmp_path):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train(whole, "--method", method) == 0
+    assert train(whole, "--method", *options.split()) == 0
     shutil.copytree(whole, cut)
     (cut / "results.json").unlink()
     shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
