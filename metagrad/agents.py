@@ -30,7 +30,7 @@ class LearningStep(NamedTuple):
     """One learning step as it was taken: where, from what, with which gradient."""
 
     evaluation: Evaluation
-    weights: Tensor  # [S * A, R], discounted returns
+    weights: Tensor  # [S * A, R], discounted returns or temporal differences
     grads: Params
     state: Any  # optimiser state before
 
@@ -44,13 +44,19 @@ class PolicyGradientAgents:
 
     @classmethod
     def make(cls, config: Agents) -> PolicyGradientAgents:
-        """Agents with the configured optimiser."""
+        """Agents with the configured rule and optimiser."""
+        kind = ActorCriticAgents if config.rule == "actor-critic" else PolicyGradientAgents
         if config.optimiser == "sgd":
-            return cls(config, optim.SGD(config.lr))
-        return cls(
+            return kind(config, optim.SGD(config.lr))
+        return kind(
             config,
             optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment),
         )
+
+    @property
+    def credit_decay(self) -> float:
+        """How far back in time a reward counts: its part in the weight of an action falls by this every step."""
+        return self.config.gamma
 
     def evaluate(self, theta: Params, batch: Batch) -> Evaluation:
         """Forward pass over a batch."""
@@ -61,6 +67,9 @@ class PolicyGradientAgents:
     def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
         """Discounted returns of environment rewards and incentives, ``[S * A, R]``."""
         return losses.discounted_returns(batch.rewards + incentives, self.config.gamma, batch.k).flatten(0, 1)
+
+    def value(self, critic: Params, batch: Batch) -> None:
+        """Write the critic's values to the batch; there is none here."""
 
     def learn(self, evaluation: Evaluation, incentives: Tensor, state: Any) -> tuple[Params, Any, LearningStep]:
         """One step on a batch: new parameters, new optimiser state, and the record of the step."""
@@ -101,3 +110,34 @@ class PolicyGradientAgents:
         """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""
         gradient = torch.func.grad(lambda theta: self.loss(theta, step.evaluation.batch, step.weights))
         return torch.func.jvp(gradient, (step.evaluation.theta,), (u,))[1]
+
+
+@dataclass(frozen=True)
+class ActorCriticAgents(PolicyGradientAgents):
+    """The same with temporal differences of one step and a critic each (metagrad specification, 2.1)."""
+
+    @property
+    def credit_decay(self) -> float:
+        """A temporal difference holds the reward of its own step alone."""
+        return 0.0
+
+    def value(self, critic: Params, batch: Batch) -> None:
+        """Write the critic's values to the batch, 0 after the end of an episode."""
+        batch.values = nets.forward(critic, batch.obs)[0][..., 0] * batch.agents_alive
+
+    def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
+        """Temporal differences of environment rewards and incentives, ``[S * A, R]``."""
+        assert batch.values is not None
+        return (self._targets(batch, incentives) - batch.values) * batch.agents_alive
+
+    def _targets(self, batch: Batch, incentives: Tensor) -> Tensor:
+        """Reward and the discounted value of what follows; nothing follows the last step."""
+        assert batch.values is not None
+        later = torch.cat([batch.values[:, batch.k :], torch.zeros_like(batch.values[:, : batch.k])], 1)
+        return (batch.rewards + incentives).flatten(0, 1) + self.config.gamma * later
+
+    def critic_gradient(self, critic: Params, batch: Batch) -> Params:
+        """Gradient of each critic's mean squared temporal difference."""
+        values, inputs = nets.forward(critic, batch.obs)
+        error = (values[..., 0] - self._targets(batch, batch.incentives)) * batch.agents_alive
+        return nets.vjp(critic, inputs, (2 * error / batch.agents_alive.sum(1, keepdim=True))[..., None])

@@ -287,9 +287,14 @@ class MetaGradCrew(PaidCrew):
         self.tau = self.collect()
         self._evaluation = evaluate_picture(self.policy, self.tau.seen)
         self.judge_learns(batch)
-        total = self.metagradient(step, self.tau, self._evaluation)
+        total = self.designer_gradient(step)
         self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         self.iteration += 1
+
+    def designer_gradient(self, step: LearnedStep) -> Params:
+        """Gradient of the designer's loss on the episodes after the agents' step, through that step."""
+        assert self.tau is not None
+        return self.metagradient(step, self.tau, self._evaluation)
 
     def metagradient(self, step: LearnedStep, validation: Batch, after: Evaluation | None = None) -> Params:
         """Gradient of the designer's loss on fresh episodes.
@@ -378,8 +383,3 @@ class DualRLCrew(PaidCrew):
         self.eta, self.eta_state = self.eta_adam.step(self.eta, grads, self.eta_state)
         self.learn_from(batch)
         self.iteration += 1
-
-
-CREWS: dict[str, type[Crew]] = {
-    "metagrad": MetaGradCrew, "dual-rl-continuous": DualRLCrew, "central": CentralCrew, "none": Crew,
-}  # fmt: skip

@@ -25,6 +25,7 @@ def init_mlp(
     *,
     output_bias: bool = True,
     init: str = "tf1",
+    std: float | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Params:
@@ -42,11 +43,14 @@ def init_mlp(
         Whether the last layer has a bias.
     init : {"tf1", "torch"}
         ``tf1``: Glorot-uniform kernels, zero biases. ``torch``: uniform in ± 1 / sqrt(fan-in), both.
+    std : float, optional
+        Normal kernels of this standard deviation instead.
     """
     params: Params = {}
     for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         limit = np.sqrt(6 / (fan_in + fan_out)) if init == "tf1" else 1 / np.sqrt(fan_in)
-        kernel = [g.uniform(-limit, limit, (n, fan_in, fan_out)) for g in generators]
+        shape = (n, fan_in, fan_out)
+        kernel = [g.uniform(-limit, limit, shape) if std is None else g.normal(0, std, shape) for g in generators]
         params[f"w{layer}"] = torch.tensor(np.concatenate(kernel), device=device, dtype=dtype)
         if output_bias or layer < len(sizes) - 2:
             bias = [
@@ -88,6 +92,17 @@ def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
         own = _affine(inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
         moved = torch.baddbmm(own, _where_active(moved, inputs[i]), params[f"w{i}"])
     return moved
+
+
+def squared_row_norms(params: Params, inputs: list[Tensor], d_out: Tensor) -> Tensor:
+    """Squared norm of every row's own gradient of ``sum(d_out * outputs)``, ``[G, R]``."""
+    total = d_out.new_zeros(d_out.shape[:2])
+    for i in reversed(range(n_layers(params))):
+        size = (inputs[i] ** 2).sum(-1) + (1 if f"b{i}" in params else 0)
+        total = total + size * (d_out**2).sum(-1)
+        if i:
+            d_out = _where_active(torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)), inputs[i])
+    return total
 
 
 def sigmoid(x: Tensor) -> Tensor:

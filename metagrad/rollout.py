@@ -27,6 +27,7 @@ PURPOSES = (
     "parameters",
     *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
     "train shuffles",
+    "surrogates",
 )
 
 
@@ -70,6 +71,7 @@ class Batch:
     rewards: Tensor  # [S, A, R], the agents', from the environment
     designer_rewards: Tensor  # [S, R], before incentives
     incentives: Tensor  # [S, A, R], paid to the agents
+    values: Tensor | None = None  # [S * A, R], of the critic that is yet to learn from this batch
 
     @property
     def n_seeds(self) -> int:

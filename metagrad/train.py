@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ import fastenvs
 from fastenvs import rng
 from fastenvs.vecenv import VecEnv
 from metagrad import losses, nets, optim
-from metagrad.agents import Evaluation, LearningStep, PolicyGradientAgents
+from metagrad.agents import ActorCriticAgents, Evaluation, LearningStep, PolicyGradientAgents
 from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, NoIncentives, dual_rl_step
 from metagrad.config import Config
 from metagrad.designer import IncentiveFunction, Outputs
+from metagrad.mechanism import MechanismDesigner
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params
 from metagrad.rollout import Batch, purpose_seeds, purpose_streams, rollout
@@ -54,6 +55,8 @@ class Learner:
         The agents' networks, stacked ``[S * A, ...]``, and their optimiser's state.
     eta, eta_state, cost_state
         The designer's networks, ``[S, ...]``, and the states of its optimisers; empty without a designer.
+    critic, critic_state
+        The agents' critics, ``[S * A, ...]``, if they have any, and their optimiser's state.
     tau : Batch or None
         Episodes that the agents learn from next.
     episode, iteration : int
@@ -62,49 +65,84 @@ class Learner:
         Environment steps of each seed so far.
     """
 
+    #: Networks, and the optimisers' states of each.
+    NETWORKS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "theta": ("theta_state",), "eta": ("eta_state", "cost_state"), "critic": ("critic_state",),
+    }  # fmt: skip
+
     def __init__(self, config: Config) -> None:
         self.config = config
         self.env = make_env(config, "train", config.k)
         self.agents = PolicyGradientAgents.make(config.agents)
         self.streams = make_streams(config, "train")
-        self.designer, eta_sizes, output_bias = self._make_designer()
         generators = [np.random.default_rng(s) for s in purpose_seeds(config.seeds, "parameters")]
-        options = {"init": config.init, "device": config.device, "dtype": DTYPES[config.dtype]}
-        width = self.env.obs["agents"].shape[-1]
-        sizes = (width, *config.agents.hidden, self.env.n_actions)
-        self.theta = nets.init_mlp(generators, config.game.n_agents, sizes, **options)  # type: ignore[arg-type]
+        self.theta = self._policies(generators)
         self.theta_state: Any = self.agents.optimiser.init(self.theta)
-        self.eta: Params = {}
-        if eta_sizes:
-            self.eta = nets.init_mlp(generators, 1, eta_sizes, output_bias=output_bias, **options)  # type: ignore[arg-type]
-        is_metagrad = config.method.startswith("metagrad")
+        self.designer, self.eta = self._make_designer(generators)
+        is_metagrad = self.learns_by_metagradient
         if is_metagrad:
             self.eta_adam = optim.Adam(config.designer.lr_incentive, beta2=config.designer.beta2)
         else:
-            self.eta_adam = optim.Adam(config.dual.lr)
+            self.eta_adam = optim.Adam(config.mechanism.lr if config.method == "amd" else config.dual.lr)
         self.eta_state: Any = self.eta_adam.init(self.eta)
         self.cost_adam = optim.Adam(config.designer.lr_cost, beta2=config.designer.beta2_cost)
         self.cost_state: Any = self.cost_adam.init(self.eta) if is_metagrad else None
+        self.critic_adam = optim.Adam(config.agents.lr_critic)
+        self.critic = self._critics(generators)
+        self.critic_state: Any = self.critic_adam.init(self.critic)
         self.tau: Batch | None = None
         self.episode = 0
         self.iteration = 0
         self.env_steps = np.zeros(len(config.seeds), np.int64)
         self._evaluation: Evaluation | None = None
 
-    def _make_designer(self):
-        """The designer, the widths of its network, and whether that has an output bias."""
+    @property
+    def learns_by_metagradient(self) -> bool:
+        """Whether the designer differentiates through the agents' steps."""
+        return self.config.method not in ("none", "amd", "dual-rl-discrete", "dual-rl-continuous")
+
+    def _init(self, generators: Sequence[np.random.Generator], n: int, sizes: Sequence[int], **options: Any) -> Params:
+        c = self.config
+        shared: dict[str, Any] = {"init": c.init, "device": c.device, "dtype": DTYPES[c.dtype]}
+        return nets.init_mlp(generators, n, sizes, **shared, **options)
+
+    def _policies(self, generators: Sequence[np.random.Generator]) -> Params:
+        """The agents' networks; a linear policy is the published one, without bias."""
+        hidden = self.config.agents.hidden
+        sizes = (self.env.obs["agents"].shape[-1], *hidden, self.env.n_actions)
+        options: dict[str, Any] = {} if hidden else {"output_bias": False, "std": 0.5}
+        return self._init(generators, self.config.game.n_agents, sizes, **options)
+
+    def _critics(self, generators: Sequence[np.random.Generator]) -> Params:
+        """The agents' critics; none for agents that do without."""
+        a = self.config.agents
+        if a.rule != "actor-critic":
+            return {}
+        return self._init(
+            generators, self.config.game.n_agents, (self.env.obs["agents"].shape[-1], *a.hidden_critic, 1)
+        )
+
+    def _make_designer(self, generators: Sequence[np.random.Generator]) -> tuple[Any, Params]:
+        """The designer and its networks."""
         c, n = self.config, self.config.game.n_agents
-        width = self.env.obs["designer"].shape[-1] + n * self.env.n_actions
+        seen = self.env.obs["designer"].shape[-1]
+        width = seen + n * self.env.n_actions
         if c.method == "none":
-            return NoIncentives(), (), False
+            return NoIncentives(), {}
+        if c.method == "amd":
+            sizes = (seen + n, *c.mechanism.hidden, n)
+            mechanism = MechanismDesigner(c.mechanism, self.agents, c.designer.scale, c.game.max_steps)
+            return mechanism, self._init(generators, 1, sizes, output_bias=False)
         if c.method == "dual-rl-discrete":
             discrete = DiscreteDualRL(c.dual, self.env.n_actions)
-            return discrete, (width, *c.dual.hidden, discrete.n_outputs), True
+            return discrete, self._init(generators, 1, (width, *c.dual.hidden, discrete.n_outputs))
         if c.method == "dual-rl-continuous":
-            return ContinuousDualRL(c.dual, n, c.designer.scale), (width, *c.dual.hidden, n), False
+            sizes = (width, *c.dual.hidden, n)
+            return ContinuousDualRL(c.dual, n, c.designer.scale), self._init(generators, 1, sizes, output_bias=False)
         d = c.designer
-        outputs = self.env.n_actions if d.output_type == "action" else n
-        return IncentiveFunction(d.output_type, d.scale, d.cost, d.gamma), (width, *d.hidden, outputs), False
+        sizes = (width, *d.hidden, self.env.n_actions if d.output_type == "action" else n)
+        function = IncentiveFunction(d.output_type, d.scale, d.cost, d.gamma)
+        return function, self._init(generators, 1, sizes, output_bias=False)
 
     # ------------------------------------------------------------------ iterations
 
@@ -130,7 +168,7 @@ class Learner:
 
     def iterate(self) -> None:
         """One iteration: the agents' learning steps and one step of the designer."""
-        if self.config.method.startswith("metagrad"):
+        if self.learns_by_metagradient:
             self._iterate_metagrad()
         else:
             self._iterate_baseline()
@@ -149,7 +187,7 @@ class Learner:
                 batch = self._paid(batch)
             cached = self._evaluation if j == 0 else None
             evaluation = cached or self.agents.evaluate(theta, batch)
-            theta, state, step = self.agents.learn(evaluation, batch.incentives, state)
+            theta, state, step = self._learn(evaluation, state)
             batches.append(batch)
             steps.append(step)
         # 2. Fresh episodes of the updated agents (without cross-validation: of the old ones).
@@ -168,13 +206,25 @@ class Learner:
     def _iterate_baseline(self) -> None:
         """Play, let the designer learn, then the agents, on the same episodes (specification, 3.1)."""
         batch = self.collect(self.theta)
-        choice = self.designer.pay(self.eta, batch, self.streams["designer"])
-        if choice is not None:
-            self.eta, self.eta_state = dual_rl_step(
-                self.designer, self.eta, batch, choice, self.eta_adam, self.eta_state
-            )
         evaluation = self.agents.evaluate(self.theta, batch)
-        self.theta, self.theta_state, _ = self.agents.learn(evaluation, batch.incentives, self.theta_state)
+        if isinstance(self.designer, MechanismDesigner):
+            self.eta, self.eta_state = self.designer.learn(self.eta, evaluation, self.eta_adam, self.eta_state)
+        else:
+            choice = self.designer.pay(self.eta, batch, self.streams["designer"])
+            if choice is not None:
+                self.eta, self.eta_state = dual_rl_step(
+                    self.designer, self.eta, batch, choice, self.eta_adam, self.eta_state
+                )
+        self.theta, self.theta_state, _ = self._learn(evaluation, self.theta_state)
+
+    def _learn(self, evaluation: Evaluation, state: Any) -> tuple[Params, Any, LearningStep]:
+        """One step of the agents, and of their critics if they have any."""
+        batch = evaluation.batch
+        if isinstance(self.agents, ActorCriticAgents):
+            self.agents.value(self.critic, batch)
+            grads = self.agents.critic_gradient(self.critic, batch)
+            self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
+        return self.agents.learn(evaluation, batch.incentives, state)
 
     # ------------------------------------------------------------------ the designer's step
 
@@ -233,7 +283,7 @@ class Learner:
         agents, batch = self.agents, step.evaluation.batch
 
         def weights_vjp(d: Tensor) -> Params:
-            credit = losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), agents.config.gamma, batch.k)
+            credit = losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), agents.credit_decay, batch.k)
             d_sigma = self.designer.to_outputs(credit * (1.0 / batch.k), batch)
             return self.designer.vjp(self.eta, outputs, d_sigma)
 
@@ -281,13 +331,15 @@ class Learner:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how the run goes on: tensors, and plain values."""
-        tensors = _flatten("theta", self.theta) | _flatten("eta", self.eta)
+        tensors: dict[str, Tensor] = {}
         counts = {}
-        for name in ("theta_state", "eta_state", "cost_state"):
-            state = getattr(self, name)
-            if state is not None:
-                tensors |= optimiser_tensors(name, state)
-                counts[name] = state.t
+        for network, states in self.NETWORKS.items():
+            tensors |= _flatten(network, getattr(self, network))
+            for name in states:
+                state = getattr(self, name)
+                if state is not None:
+                    tensors |= optimiser_tensors(name, state)
+                    counts[name] = state.t
         for name, streams in {**self.streams, "environment": self.env.streams}.items():
             tensors[f"streams/{name}"] = torch.from_numpy(streams.counter.astype(np.int64))
         tensors["env_steps"] = torch.from_numpy(self.env_steps)
@@ -309,11 +361,13 @@ class Learner:
             streams.counter[:] = tensors.pop(f"streams/{name}").numpy().astype(np.uint64)
         self.env_steps = tensors.pop("env_steps").numpy().copy()
         tensors = {name: t.to(device) for name, t in tensors.items()}
-        names = {"theta_state": list(self.theta), "eta_state": list(self.eta), "cost_state": list(self.eta)}
-        self.theta = _unflatten(tensors, "theta", self.theta)
-        self.eta = _unflatten(tensors, "eta", self.eta)
-        for name, t in values["optimiser_steps"].items():
-            setattr(self, name, load_optimiser_state(tensors, name, names[name], t))
+        for network, states in self.NETWORKS.items():
+            names = list(getattr(self, network))
+            setattr(self, network, _unflatten(tensors, network, names))
+            for name in states:
+                if name in values["optimiser_steps"]:
+                    steps = values["optimiser_steps"][name]
+                    setattr(self, name, load_optimiser_state(tensors, name, names, steps))
         if "tau" in values:
             self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.TENSORS)))
         self.episode, self.iteration = values["episode"], values["iteration"]
@@ -323,7 +377,7 @@ class Learner:
         """Whether any parameter of a seed is no longer finite, bool ``[S]``."""
         n = len(self.config.seeds)
         bad = torch.zeros(n, dtype=torch.bool, device=self.config.device)
-        for params in (self.theta, self.eta):
+        for params in (getattr(self, network) for network in self.NETWORKS):
             for p in params.values():
                 bad |= ~p.reshape(n, -1).isfinite().all(1)
         return bad.cpu().numpy()
