@@ -68,9 +68,6 @@ class PolicyGradientAgents:
         """Discounted returns of environment rewards and incentives, ``[S * A, R]``."""
         return losses.discounted_returns(batch.rewards + incentives, self.config.gamma, batch.k).flatten(0, 1)
 
-    def value(self, critic: Params, batch: Batch) -> None:
-        """Write the critic's values to the batch; there is none here."""
-
     def learn(self, evaluation: Evaluation, incentives: Tensor, state: Any) -> tuple[Params, Any, LearningStep]:
         """One step on a batch: new parameters, new optimiser state, and the record of the step."""
         batch = evaluation.batch

@@ -7,19 +7,22 @@ incentives that the designer saw. Fresh episodes are still those of the agents t
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from metagrad import optim
+from metagrad import nets, optim, rollout
 from metagrad.actor_critic import ActorCritic, Batch, LearnedStep, chosen, evaluate_picture, log_softmax
+from metagrad.agents import Evaluation, LearningStep
 from metagrad.cleanup import MetaGradCrew
-from metagrad.config import CleanupConfig
+from metagrad.config import CleanupConfig, Config
 from metagrad.economy import slope
 from metagrad.nets import Params
 from metagrad.rollout import purpose_seeds
-from metagrad.train import load_optimiser_state, optimiser_tensors
+from metagrad.train import Learner, load_optimiser_state, optimiser_tensors
 
 
 class CloningCrew(MetaGradCrew):
@@ -77,3 +80,43 @@ class CloningCrew(MetaGradCrew):
         super().load(tensors, values)
         names, t = list(self.surrogate.policy), values["optimiser_steps"]["cloning"]
         self.clone_state = load_optimiser_state(tensors, "cloning_state", names, t)
+
+
+class CloningLearner(Learner):
+    """Escape Room with surrogates ``phi`` of all agents, stacked as the agents are."""
+
+    NETWORKS: ClassVar[dict[str, tuple[str, ...]]] = {
+        **Learner.NETWORKS, "phi": ("phi_state", "clone_state"), "phi_critic": ("phi_critic_state",),
+    }  # fmt: skip
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        generators = [np.random.default_rng(s) for s in purpose_seeds(config.seeds, "surrogates")]
+        self.phi = self._policies(generators)
+        self.phi_state: Any = self.agents.optimiser.init(self.phi)
+        self.clone_adam = optim.Adam(config.surrogates.lr)
+        self.clone_state = self.clone_adam.init(self.phi)
+        self.phi_critic = self._critics(generators)
+        self.phi_critic_state: Any = self.critic_adam.init(self.phi_critic)
+
+    def _designer_step(
+        self, batches: Sequence[rollout.Batch], steps: Sequence[LearningStep], validation: Evaluation
+    ) -> None:
+        """Clone the behaviour that was seen, let the surrogates learn from it, and differentiate through that."""
+        batches = [replace(batch) for batch in batches]  # with values of the surrogates' critics
+        for _ in range(self.config.surrogates.steps):
+            self._clone(batches[0])
+        assumed = []
+        for batch in batches:
+            evaluation = self.agents.evaluate(self.phi, batch)
+            self.phi_critic, self.phi_critic_state = self._learn_values(self.phi_critic, self.phi_critic_state, batch)
+            self.phi, self.phi_state, step = self.agents.learn(evaluation, batch.incentives, self.phi_state)
+            assumed.append(step)
+        super()._designer_step(batches, assumed, self.agents.evaluate(self.phi, validation.batch))
+
+    def _clone(self, batch: rollout.Batch) -> None:
+        """One maximum likelihood step of the surrogates, a mean over each agent's rows."""
+        evaluation = self.agents.evaluate(self.phi, batch)
+        d_logits = -evaluation.score * (batch.agents_alive / batch.agents_alive.sum(1, keepdim=True))[..., None]
+        grads = nets.vjp(self.phi, evaluation.inputs, d_logits)
+        self.phi, self.clone_state = self.clone_adam.step(self.phi, grads, self.clone_state)

@@ -219,12 +219,15 @@ class Learner:
 
     def _learn(self, evaluation: Evaluation, state: Any) -> tuple[Params, Any, LearningStep]:
         """One step of the agents, and of their critics if they have any."""
-        batch = evaluation.batch
-        if isinstance(self.agents, ActorCriticAgents):
-            self.agents.value(self.critic, batch)
-            grads = self.agents.critic_gradient(self.critic, batch)
-            self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
-        return self.agents.learn(evaluation, batch.incentives, state)
+        self.critic, self.critic_state = self._learn_values(self.critic, self.critic_state, evaluation.batch)
+        return self.agents.learn(evaluation, evaluation.batch.incentives, state)
+
+    def _learn_values(self, critic: Params, state: Any, batch: Batch) -> tuple[Params, Any]:
+        """Write the critics' values to a batch, then let them learn from it; nothing for agents without critics."""
+        if not isinstance(self.agents, ActorCriticAgents):
+            return critic, state
+        self.agents.value(critic, batch)
+        return self.critic_adam.step(critic, self.agents.critic_gradient(critic, batch), state)
 
     # ------------------------------------------------------------------ the designer's step
 
