@@ -16,6 +16,7 @@ from metagrad.config import (
     DesignerReward,
     EconomyConfig,
     Game,
+    Mechanism,
     Payer,
     Planner,
     TaxDesigner,
@@ -100,9 +101,21 @@ def er_10_5_paper() -> Config:
     return _paper("er_10_5_paper", 10, 5, agents=(128, 64), designer=(256, 128))
 
 
-PRESETS: dict[str, Callable[[], Config]] = {
-    f.__name__: f for f in (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper)
-}
+def er_2_1_amd() -> Config:
+    """ER(2,1) as released for the comparison with adaptive mechanism design: linear agents, one episode an update."""
+    base = er_2_1_paper()
+    agents = Agents(
+        hidden=(), optimiser="adam", lr=1e-4, lr_critic=1e-4, entropy=0.01, epsilon_start=0.5, epsilon_end=0.1
+    )  # fmt: skip
+    designer = replace(base.designer, output_type="agent")
+    mechanism = Mechanism(observation="planner", per_step=True)
+    return replace(
+        base, preset="er_2_1_amd", method="amd", episodes=50_000, agents=agents, designer=designer, mechanism=mechanism
+    )
+
+
+_ROOMS = (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper, er_2_1_amd)
+PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in _ROOMS}
 
 
 def cleanup() -> CleanupConfig:
