@@ -1,4 +1,4 @@
-"""Selfish policy-gradient agents: their learning step, and what the meta-gradient needs of it."""
+"""Selfish agents, policy-gradient or actor-critic: their learning step, and what the meta-gradient needs of it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ class LearningStep(NamedTuple):
     """One learning step as it was taken: where, from what, with which gradient."""
 
     evaluation: Evaluation
-    weights: Tensor  # [S * A, R], discounted returns or temporal differences
+    weights: Tensor  # [S * A, R], returns or advantages
     grads: Params
     state: Any  # optimiser state before
 
@@ -42,21 +43,25 @@ class PolicyGradientAgents:
     config: Agents
     optimiser: optim.Optimiser
 
-    @classmethod
-    def make(cls, config: Agents) -> PolicyGradientAgents:
-        """Agents with the configured rule and optimiser."""
-        kind = ActorCriticAgents if config.rule == "actor-critic" else PolicyGradientAgents
-        if config.optimiser == "sgd":
-            return kind(config, optim.SGD(config.lr))
-        return kind(
-            config,
-            optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment),
-        )
+    def init(
+        self, generators: Sequence[np.random.Generator], n: int, width: int, n_actions: int, init: str, **options: Any
+    ) -> Params:
+        """Draw the policies of ``n`` agents from each generator."""
+        if self.config.linear:
+            return nets.init_normal(generators, n, (width, n_actions), deviation=0.5, bias=None, **options)
+        return nets.init_mlp(generators, n, (width, *self.config.hidden, n_actions), init=init, **options)
 
-    @property
-    def credit_decay(self) -> float:
-        """How far back in time a reward counts: its part in the weight of an action falls by this every step."""
-        return self.config.gamma
+    def init_critics(self, generators: Sequence[np.random.Generator], n: int, width: int, **options: Any) -> Params:
+        """Critics: none."""
+        return {}
+
+    def values(self, critic: Params, batch: Batch) -> Tensor:
+        """What the agents' critics say, ``[S, A, R]``: nothing without critics."""
+        return batch.values
+
+    def learn_critic(self, critic: Params, batch: Batch, adam: optim.Adam, state: Any) -> tuple[Params, Any]:
+        """One step of the critics on a batch: nothing without critics."""
+        return critic, state
 
     def evaluate(self, theta: Params, batch: Batch) -> Evaluation:
         """Forward pass over a batch."""
@@ -67,6 +72,10 @@ class PolicyGradientAgents:
     def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
         """Discounted returns of environment rewards and incentives, ``[S * A, R]``."""
         return losses.discounted_returns(batch.rewards + incentives, self.config.gamma, batch.k).flatten(0, 1)
+
+    def credit(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`weights`: derivative of ``Σ d * weights`` by the incentives, ``[S, A, R]``."""
+        return losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), self.config.gamma, batch.k)
 
     def learn(self, evaluation: Evaluation, incentives: Tensor, state: Any) -> tuple[Params, Any, LearningStep]:
         """One step on a batch: new parameters, new optimiser state, and the record of the step."""
@@ -82,15 +91,15 @@ class PolicyGradientAgents:
 
     def learn_through(
         self, first: Evaluation, batches: Sequence[Batch], incentives: Sequence[Tensor], state: Any
-    ) -> tuple[Params, list[LearningStep]]:
-        """Take one step on each batch, the first from an evaluation already made."""
+    ) -> tuple[Params, Any, list[LearningStep]]:
+        """Take one step on each batch, the first from an evaluation already made; with the optimiser's new state."""
         steps, evaluation, theta = [], first, first.theta
         for j, batch in enumerate(batches):
             if j:
                 evaluation = self.evaluate(theta, batch)
             theta, state, step = self.learn(evaluation, incentives[j], state)
             steps.append(step)
-        return theta, steps
+        return theta, state, steps
 
     def loss(self, theta: Params, batch: Batch, weights: Tensor) -> Tensor:
         """The loss that :meth:`learn` descends, summed over networks, for automatic differentiation."""
@@ -109,32 +118,44 @@ class PolicyGradientAgents:
         return torch.func.jvp(gradient, (step.evaluation.theta,), (u,))[1]
 
 
-@dataclass(frozen=True)
 class ActorCriticAgents(PolicyGradientAgents):
-    """The same with temporal differences of one step and a critic each (metagrad specification, 2.1)."""
+    """One-step advantages ``r + γ V(o') - V(o)`` with a critic each (metagrad specification, 2.1).
 
-    @property
-    def credit_decay(self) -> float:
-        """A temporal difference holds the reward of its own step alone."""
-        return 0.0
+    Both values are those from before the critic's own step, in the agents' step and wherever it is differentiated. The
+    end of an episode, by the door or by the step limit, is an end: no value stands for what would follow.
+    """
 
-    def value(self, critic: Params, batch: Batch) -> None:
-        """Write the critic's values to the batch, 0 after the end of an episode."""
-        batch.values = nets.forward(critic, batch.obs)[0][..., 0] * batch.agents_alive
+    def init_critics(self, generators: Sequence[np.random.Generator], n: int, width: int, **options: Any) -> Params:
+        """Draw the critics of ``n`` agents from each generator."""
+        sizes = (width, *self.config.hidden_critic, 1)
+        return nets.init_normal(generators, n, sizes, deviation=0.1, bias=0.1, **options)
+
+    def values(self, critic: Params, batch: Batch) -> Tensor:
+        """What the agents' critics say, ``[S, A, R]``; 0 after the end of an episode."""
+        out, _ = nets.forward(critic, batch.obs)
+        return (out[..., 0] * batch.agents_alive).unflatten(0, (batch.n_seeds, -1))
 
     def weights(self, batch: Batch, incentives: Tensor) -> Tensor:
-        """Temporal differences of environment rewards and incentives, ``[S * A, R]``."""
-        assert batch.values is not None
-        return (self._targets(batch, incentives) - batch.values) * batch.agents_alive
+        """Advantages of environment rewards and incentives, ``[S * A, R]``."""
+        later = torch.cat([batch.values[..., batch.k :], torch.zeros_like(batch.values[..., : batch.k])], -1)
+        return (batch.rewards + incentives + self.config.gamma * later - batch.values).flatten(0, 1)
 
-    def _targets(self, batch: Batch, incentives: Tensor) -> Tensor:
-        """Reward and the discounted value of what follows; nothing follows the last step."""
-        assert batch.values is not None
-        later = torch.cat([batch.values[:, batch.k :], torch.zeros_like(batch.values[:, : batch.k])], 1)
-        return (batch.rewards + incentives).flatten(0, 1) + self.config.gamma * later
+    def credit(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`weights`."""
+        return d.unflatten(0, (batch.n_seeds, -1))
 
-    def critic_gradient(self, critic: Params, batch: Batch) -> Params:
-        """Gradient of each critic's mean squared temporal difference."""
-        values, inputs = nets.forward(critic, batch.obs)
-        error = (values[..., 0] - self._targets(batch, batch.incentives)) * batch.agents_alive
-        return nets.vjp(critic, inputs, (2 * error / batch.agents_alive.sum(1, keepdim=True))[..., None])
+    def learn_critic(self, critic: Params, batch: Batch, adam: optim.Adam, state: Any) -> tuple[Params, Any]:
+        """One Adam step on the mean squared advantage, the later value held fixed."""
+        _, inputs = nets.forward(critic, batch.obs)
+        count = batch.agents_alive.sum(1, keepdim=True)
+        d_out = self.weights(batch, batch.incentives) * (-2.0 / count)
+        return adam.step(critic, nets.vjp(critic, inputs, d_out[..., None]), state)
+
+
+def make_agents(config: Agents) -> PolicyGradientAgents:
+    """The configured agents."""
+    kind = ActorCriticAgents if config.kind == "ac" else PolicyGradientAgents
+    if config.optimiser == "sgd":
+        return kind(config, optim.SGD(config.lr))
+    adam = optim.Adam(config.lr, eps_mode=config.adam_eps_mode, stop_second_moment=config.stop_second_moment)
+    return kind(config, adam)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from fastenvs import rng
 from metagrad import losses, nets, optim
-from metagrad.config import DualRL
+from metagrad.agents import Evaluation
+from metagrad.config import AMD, DualRL
 from metagrad.nets import Params
 from metagrad.rollout import Batch, uniforms
 
@@ -79,6 +80,78 @@ class ContinuousDualRL:
         paid = self.scale * nets.sigmoid(mean + noise)
         batch.incentives = paid.transpose(1, 2) * batch.alive[:, None]
         return Choice(inputs, noise, None)
+
+
+class MechanismDesigner:
+    """Baumann et al.'s adaptive mechanism design (specification, 3.5).
+
+    The planner learns at every step of an episode: how far one agent's step on one action moves that action's
+    probability is ``lr ||∇ log π||²`` times the incentive, and that is worth the reward of the step.
+
+    Parameters
+    ----------
+    config : AMD
+        Its options.
+    lr : float
+        The agents' learning rate.
+    scale : float
+        Upper bound of an incentive.
+    seen : int
+        Width of the planner's observation.
+    """
+
+    def __init__(self, config: AMD, lr: float, scale: float, seen: int) -> None:
+        self.config, self.lr, self.scale, self.seen = config, lr, scale, seen
+
+    def pay(self, params: Params, batch: Batch, streams: rng.Streams) -> None:
+        """Write what the planner as it is pays for whole episodes to ``batch.incentives``."""
+        sigma = nets.sigmoid(nets.forward(params, self._inputs(batch))[0])
+        batch.incentives = self.scale * sigma.transpose(1, 2) * batch.alive[:, None]
+
+    def learn(self, params: Params, agents: Evaluation, adam: optim.Adam, state: Any) -> tuple[Params, Any]:
+        """Go through the episodes step by step: pay with the planner as it is, then let it learn from the step."""
+        batch = agents.batch
+        gain = self.lr * self.score_norms(agents) * batch.designer_rewards[:, None]
+        inputs, paid = self._inputs(batch), []
+        for t in range(batch.steps):
+            rows = slice(t * batch.k, (t + 1) * batch.k)
+            logits, layers = nets.forward(params, inputs[:, rows])
+            sigma, alive = nets.sigmoid(logits), batch.alive[:, rows, None]
+            paid.append(self.scale * sigma * alive)
+            d_sigma = self.scale * alive * (self._cost_slope(sigma) - gain[:, :, rows].transpose(1, 2)) / batch.k
+            grads = nets.vjp(params, layers, d_sigma * nets.sigmoid_slope(logits, sigma))
+            params, state = adam.step(params, self._clipped(grads), state)
+        batch.incentives = torch.cat(paid, 1).transpose(1, 2)
+        return params, state
+
+    def score_norms(self, agents: Evaluation) -> Tensor:
+        """``||∇_θi log π_i||²`` of every action, ``[S, A, R]``."""
+        batch, score, inputs = agents.batch, agents.score, agents.inputs
+        if self.config.scores_at == "planner":
+            seen = batch.designer_input[..., : self.seen].repeat_interleave(batch.rewards.shape[1], 0)
+            logits, inputs = nets.forward(agents.theta, seen)
+            score = losses.score(losses.probabilities(logits, batch.epsilon), batch.onehot, batch.epsilon)
+        return nets.squared_norms(agents.theta, inputs, score).unflatten(0, (batch.n_seeds, -1))
+
+    def _inputs(self, batch: Batch) -> Tensor:
+        """The planner's observation and the agents' actions as numbers, ``[S, R, E]``."""
+        numbers = batch.actions @ torch.arange(
+            batch.actions.shape[-1], dtype=batch.alive.dtype, device=batch.alive.device
+        )
+        return torch.cat([batch.designer_input[..., : self.seen], numbers.transpose(1, 2)], -1)
+
+    def _cost_slope(self, sigma: Tensor) -> Tensor:
+        """Derivative of the weighted length of the vector of incentives, by the incentives."""
+        length = losses.sum_over_agents(sigma.square().transpose(1, 2)).sqrt()
+        return self.config.cost_weight * sigma / length[..., None]
+
+    def _clipped(self, grads: Params) -> Params:
+        """Gradients of every seed and parameter cut to the longest length allowed."""
+        clipped = {}
+        for name, g in grads.items():
+            length = torch.stack([x.norm() for x in g])[:, None, None]  # one by one, so that seeds do not mix
+            clipped[name] = g * (self.config.grad_clip / length.clamp_min(self.config.grad_clip))
+        return clipped
 
 
 DualRLDesigner = DiscreteDualRL | ContinuousDualRL

@@ -12,20 +12,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from metagrad.options import (
-    Agents,
-    Cleaners,
-    CleanupGame,
-    Designer,
-    DualRL,
-    Game,
-    Mechanism,
-    Payer,
-    Surrogates,
-)
+from metagrad.options import AMD, Agents, Cleaners, CleanupGame, Clones, Designer, DualRL, Game, Payer
 
-Method = Literal["metagrad", "metagrad-no-cv", "lio", "amd", "dual-rl-discrete", "dual-rl-continuous", "none"]
-AgentAccess = Literal["oracle", "cloned"]
+Method = Literal["metagrad", "metagrad-no-cv", "lio", "dual-rl-discrete", "dual-rl-continuous", "amd", "none"]
 
 
 class ConfigError(ValueError):
@@ -93,13 +82,15 @@ class Config(Run):
     agents: Agents = field(default_factory=Agents)
     designer: Designer = field(default_factory=Designer)
     dual: DualRL = field(default_factory=DualRL)
-    mechanism: Mechanism = field(default_factory=Mechanism)
-    agent_access: AgentAccess = "oracle"
-    """Let the designer differentiate through the agents themselves, or through surrogates fitted to what they do."""
-    surrogates: Surrogates = field(default_factory=Surrogates)
+    amd: AMD = field(default_factory=AMD)
+    agent_access: Literal["oracle", "cloned"] = "oracle"
+    """What the meta-gradient differentiates: the agents themselves, or surrogates fitted to their behaviour."""
+    clones: Clones = field(default_factory=Clones)
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.agent_access == "cloned":
+            _check_cloning(self)
         if self.game.min_at_lever > self.game.n_agents:
             raise ConfigError(
                 f"game.min_at_lever is {self.game.min_at_lever} with {self.game.n_agents} agents: "
@@ -109,8 +100,15 @@ class Config(Run):
             raise ConfigError(f"dual.levels must not be negative, got {self.dual.levels}")
         if self.designer.baseline == "leave-one-out" and self.k == 1:
             raise ConfigError("designer.baseline leave-one-out needs k of at least 2")
-        if self.agent_access == "cloned" and not self.method.startswith("metagrad"):
-            raise ConfigError(f"agent_access cloned goes with method metagrad, not with {self.method}")
+        if self.method == "lio" and self.game.n_agents < 2:
+            raise ConfigError("method lio needs at least 2 agents: nobody pays itself")
+
+
+def _check_cloning(config: Config) -> None:
+    if config.method not in ("metagrad", "metagrad-no-cv", "lio"):
+        raise ConfigError(f"agent_access cloned is for designers that differentiate, not for method {config.method}")
+    if config.agents.kind != "pg":
+        raise ConfigError("agent_access cloned needs agents.kind pg: the critics of others cannot be observed")
 
 
 TaxMethod = Literal["free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl"]
@@ -310,9 +308,9 @@ class CleanupConfig(Run):
     game: CleanupGame = field(default_factory=CleanupGame)
     agents: Cleaners = field(default_factory=Cleaners)
     designer: Payer = field(default_factory=Payer)
-    agent_access: AgentAccess = "oracle"
-    """Let the designer differentiate through the agents themselves, or through surrogates fitted to what they do."""
-    surrogates: Surrogates = field(default_factory=Surrogates)
+    agent_access: Literal["oracle", "cloned"] = "oracle"
+    """What the meta-gradient differentiates: the agents themselves, or surrogates fitted to their behaviour."""
+    clones: Clones = field(default_factory=lambda: Clones(lr=3e-3, steps=4))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -340,11 +338,11 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "reg_coeff": (0, float("inf"), True),
     "scale": (0, float("inf"), False),
     "lr_critic": (0, float("inf"), True),
+    "cost_weight": (0, float("inf"), True),
+    "grad_clip": (0, float("inf"), False),
     "gae_lambda": (0, 1, True),
     "entropy_end": (0, float("inf"), True),
     "clip": (0, 1, False),
-    "cost": (0, float("inf"), True),
-    "max_norm": (0, float("inf"), False),
     "target_tau": (0, 1, False),
     "chain": (0, float("inf"), True),
     "direct": (0, float("inf"), True),
@@ -369,7 +367,7 @@ def _check_types(node: Any, path: str) -> None:
                 raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
             if any(not math.isfinite(v) for v in value):
                 raise ConfigError(f"{name} must be finite, got {value!r}")
-            if f.name == "hidden" and any(v < 1 for v in value):
+            if f.name.startswith("hidden") and any(v < 1 for v in value):
                 raise ConfigError(f"{name} must be positive, got {value!r}")
         elif not _is(value, hint):
             raise ConfigError(f"{name} must be of type {hint.__name__}, got {value!r}")

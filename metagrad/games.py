@@ -9,11 +9,10 @@ from typing import Any
 from metagrad.accounts import EconomyEvaluator
 from metagrad.cleaning import CleanupEvaluator
 from metagrad.cleanup import CentralCrew, Crew, DualRLCrew, MetaGradCrew
-from metagrad.cloning import CloningCrew, CloningLearner
-from metagrad.config import AnyConfig, CleanupConfig, Config, EconomyConfig
+from metagrad.cleanup_cloning import CloningCrew
+from metagrad.config import AnyConfig, CleanupConfig, EconomyConfig
 from metagrad.economy import Workforce
 from metagrad.evaluate import Evaluator
-from metagrad.lio import MutualLearner
 from metagrad.planner import PlannedWorkforce
 from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, PRESETS
 from metagrad.taxes import TaxedWorkforce
@@ -30,12 +29,6 @@ class Kit:
     evaluator: Callable[[Any, str, int], Any]
 
 
-def _escape_room(config: Config) -> Learner:
-    if config.agent_access == "cloned":
-        return CloningLearner(config)
-    return (MutualLearner if config.method == "lio" else Learner)(config)
-
-
 def _economy(config: EconomyConfig) -> TurnLearner:
     workforces = {"metagrad": TaxedWorkforce, "metagrad-no-cv": TaxedWorkforce, "dual-rl": PlannedWorkforce}
     return TurnLearner(config, workforces.get(config.method, Workforce))
@@ -50,7 +43,7 @@ def _cleanup(config: CleanupConfig) -> TurnLearner:
 
 
 KITS = {
-    "escape-room": Kit(PRESETS, _escape_room, Evaluator),
+    "escape-room": Kit(PRESETS, Learner, Evaluator),
     "cleanup": Kit(CLEANUP_PRESETS, _cleanup, CleanupEvaluator),
     "gtb": Kit(ECONOMY_PRESETS, _economy, EconomyEvaluator),
 }

@@ -25,7 +25,6 @@ def init_mlp(
     *,
     output_bias: bool = True,
     init: str = "tf1",
-    std: float | None = None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Params:
@@ -43,14 +42,11 @@ def init_mlp(
         Whether the last layer has a bias.
     init : {"tf1", "torch"}
         ``tf1``: Glorot-uniform kernels, zero biases. ``torch``: uniform in ± 1 / sqrt(fan-in), both.
-    std : float, optional
-        Normal kernels of this standard deviation instead.
     """
     params: Params = {}
     for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         limit = np.sqrt(6 / (fan_in + fan_out)) if init == "tf1" else 1 / np.sqrt(fan_in)
-        shape = (n, fan_in, fan_out)
-        kernel = [g.uniform(-limit, limit, shape) if std is None else g.normal(0, std, shape) for g in generators]
+        kernel = [g.uniform(-limit, limit, (n, fan_in, fan_out)) for g in generators]
         params[f"w{layer}"] = torch.tensor(np.concatenate(kernel), device=device, dtype=dtype)
         if output_bias or layer < len(sizes) - 2:
             bias = [
@@ -58,6 +54,27 @@ def init_mlp(
                 for g in generators
             ]
             params[f"b{layer}"] = torch.tensor(np.concatenate(bias), device=device, dtype=dtype)
+    return params
+
+
+def init_normal(
+    generators: Sequence[np.random.Generator],
+    n: int,
+    sizes: Sequence[int],
+    *,
+    deviation: float,
+    bias: float | None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Params:
+    """Draw networks with normal kernels and constant biases, or none; otherwise like :func:`init_mlp`."""
+    params: Params = {}
+    for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        kernel = [g.normal(0.0, deviation, (n, fan_in, fan_out)) for g in generators]
+        params[f"w{layer}"] = torch.tensor(np.concatenate(kernel), device=device, dtype=dtype)
+        if bias is not None:
+            shape = (n * len(generators), 1, fan_out)
+            params[f"b{layer}"] = torch.full(shape, bias, device=device, dtype=dtype)
     return params
 
 
@@ -85,6 +102,16 @@ def vjp(params: Params, inputs: list[Tensor], d_out: Tensor) -> Params:
     return {name: grads[name] for name in params}
 
 
+def squared_norms(params: Params, inputs: list[Tensor], d_out: Tensor) -> Tensor:
+    """Squared length of each row's own gradient of ``(d_out * outputs).sum(-1)``, ``[G, R]``."""
+    total = torch.zeros_like(d_out[..., 0])
+    for i in reversed(range(n_layers(params))):
+        total = total + (_row_squares(inputs[i]) + float(f"b{i}" in params)) * _row_squares(d_out)
+        if i:
+            d_out = _where_active(torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)), inputs[i])
+    return total
+
+
 def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
     """Change of the outputs, ``[G, R, out]``, when the parameters move along ``tangent``."""
     moved = _affine(inputs[0], tangent["w0"], tangent.get("b0"))
@@ -92,17 +119,6 @@ def jvp(params: Params, inputs: list[Tensor], tangent: Params) -> Tensor:
         own = _affine(inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
         moved = torch.baddbmm(own, _where_active(moved, inputs[i]), params[f"w{i}"])
     return moved
-
-
-def squared_row_norms(params: Params, inputs: list[Tensor], d_out: Tensor) -> Tensor:
-    """Squared norm of every row's own gradient of ``sum(d_out * outputs)``, ``[G, R]``."""
-    total = d_out.new_zeros(d_out.shape[:2])
-    for i in reversed(range(n_layers(params))):
-        size = (inputs[i] ** 2).sum(-1) + (1 if f"b{i}" in params else 0)
-        total = total + size * (d_out**2).sum(-1)
-        if i:
-            d_out = _where_active(torch.bmm(d_out, params[f"w{i}"].transpose(1, 2)), inputs[i])
-    return total
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -118,6 +134,11 @@ def sigmoid_slope(x: Tensor, value: Tensor) -> Tensor:
 def n_layers(params: Params) -> int:
     """Number of affine layers."""
     return sum(name.startswith("w") for name in params)
+
+
+def _row_squares(x: Tensor) -> Tensor:
+    """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
+    return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
 
 
 def _affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:

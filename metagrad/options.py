@@ -24,18 +24,20 @@ class Game:
 class Agents:
     """Selfish agents, one network each."""
 
-    rule: Literal["policy-gradient", "actor-critic"] = "policy-gradient"
-    """Learn from discounted returns, or from temporal differences of a critic."""
+    kind: Literal["pg", "ac"] = "pg"
+    """Policy gradient with returns, or actor-critic with one-step advantages and a critic each."""
     hidden: tuple[int, ...] = (64, 32)
-    """Widths of the hidden layers; none for a linear policy without bias, drawn from N(0, 0.5²)."""
+    """Widths of the hidden layers."""
+    linear: bool = False
+    """Linear softmax policies without bias, whose weights start normal with deviation 0.5, instead of hidden layers."""
+    hidden_critic: tuple[int, ...] = (64,)
+    """Widths of the hidden layers of a critic."""
+    lr_critic: float = 1e-3
+    """Adam's learning rate of the critics."""
     optimiser: Literal["sgd", "adam"] = "sgd"
     """How an agent takes its step."""
     lr: float = 9.56e-5
     """Learning rate."""
-    hidden_critic: tuple[int, ...] = (64,)
-    """Widths of the critic's hidden layers (actor-critic)."""
-    lr_critic: float = 1e-3
-    """Adam's learning rate of the critic (actor-critic)."""
     gamma: float = 0.99
     """Discount."""
     entropy: float = 0.0166
@@ -109,31 +111,30 @@ class DualRL:
 
 
 @dataclass(frozen=True)
-class Mechanism:
-    """Adaptive mechanism design (Baumann et al.): a planner that foresees the agents' next step."""
+class AMD:
+    """Designer of Baumann et al.'s adaptive mechanism design."""
 
     hidden: tuple[int, ...] = (64, 16)
     """Widths of the hidden layers."""
     lr: float = 2.74e-5
     """Adam's learning rate."""
-    cost: float = 4.24e-4
-    """Weight of the incentives' norm."""
-    max_norm: float = 10.0
-    """Largest norm of the gradient of a layer's weights or biases."""
-    observation: Literal["own", "planner"] = "own"
-    """Where the agents' scores are taken: at what each of them saw, or, as published, at what the planner saw."""
-    per_step: bool = False
-    """Learn after every time step of an episode, as published, instead of after the episode."""
+    cost_weight: float = 4.24e-4
+    """Weight of the length of the vector of incentives."""
+    grad_clip: float = 10.0
+    """Longest gradient of a parameter."""
+    scores_at: Literal["own", "planner"] = "own"
+    """Where the agents' policies are differentiated: at what each agent saw, or at what the planner saw, as
+    published: right for the first agent alone."""
 
 
 @dataclass(frozen=True)
-class Surrogates:
-    """Models of the agents by behavioural cloning, for a designer that sees what they do and not what they are."""
+class Clones:
+    """Surrogates of the agents, fitted to their behaviour, for a designer that cannot look into them."""
 
-    lr: float = 3e-3
-    """Adam's learning rate of cloning."""
-    steps: int = 4
-    """Cloning steps on a batch, before each designer's step."""
+    lr: float = 1e-3
+    """Adam's learning rate of behavioural cloning."""
+    steps: int = 1
+    """Cloning steps on a batch."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from metagrad.config import (
+    AMD,
     Agents,
     Cleaners,
     CleanupConfig,
@@ -16,7 +17,6 @@ from metagrad.config import (
     DesignerReward,
     EconomyConfig,
     Game,
-    Mechanism,
     Payer,
     Planner,
     TaxDesigner,
@@ -58,12 +58,29 @@ def _ours(name: str, n: int, m: int, *, iterations: int, lr: float, lr_cost: flo
 
 
 # Designer return that counts as solved; the larger games' is 10 (N - M) - 2 M, paying each puller its cost.
-TARGETS = {(2, 1): 7.5, (5, 2): 25.0, (10, 5): 40.0, (20, 10): 80.0, (50, 25): 200.0}
+TARGETS = {(2, 1): 7.5, (3, 2): 5.5, (5, 2): 25.0, (10, 5): 40.0, (20, 10): 80.0, (50, 25): 200.0}
 
 
 def er_2_1() -> Config:
     """ER(2,1), K = 16."""
     return _ours("er_2_1", 2, 1, iterations=1_500, lr=32 * _LR, lr_cost=3e-4)
+
+
+def er_3_2() -> Config:
+    """ER(3,2), K = 16, for decentralised incentives beside the central designer."""
+    return _ours("er_3_2", 3, 2, iterations=1_500, lr=32 * _LR, lr_cost=3e-4)
+
+
+def er_2_1_amd_paper() -> Config:
+    """ER(2,1) with the values released for adaptive mechanism design; linear policy-gradient agents."""
+    return replace(
+        _paper("er_2_1_amd_paper", 2, 1),
+        episodes=50_000,
+        agents=Agents(
+            linear=True, optimiser="adam", lr=1e-4, entropy=0.01, epsilon_start=0.5, epsilon_end=0.1, epsilon_div=1_000
+        ),
+        amd=AMD(scores_at="planner"),
+    )
 
 
 def er_5_2() -> Config:
@@ -101,21 +118,21 @@ def er_10_5_paper() -> Config:
     return _paper("er_10_5_paper", 10, 5, agents=(128, 64), designer=(256, 128))
 
 
-def er_2_1_amd() -> Config:
-    """ER(2,1) as released for the comparison with adaptive mechanism design: linear agents, one episode an update."""
-    base = er_2_1_paper()
-    agents = Agents(
-        hidden=(), optimiser="adam", lr=1e-4, lr_critic=1e-4, entropy=0.01, epsilon_start=0.5, epsilon_end=0.1
-    )  # fmt: skip
-    designer = replace(base.designer, output_type="agent")
-    mechanism = Mechanism(observation="planner", per_step=True)
-    return replace(
-        base, preset="er_2_1_amd", method="amd", episodes=50_000, agents=agents, designer=designer, mechanism=mechanism
+PRESETS: dict[str, Callable[[], Config]] = {
+    f.__name__: f
+    for f in (
+        er_2_1,
+        er_2_1_amd_paper,
+        er_3_2,
+        er_5_2,
+        er_10_5,
+        er_20_10,
+        er_50_25,
+        er_2_1_paper,
+        er_5_2_paper,
+        er_10_5_paper,
     )
-
-
-_ROOMS = (er_2_1, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_paper, er_5_2_paper, er_10_5_paper, er_2_1_amd)
-PRESETS: dict[str, Callable[[], Config]] = {f.__name__: f for f in _ROOMS}
+}
 
 
 def cleanup() -> CleanupConfig:
@@ -153,7 +170,7 @@ def gtb_phase_2() -> EconomyConfig:
     """Gather-Trade-Build with agents that have learned in a free market (``init_from``), as :func:`gtb` left them."""
     one = gtb()
     agents = replace(one.agents, entropy=one.agents.entropy_end)
-    return replace(one, preset="gtb_phase_2", episodes=3_200, eval_period=320, agents=agents)
+    return replace(one, preset="gtb_phase_2", episodes=1_920, eval_period=320, agents=agents)
 
 
 def gtb_paper() -> EconomyConfig:

@@ -58,7 +58,7 @@ class Batch:
     """
 
     TENSORS: ClassVar[tuple[str, ...]] = (
-        "obs", "onehot", "designer_input", "alive", "rewards", "designer_rewards", "incentives",
+        "obs", "onehot", "designer_input", "alive", "rewards", "designer_rewards", "incentives", "values",
     )  # fmt: skip
 
     k: int
@@ -71,7 +71,7 @@ class Batch:
     rewards: Tensor  # [S, A, R], the agents', from the environment
     designer_rewards: Tensor  # [S, R], before incentives
     incentives: Tensor  # [S, A, R], paid to the agents
-    values: Tensor | None = None  # [S * A, R], of the critic that is yet to learn from this batch
+    values: Tensor  # [S, A, R], of the critics that are yet to learn from this batch; 0 for agents without
 
     @property
     def n_seeds(self) -> int:
@@ -174,8 +174,8 @@ def rollout(env: VecEnv, theta: Params, streams: rng.Streams, *, max_steps: int,
     Returns
     -------
     Batch
-        With ``incentives`` zero: they do not change the course of the game, so the designer fills them in for all
-        rows at once.
+        With ``incentives`` and ``values`` zero: they do not change the course of the game, so the designer and the
+        critics fill them in for all rows at once.
     """
     n_seeds = len(streams.key)
     n, n_agents, k = env.num_envs, env.n_agents, env.num_envs // n_seeds
@@ -208,6 +208,7 @@ def rollout(env: VecEnv, theta: Params, streams: rng.Streams, *, max_steps: int,
         if over.all():
             break
     used = _rows_to_keep(t, max_steps, k)
+    zeros = torch.zeros(n_seeds, n_agents, used, device=weight.device, dtype=weight.dtype)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(weight.device)
@@ -222,5 +223,6 @@ def rollout(env: VecEnv, theta: Params, streams: rng.Streams, *, max_steps: int,
         tensor(alive[:, :used]),
         tensor(rewards[:, :, :used]),
         tensor(designer_rewards[:, :used]),
-        torch.zeros(n_seeds, n_agents, used, device=weight.device, dtype=weight.dtype),
+        zeros,
+        zeros.clone(),
     )

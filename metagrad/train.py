@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +13,20 @@ import fastenvs
 from fastenvs import rng
 from fastenvs.vecenv import VecEnv
 from metagrad import losses, nets, optim
-from metagrad.agents import ActorCriticAgents, Evaluation, LearningStep, PolicyGradientAgents
-from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, NoIncentives, dual_rl_step
+from metagrad.agents import Evaluation, LearningStep, make_agents
+from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, MechanismDesigner, NoIncentives, dual_rl_step
+from metagrad.cloning import clone
 from metagrad.config import Config
-from metagrad.designer import IncentiveFunction, Outputs
-from metagrad.mechanism import MechanismDesigner
+from metagrad.designer import IncentiveFunction, MutualIncentives, Outputs
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params
 from metagrad.rollout import Batch, purpose_seeds, purpose_streams, rollout
 
+# A learner's networks, and the states of the optimisers that move them.
+_NETWORKS = {
+    "theta": ("theta_state",), "eta": ("eta_state", "cost_state"), "critic": ("critic_state",),
+    "phi": ("phi_state", "clone_state"),
+}  # fmt: skip
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
@@ -56,7 +61,10 @@ class Learner:
     eta, eta_state, cost_state
         The designer's networks, ``[S, ...]``, and the states of its optimisers; empty without a designer.
     critic, critic_state
-        The agents' critics, ``[S * A, ...]``, if they have any, and their optimiser's state.
+        The agents' critics, stacked like ``theta``; empty without.
+    phi, phi_state, clone_state
+        Surrogates of the agents, the states of the optimiser that they are assumed to have and of the one that fits
+        them; empty if the designer looks into the agents.
     tau : Batch or None
         Episodes that the agents learn from next.
     episode, iteration : int
@@ -65,86 +73,74 @@ class Learner:
         Environment steps of each seed so far.
     """
 
-    #: Networks, and the optimisers' states of each.
-    NETWORKS: ClassVar[dict[str, tuple[str, ...]]] = {
-        "theta": ("theta_state",), "eta": ("eta_state", "cost_state"), "critic": ("critic_state",),
-    }  # fmt: skip
-
     def __init__(self, config: Config) -> None:
         self.config = config
         self.env = make_env(config, "train", config.k)
-        self.agents = PolicyGradientAgents.make(config.agents)
+        self.agents = make_agents(config.agents)
         self.streams = make_streams(config, "train")
+        self.designer, eta_sizes, output_bias = self._make_designer()
         generators = [np.random.default_rng(s) for s in purpose_seeds(config.seeds, "parameters")]
-        self.theta = self._policies(generators)
+        where: dict[str, Any] = {"device": config.device, "dtype": DTYPES[config.dtype]}
+        n, width = config.game.n_agents, self.env.obs["agents"].shape[-1]
+        policies = (n, width, self.env.n_actions, config.init)
+        self.theta = self.agents.init(generators, *policies, **where)
         self.theta_state: Any = self.agents.optimiser.init(self.theta)
-        self.designer, self.eta = self._make_designer(generators)
-        is_metagrad = self.learns_by_metagradient
-        if is_metagrad:
-            self.eta_adam = optim.Adam(config.designer.lr_incentive, beta2=config.designer.beta2)
-        else:
-            self.eta_adam = optim.Adam(config.mechanism.lr if config.method == "amd" else config.dual.lr)
+        self.eta: Params = {}
+        if eta_sizes:
+            givers = n if config.method == "lio" else 1
+            self.eta = nets.init_mlp(generators, givers, eta_sizes, output_bias=output_bias, init=config.init, **where)
+        self.eta_adam = self._make_adam()
         self.eta_state: Any = self.eta_adam.init(self.eta)
         self.cost_adam = optim.Adam(config.designer.lr_cost, beta2=config.designer.beta2_cost)
-        self.cost_state: Any = self.cost_adam.init(self.eta) if is_metagrad else None
+        self.cost_state: Any = self.cost_adam.init(self.eta) if self.is_metagrad else None
+        self.critic = self.agents.init_critics(generators, n, width, **where)
         self.critic_adam = optim.Adam(config.agents.lr_critic)
-        self.critic = self._critics(generators)
         self.critic_state: Any = self.critic_adam.init(self.critic)
+        is_cloned = config.agent_access == "cloned"
+        self.phi: Params = self.agents.init(generators, *policies, **where) if is_cloned else {}
+        self.phi_state: Any = self.agents.optimiser.init(self.phi)
+        self.clone_adam = optim.Adam(config.clones.lr)
+        self.clone_state: Any = self.clone_adam.init(self.phi)
         self.tau: Batch | None = None
         self.episode = 0
         self.iteration = 0
         self.env_steps = np.zeros(len(config.seeds), np.int64)
         self._evaluation: Evaluation | None = None
 
-    @property
-    def learns_by_metagradient(self) -> bool:
-        """Whether the designer differentiates through the agents' steps."""
-        return self.config.method not in ("none", "amd", "dual-rl-discrete", "dual-rl-continuous")
-
-    def _init(self, generators: Sequence[np.random.Generator], n: int, sizes: Sequence[int], **options: Any) -> Params:
-        c = self.config
-        shared: dict[str, Any] = {"init": c.init, "device": c.device, "dtype": DTYPES[c.dtype]}
-        return nets.init_mlp(generators, n, sizes, **shared, **options)
-
-    def _policies(self, generators: Sequence[np.random.Generator]) -> Params:
-        """The agents' networks; a linear policy is the published one, without bias."""
-        hidden = self.config.agents.hidden
-        sizes = (self.env.obs["agents"].shape[-1], *hidden, self.env.n_actions)
-        options: dict[str, Any] = {} if hidden else {"output_bias": False, "std": 0.5}
-        return self._init(generators, self.config.game.n_agents, sizes, **options)
-
-    def _critics(self, generators: Sequence[np.random.Generator]) -> Params:
-        """The agents' critics; none for agents that do without."""
-        a = self.config.agents
-        if a.rule != "actor-critic":
-            return {}
-        return self._init(
-            generators, self.config.game.n_agents, (self.env.obs["agents"].shape[-1], *a.hidden_critic, 1)
-        )
-
-    def _make_designer(self, generators: Sequence[np.random.Generator]) -> tuple[Any, Params]:
-        """The designer and its networks."""
+    def _make_designer(self):
+        """The designer, the widths of its network, and whether that has an output bias."""
         c, n = self.config, self.config.game.n_agents
         seen = self.env.obs["designer"].shape[-1]
         width = seen + n * self.env.n_actions
         if c.method == "none":
-            return NoIncentives(), {}
+            return NoIncentives(), (), False
         if c.method == "amd":
-            sizes = (seen + n, *c.mechanism.hidden, n)
-            mechanism = MechanismDesigner(c.mechanism, self.agents, c.designer.scale, c.game.max_steps)
-            return mechanism, self._init(generators, 1, sizes, output_bias=False)
+            amd = MechanismDesigner(c.amd, c.agents.lr, c.designer.scale, seen)
+            return amd, (seen + n, *c.amd.hidden, n), False
         if c.method == "dual-rl-discrete":
             discrete = DiscreteDualRL(c.dual, self.env.n_actions)
-            return discrete, self._init(generators, 1, (width, *c.dual.hidden, discrete.n_outputs))
+            return discrete, (width, *c.dual.hidden, discrete.n_outputs), True
         if c.method == "dual-rl-continuous":
-            sizes = (width, *c.dual.hidden, n)
-            return ContinuousDualRL(c.dual, n, c.designer.scale), self._init(generators, 1, sizes, output_bias=False)
+            return ContinuousDualRL(c.dual, n, c.designer.scale), (width, *c.dual.hidden, n), False
         d = c.designer
-        sizes = (width, *d.hidden, self.env.n_actions if d.output_type == "action" else n)
-        function = IncentiveFunction(d.output_type, d.scale, d.cost, d.gamma)
-        return function, self._init(generators, 1, sizes, output_bias=False)
+        if c.method == "lio":
+            width = self.env.obs["agents"].shape[-1] + (n - 1) * self.env.n_actions
+            return MutualIncentives("agent", d.scale, d.cost, d.gamma), (width, *d.hidden, n), False
+        outputs = self.env.n_actions if d.output_type == "action" else n
+        return IncentiveFunction(d.output_type, d.scale, d.cost, d.gamma), (width, *d.hidden, outputs), False
+
+    def _make_adam(self) -> optim.Adam:
+        c = self.config
+        if self.is_metagrad:
+            return optim.Adam(c.designer.lr_incentive, beta2=c.designer.beta2)
+        return optim.Adam(c.amd.lr if c.method == "amd" else c.dual.lr)
 
     # ------------------------------------------------------------------ iterations
+
+    @property
+    def is_metagrad(self) -> bool:
+        """Whether the designer differentiates through the agents' step."""
+        return self.config.method in ("metagrad", "metagrad-no-cv", "lio")
 
     @property
     def epsilon(self) -> float:
@@ -162,13 +158,14 @@ class Learner:
             max_steps=self.config.game.max_steps,
             epsilon=self.epsilon,
         )
+        batch.values = self.agents.values(self.critic, batch)
         self.episode += self.config.k
         self.env_steps += batch.alive.sum(1).long().cpu().numpy()
         return batch
 
     def iterate(self) -> None:
         """One iteration: the agents' learning steps and one step of the designer."""
-        if self.learns_by_metagradient:
+        if self.is_metagrad:
             self._iterate_metagrad()
         else:
             self._iterate_baseline()
@@ -187,14 +184,18 @@ class Learner:
                 batch = self._paid(batch)
             cached = self._evaluation if j == 0 else None
             evaluation = cached or self.agents.evaluate(theta, batch)
-            theta, state, step = self._learn(evaluation, state)
+            theta, state, step = self.agents.learn(evaluation, batch.incentives, state)
+            self._critic_step(batch)
             batches.append(batch)
             steps.append(step)
         # 2. Fresh episodes of the updated agents (without cross-validation: of the old ones).
         validation = self._paid(self.collect(self.theta if self.config.method == "metagrad-no-cv" else theta))
         evaluation = self.agents.evaluate(theta, validation)
         # 3. The designer learns through the agents' steps.
-        self._designer_step(batches, steps, evaluation)
+        if self.phi:
+            self._designer_step(batches, *self._surrogate_steps(batches, validation))
+        else:
+            self._designer_step(batches, steps, evaluation)
         # 4. The updated agents go on, with the validation episodes as their next experience.
         self.theta, self.theta_state = theta, state
         self.tau, self._evaluation = (validation, evaluation) if d.pipeline else (None, None)
@@ -215,19 +216,25 @@ class Learner:
                 self.eta, self.eta_state = dual_rl_step(
                     self.designer, self.eta, batch, choice, self.eta_adam, self.eta_state
                 )
-        self.theta, self.theta_state, _ = self._learn(evaluation, self.theta_state)
+        self.theta, self.theta_state, _ = self.agents.learn(evaluation, batch.incentives, self.theta_state)
+        self._critic_step(batch)
 
-    def _learn(self, evaluation: Evaluation, state: Any) -> tuple[Params, Any, LearningStep]:
-        """One step of the agents, and of their critics if they have any."""
-        self.critic, self.critic_state = self._learn_values(self.critic, self.critic_state, evaluation.batch)
-        return self.agents.learn(evaluation, evaluation.batch.incentives, state)
+    def _critic_step(self, batch: Batch) -> None:
+        self.critic, self.critic_state = self.agents.learn_critic(
+            self.critic, batch, self.critic_adam, self.critic_state
+        )
 
-    def _learn_values(self, critic: Params, state: Any, batch: Batch) -> tuple[Params, Any]:
-        """Write the critics' values to a batch, then let them learn from it; nothing for agents without critics."""
-        if not isinstance(self.agents, ActorCriticAgents):
-            return critic, state
-        self.agents.value(critic, batch)
-        return self.critic_adam.step(critic, self.agents.critic_gradient(critic, batch), state)
+    def _surrogate_steps(self, batches: Sequence[Batch], validation: Batch) -> tuple[list[LearningStep], Evaluation]:
+        """Fit the surrogates to the agents' behaviour, and let them take the step that the agents are assumed to take.
+
+        Returns the steps, and the updated surrogates on the real agents' fresh episodes (specification, 3.6).
+        """
+        c = self.config.clones
+        self.phi, self.clone_state = clone(self.phi, batches[0], self.clone_adam, self.clone_state, c.steps)
+        first = self.agents.evaluate(self.phi, batches[0])
+        paid = [batch.incentives for batch in batches]
+        after, self.phi_state, steps = self.agents.learn_through(first, batches, paid, self.phi_state)
+        return steps, self.agents.evaluate(after, validation)
 
     # ------------------------------------------------------------------ the designer's step
 
@@ -257,38 +264,48 @@ class Learner:
         first, state = steps[0].evaluation, steps[0].state
         batches = [step.evaluation.batch for step in steps]
         if self.config.designer.mode == "unrolled":
-            return unrolled_metagradient(
-                [self._agents_loss(batch) for batch in batches],
-                self.agents.optimiser,
-                first.theta,
-                state,
-                self._objective(validation.batch),
-                self.eta,
-            )
+            return self._unrolled(batches, first.theta, state, validation.batch)
         if self.config.designer.replica_eta == "current":
             incentives = [self.designer.incentives(o, b) for o, b in zip(outputs, batches, strict=True)]
-            theta, steps = self.agents.learn_through(first, batches, incentives, state)
+            theta, _, steps = self.agents.learn_through(first, batches, incentives, state)
             validation = self.agents.evaluate(theta, validation.batch)
-        d_logits = validation.score * (self.designer_weights(validation.batch)[..., None] * (-1.0 / self.config.k))
-        adjoint = nets.vjp(validation.theta, validation.inputs, d_logits)
-        inner = [self._inner_step(o, step) for o, step in zip(outputs, steps, strict=True)]
-        return forward_metagradient(inner, self.agents.optimiser, adjoint)
+        total: Params | None = None
+        for giver, weights in enumerate(self.designer_weights(validation.batch)):
+            d_logits = validation.score * (weights[..., None] * (-1.0 / self.config.k))
+            adjoint = nets.vjp(validation.theta, validation.inputs, d_logits)
+            inner = [self._inner_step(giver, o, step) for o, step in zip(outputs, steps, strict=True)]
+            part = forward_metagradient(inner, self.agents.optimiser, adjoint)
+            total = part if total is None else optim.add(total, part)
+        assert total is not None
+        return total
 
-    def designer_weights(self, batch: Batch) -> Tensor:
-        """The designer's discounted environment returns for every network and row, ``[S * A, R]``."""
-        d = self.config.designer
-        returns = losses.discounted_returns(batch.designer_rewards, d.gamma, batch.k)
-        if d.baseline == "leave-one-out":
-            returns = losses.leave_one_out(returns, batch.k) * batch.alive
-        return returns.repeat_interleave(self.config.game.n_agents, 0)
+    def _unrolled(self, batches: Sequence[Batch], theta: Params, state: Any, validation: Batch) -> Params:
+        """The same by automatic differentiation, giver by giver."""
+        total: Params | None = None
+        for giver, weights in enumerate(self.designer_weights(validation)):
+            replica = [self._agents_loss(batch, giver) for batch in batches]
+            objective = self._objective(validation, weights)
+            part = unrolled_metagradient(replica, self.agents.optimiser, theta, state, objective, self.eta)
+            total = part if total is None else optim.add(total, part)
+        assert total is not None
+        return total
 
-    def _inner_step(self, outputs: Outputs, step: LearningStep) -> InnerStep:
+    def designer_weights(self, batch: Batch) -> list[Tensor]:
+        """Every giver's discounted returns for every network and row, ``[S * A, R]``."""
+        d, weights = self.config.designer, []
+        for rewards in self.designer.judged_by(batch):
+            returns = losses.discounted_returns(rewards, d.gamma, batch.k)
+            if d.baseline == "leave-one-out":
+                returns = losses.leave_one_out(returns, batch.k) * batch.alive[:, None]
+            weights.append(returns.flatten(0, 1))
+        return weights
+
+    def _inner_step(self, giver: int, outputs: Outputs, step: LearningStep) -> InnerStep:
         agents, batch = self.agents, step.evaluation.batch
 
         def weights_vjp(d: Tensor) -> Params:
-            credit = losses.returns_transposed(d.unflatten(0, (batch.n_seeds, -1)), agents.credit_decay, batch.k)
-            d_sigma = self.designer.to_outputs(credit * (1.0 / batch.k), batch)
-            return self.designer.vjp(self.eta, outputs, d_sigma)
+            d_sigma = self.designer.to_outputs(agents.credit(d, batch) * (1.0 / batch.k), batch)
+            return self.designer.vjp(self.eta, outputs, self.designer.only_giver(giver, d_sigma))
 
         return InnerStep(
             step.grads,
@@ -298,20 +315,20 @@ class Learner:
             lambda u: agents.hessian_vector(step, u),
         )
 
-    def _agents_loss(self, batch: Batch):
-        """``loss(η, θ)`` on a batch: its value from the incentives of the replica, its gradient from η."""
+    def _agents_loss(self, batch: Batch, giver: int = 0):
+        """``loss(η, θ)`` on a batch: its value from the incentives of the replica, its gradient from a giver's η."""
 
         def loss(eta: Params, theta: Params) -> Tensor:
-            incentives = self.designer.incentives(self.designer.outputs(eta, batch), batch)
+            outputs = self.designer.of_giver(giver, self.designer.outputs(eta, batch))
+            incentives = self.designer.incentives(outputs, batch)
             if self.config.designer.replica_eta == "stored":
                 incentives = batch.incentives + (incentives - incentives.detach())
             return self.agents.loss(theta, batch, self.agents.weights(batch, incentives))
 
         return loss
 
-    def _objective(self, batch: Batch):
-        """The designer's loss on the validation episodes as a function of the agents' parameters."""
-        weights = self.designer_weights(batch)
+    def _objective(self, batch: Batch, weights: Tensor):
+        """A giver's loss on the validation episodes as a function of the agents' parameters."""
 
         def objective(theta: Params) -> Tensor:
             logits, _ = nets.forward(theta, batch.obs)
@@ -336,9 +353,9 @@ class Learner:
         """Everything that decides how the run goes on: tensors, and plain values."""
         tensors: dict[str, Tensor] = {}
         counts = {}
-        for network, states in self.NETWORKS.items():
+        for network, optimisers in _NETWORKS.items():
             tensors |= _flatten(network, getattr(self, network))
-            for name in states:
+            for name in optimisers:
                 state = getattr(self, name)
                 if state is not None:
                     tensors |= optimiser_tensors(name, state)
@@ -364,13 +381,13 @@ class Learner:
             streams.counter[:] = tensors.pop(f"streams/{name}").numpy().astype(np.uint64)
         self.env_steps = tensors.pop("env_steps").numpy().copy()
         tensors = {name: t.to(device) for name, t in tensors.items()}
-        for network, states in self.NETWORKS.items():
+        counts = values["optimiser_steps"]
+        for network, optimisers in _NETWORKS.items():
             names = list(getattr(self, network))
             setattr(self, network, _unflatten(tensors, network, names))
-            for name in states:
-                if name in values["optimiser_steps"]:
-                    steps = values["optimiser_steps"][name]
-                    setattr(self, name, load_optimiser_state(tensors, name, names, steps))
+            for name in optimisers:
+                if name in counts:
+                    setattr(self, name, load_optimiser_state(tensors, name, names, counts[name]))
         if "tau" in values:
             self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.TENSORS)))
         self.episode, self.iteration = values["episode"], values["iteration"]
@@ -380,8 +397,8 @@ class Learner:
         """Whether any parameter of a seed is no longer finite, bool ``[S]``."""
         n = len(self.config.seeds)
         bad = torch.zeros(n, dtype=torch.bool, device=self.config.device)
-        for params in (getattr(self, network) for network in self.NETWORKS):
-            for p in params.values():
+        for network in _NETWORKS:
+            for p in getattr(self, network).values():
                 bad |= ~p.reshape(n, -1).isfinite().all(1)
         return bad.cpu().numpy()
 

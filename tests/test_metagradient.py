@@ -24,6 +24,14 @@ VARIANTS = [
     {"pipeline": False},
     {"inner_steps": 3},
     {"inner_steps": 3, "agents_optimiser": "adam", "agents_epsilon_start": 0.2},
+    {"agents_kind": "ac"},
+    {"agents_kind": "ac", "agents_optimiser": "adam", "agents_linear": True, "output_type": "agent"},
+    {"agents_kind": "ac", "inner_steps": 3},
+    {"agent_access": "cloned"},
+    {"agent_access": "cloned", "agents_optimiser": "adam", "agents_epsilon_start": 0.2},
+    {"method": "lio"},
+    {"method": "lio", "agents_optimiser": "adam", "agent_access": "cloned", "cost": "all_outputs"},
+    {"method": "lio", "baseline": "leave-one-out", "inner_steps": 3},
 ]
 
 
@@ -42,9 +50,8 @@ def test_unrolled_equals_finite_differences(variant):
     learner, (outputs, steps, validation) = captured_metagradient(tiny_config(replica_eta="current", **variant))
     gradient = with_designer(learner, mode="unrolled").metagradient(outputs, steps, validation)
     batches = [step.evaluation.batch for step in steps]
-    objective = learner._objective(validation.batch)
 
-    def value(eta):
+    def value(eta, objective):
         theta, state = steps[0].evaluation.theta, steps[0].state
         for batch in batches:
             loss = learner._agents_loss(batch)
@@ -53,10 +60,15 @@ def test_unrolled_equals_finite_differences(variant):
         return float(objective(theta))
 
     generator = torch.Generator().manual_seed(0)
-    for _ in range(3):
+    everyone = learner.designer_weights(validation.batch)
+    for giver, weights in [*enumerate(everyone)] * (3 // len(everyone)):
+        objective = learner._objective(validation.batch, weights)
         direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in learner.eta.items()}
+        if len(everyone) > 1:  # each giver moves its own parameters only
+            for d in direction.values():
+                d *= torch.arange(len(d))[:, None, None] % len(everyone) == giver
         h = 1e-5
-        up, down = (value(optim.add(learner.eta, direction, s * h)) for s in (1, -1))
+        up, down = (value(optim.add(learner.eta, direction, s * h), objective) for s in (1, -1))
         slope = sum(float((gradient[n] * direction[n]).sum()) for n in gradient)
         assert (up - down) / (2 * h) == pytest.approx(slope, rel=1e-5)
 
