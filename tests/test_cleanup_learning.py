@@ -236,3 +236,27 @@ def test_a_cloning_designer_looks_into_no_agent():
 def test_cloning_without_a_gradient_is_refused():
     with pytest.raises(ConfigError, match="agent_access cloned goes with method metagrad, not with none"):
         replace(config("none"), agent_access="cloned")
+
+
+@pytest.mark.parametrize("name", ["authors_10x10", "large"])
+def test_larger_maps(name):
+    """The designer sees the whole map, and the gradient is that of the chain there too."""
+    options = replace(config(), game=CleanupGame(preset=name, steps=6), k=2)
+    crew = MetaGradCrew(options, 1)
+    side = crew.env.obs["designer"].shape[1]
+    assert side >= max(crew.env.options.symbols.shape)
+    for _ in range(3):
+        crew.iterate()
+    assert crew.tau.incentives.shape == (6, 2, crew.env.n_agents)
+    step = crew.learn_from(crew.tau)
+    fresh = crew.collect()
+    forward = crew.metagradient(step, fresh)
+    crew.config = replace(options, designer=replace(options.designer, mode="unrolled"))
+    assert relative_error(forward, crew.metagradient(step, fresh)) < 1e-9
+
+
+def test_a_central_policy_with_too_many_joint_actions_is_refused(tmp_path, capsys):
+    run = ["train", "cleanup", "--method", "central", "--game.preset", "large", "--out", str(tmp_path / "run")]
+    assert cli.main(run) == 2
+    assert "joint actions" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
