@@ -56,16 +56,30 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Columns of metrics.csv as float64 arrays; none before the first evaluation."""
+    """Columns of metrics.csv as float64 arrays; none before the first evaluation.
+
+    A last line that is still being written, or was when its writer was killed, does not count.
+
+    Raises
+    ------
+    ValueError
+        If a line is damaged, or the file is not the metrics of a run.
+    """
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
-        header = next(csv.reader(file), [])
-        lines = file.readlines()
+    header, *lines = path.read_text().split("\n")[:-1] or [""]
+    names = header.split(",")
     if not lines:
         return {}
-    table = np.loadtxt(lines, delimiter=",", ndmin=2)
-    return {name: table[:, i] for i, name in enumerate(header)}
+    if not {"seed", "episode"} <= set(names):
+        raise ValueError(f"{path} is not the metrics of a run: it has no columns seed and episode")
+    table = np.empty((len(lines), len(names)))
+    for i, line in enumerate(lines):
+        try:
+            table[i] = [float(cell) for cell in line.split(",")]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged in line {i + 2}") from error
+    return {name: table[:, i] for i, name in enumerate(names)}
 
 
 class LiveProgress:
