@@ -1,4 +1,4 @@
-"""The learner on Escape Room: iterations, and the two ways to the meta-gradient in time and memory."""
+"""The learners: iterations, and the two ways to the meta-gradient in time and memory."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from metagrad.config import EconomyConfig, TaxDesigner  # noqa: E402
 from metagrad.economy import make_economy, slope  # noqa: E402
 from metagrad.games import kit  # noqa: E402
-from metagrad.presets import ECONOMY_PRESETS, preset  # noqa: E402
+from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, preset  # noqa: E402
 from metagrad.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.train import Learner  # noqa: E402
 
@@ -163,3 +163,26 @@ def test_metagradient_memory_gtb(benchmark, mode):
     peaks = []
     benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready_gtb", 16, mode, True)), rounds=1)
     benchmark.extra_info["extra_megabytes"] = (peaks[0] - peak_kilobytes("ready_gtb", 16, "forward", False)) / 1024
+
+
+# Multiplications and additions of one pass of Cleanup's policy over one row: convolution, two dense layers, head.
+CLEANUP_FORWARD = 2 * (81 * 27 * 6 + 486 * 64 + 64 * 64 + 64 * 6)
+
+
+@pytest.mark.parametrize("method", ["none", "central", "dual-rl-continuous", "metagrad"])
+def test_iteration_cleanup(benchmark, method):
+    """One iteration of Cleanup's learner, simulator included: our preset, K = 16 episodes."""
+    config = replace(preset("cleanup", CLEANUP_PRESETS), method=method)
+    crew = kit(config).learner(config).workforces[0]
+    for _ in range(3):
+        crew.iterate()
+    benchmark.pedantic(crew.iterate, rounds=20)
+    seconds = benchmark.stats.stats.median
+    # In forward passes of the policy: episodes, agents (3), their critic (3); with designers on half as many pictures,
+    # their critic (3 / 2) and incentive function (4 / 2), values of fresh episodes (1 / 2), adjoint (3), tangent (2).
+    passes = {"none": 7, "central": 3.5, "dual-rl-continuous": 10.5, "metagrad": 16}[method]
+    rows = config.k * config.game.steps * 2
+    benchmark.extra_info.update(
+        episodes_per_second=config.k / seconds,
+        fraction_of_sgemm=passes * rows * CLEANUP_FORWARD / seconds / sgemm_flops(),
+    )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import fastenvs
 from fastenvs import rng
-from fastenvs.cleanup import Cleanup
+from fastenvs.cleanup import PRESETS, Cleanup, Options
 from metagrad import optim
 from metagrad.actor_critic import (
     ActorCritic,
@@ -30,7 +30,7 @@ from metagrad.actor_critic import (
     picture_net,
     score,
 )
-from metagrad.config import CleanupConfig
+from metagrad.config import CleanupConfig, ConfigError
 from metagrad.convnet import Evaluation
 from metagrad.economy import _choose, advantages, gradient, slope
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
@@ -42,11 +42,18 @@ from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
 N_TYPES = 3
 
 
+#: A central policy chooses among no more joint actions than this.
+MAX_JOINT_ACTIONS = 10_000
+
+
 def make_cleanup(config: CleanupConfig, seed: int, phase: str, episodes: int) -> Cleanup:
     """``episodes`` copies of the game of one seed, for phase ``train``, ``eval`` or ``test``."""
+    game = config.game
+    options = Options(**PRESETS[game.preset])
     return fastenvs.make(  # type: ignore[return-value]
-        "cleanup", episodes, preset=config.game.preset, steps=config.game.steps, autoreset="disabled", num_threads=1,
+        "cleanup", episodes, preset=game.preset, steps=game.steps, autoreset="disabled", num_threads=1,
         seed=purpose_seeds([seed], f"{phase} environment"),
+        planner_view_size=max(options.view_size, *(n // 2 for n in options.symbols.shape)),  # the whole map
     )  # fmt: skip
 
 
@@ -201,7 +208,12 @@ class CentralCrew(Crew):
     @property
     def n_actions(self) -> int:
         """Joint actions."""
-        return self.env.n_actions**self.env.n_agents
+        n = self.env.n_actions**self.env.n_agents
+        if n > MAX_JOINT_ACTIONS:
+            raise ConfigError(
+                f"method central would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most"
+            )
+        return n
 
     def actor_pictures(self, env: Cleanup) -> np.ndarray:
         """The overview."""
@@ -287,9 +299,14 @@ class MetaGradCrew(PaidCrew):
         self.tau = self.collect()
         self._evaluation = evaluate_picture(self.policy, self.tau.seen)
         self.judge_learns(batch)
-        total = self.metagradient(step, self.tau, self._evaluation)
+        total = self.designer_gradient(step)
         self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         self.iteration += 1
+
+    def designer_gradient(self, step: LearnedStep) -> Params:
+        """Gradient of the designer's loss on the episodes after the agents' step, through that step."""
+        assert self.tau is not None
+        return self.metagradient(step, self.tau, self._evaluation)
 
     def metagradient(self, step: LearnedStep, validation: Batch, after: Evaluation | None = None) -> Params:
         """Gradient of the designer's loss on fresh episodes.
@@ -378,8 +395,3 @@ class DualRLCrew(PaidCrew):
         self.eta, self.eta_state = self.eta_adam.step(self.eta, grads, self.eta_state)
         self.learn_from(batch)
         self.iteration += 1
-
-
-CREWS: dict[str, type[Crew]] = {
-    "metagrad": MetaGradCrew, "dual-rl-continuous": DualRLCrew, "central": CentralCrew, "none": Crew,
-}  # fmt: skip

@@ -8,7 +8,8 @@ from typing import Any
 
 from metagrad.accounts import EconomyEvaluator
 from metagrad.cleaning import CleanupEvaluator
-from metagrad.cleanup import CREWS
+from metagrad.cleanup import CentralCrew, Crew, DualRLCrew, MetaGradCrew
+from metagrad.cleanup_cloning import CloningCrew
 from metagrad.config import AnyConfig, CleanupConfig, EconomyConfig
 from metagrad.economy import Workforce
 from metagrad.evaluate import Evaluator
@@ -34,7 +35,11 @@ def _economy(config: EconomyConfig) -> TurnLearner:
 
 
 def _cleanup(config: CleanupConfig) -> TurnLearner:
-    return TurnLearner(config, CREWS[config.method])
+    metagrad = CloningCrew if config.agent_access == "cloned" else MetaGradCrew
+    crews: dict[str, type[Crew]] = {
+        "metagrad": metagrad, "dual-rl-continuous": DualRLCrew, "central": CentralCrew, "none": Crew,
+    }  # fmt: skip
+    return TurnLearner(config, crews[config.method])
 
 
 KITS = {

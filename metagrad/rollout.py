@@ -27,6 +27,7 @@ PURPOSES = (
     "parameters",
     *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
     "train shuffles",
+    "surrogates",
 )
 
 

@@ -15,7 +15,8 @@ from metagrad import cli, optim
 from metagrad.actor_critic import apply_picture, chosen, log_policy
 from metagrad.cleaning import CleanupEvaluator, summary
 from metagrad.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, paid_for
-from metagrad.config import Cleaners, CleanupConfig, CleanupGame, Payer
+from metagrad.cleanup_cloning import CloningCrew
+from metagrad.config import Cleaners, CleanupConfig, CleanupGame, Clones, ConfigError, Payer
 from metagrad.economy import gradient
 from metagrad.games import kit
 
@@ -125,10 +126,12 @@ RUN = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("method", ["metagrad", "dual-rl-continuous", "central", "none"])
+@pytest.mark.parametrize("method", ["metagrad", "dual-rl-continuous", "central", "none", "cloned"])
 def test_runs_resume_bit_for_bit(method, tmp_path, capsys):
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     extra = ["--preset", "cleanup_paper"] if method == "none" else []
+    if method == "cloned":
+        method, extra = "metagrad", ["--agent-access", "cloned"]
     assert cli.main(["train", "cleanup", *extra, *RUN, "--method", method, "--out", str(whole)]) == 0
     shutil.copytree(whole, cut)
     (cut / "results.json").unlink()
@@ -159,3 +162,101 @@ def test_evaluation_does_not_disturb_training():
         evaluator(watched)
     for name, p in quiet.workforces[0].policy.items():
         assert torch.equal(p, watched.workforces[0].policy[name])
+
+
+CLONED = {"agent_access": "cloned", "clones": Clones(lr=0.02, steps=2)}
+
+
+@pytest.mark.parametrize("options", [{}, {"gae_lambda": 0.0, "target_tau": 0.1}], ids=str)
+def test_the_chain_through_a_cloned_crew(options):
+    options = replace(config(lr=0.03, **options), **CLONED)
+    crew = CloningCrew(options, 1)
+    steps = []
+    original = crew.metagradient
+    crew.metagradient = lambda *args: steps.append((dict(crew.eta), args)) or original(*args)
+    for _ in range(4):
+        crew.iterate()
+    crew.eta, (step, fresh) = steps[-1]
+    forward = original(step, fresh)
+    crew.config = replace(options, designer=replace(options.designer, mode="unrolled"))
+    unrolled = original(step, fresh)
+    assert relative_error(forward, unrolled) < 1e-9
+    stored, credit, eta = crew.pay(crew.eta, step.batch), crew.judged(fresh), dict(crew.eta)
+
+    def value(moved):
+        rewards = step.batch.rewards + step.batch.incentives + crew.pay(moved, step.batch) - stored
+        weight = crew.weights(step, rewards.flatten(1))
+        grads = gradient(lambda p: crew.policy_loss(p, step.batch, weight), step.policy)
+        after = crew.adam.step(step.policy, grads, step.state)[0]
+        return float(crew.designer_loss(apply_picture(after, fresh.seen), fresh, credit))
+
+    generator = torch.Generator().manual_seed(0)
+    direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
+    want = sum(float((unrolled[n] * direction[n]).sum()) for n in eta)
+    up, down = (value(optim.add(eta, direction, s * 1e-6)) for s in (1, -1))
+    assert (up - down) / 2e-6 == pytest.approx(want, rel=1e-5)
+
+
+def test_surrogates_come_to_do_what_agents_do():
+    """Agents that stay as they are, watched for 40 batches."""
+    options = replace(config(lr=0.0), k=16, agent_access="cloned", clones=Clones(lr=0.02, steps=4))
+    crew = CloningCrew(options, 1)
+    crew.policy = {name: 3 * p for name, p in crew.policy.items()}  # something to be learned
+    batch = crew.collect()
+
+    def distance():
+        p, q = (log_policy(x, batch).exp() for x in (crew.policy, crew.surrogate.policy))
+        return float((p - q).abs().sum(1).mean())
+
+    first = distance()
+    for _ in range(40):
+        crew.iterate()
+    assert first > 0.3
+    assert distance() < first / 3
+
+
+def test_a_cloning_designer_looks_into_no_agent():
+    """Whatever the agents' networks and optimisers are, on the same episodes the designer does the same."""
+    crews = [CloningCrew(replace(config(), **CLONED), 1) for _ in range(2)]
+    for crew in crews:
+        crew.iterate()
+    one, two = crews
+    batch, step = two.tau, two.learn_from(two.tau)
+    strange = {name: torch.full_like(p, float("nan")) for name, p in step.policy.items()}
+    step = replace(
+        step, policy=strange, grads=strange, after=strange, values=step.values * float("nan"), evaluation=None
+    )
+    two.policy = two.critic.params = strange
+    two.tau = one.tau = one.collect()
+    totals = [one.designer_gradient(one.learn_from(batch)), two.designer_gradient(step)]
+    for name, p in totals[0].items():
+        assert p.equal(totals[1][name])
+
+
+def test_cloning_without_a_gradient_is_refused():
+    with pytest.raises(ConfigError, match="agent_access cloned goes with method metagrad, not with none"):
+        replace(config("none"), agent_access="cloned")
+
+
+@pytest.mark.parametrize("name", ["authors_10x10", "large"])
+def test_larger_maps(name):
+    """The designer sees the whole map, and the gradient is that of the chain there too."""
+    options = replace(config(), game=CleanupGame(preset=name, steps=6), k=2)
+    crew = MetaGradCrew(options, 1)
+    side = crew.env.obs["designer"].shape[1]
+    assert side >= max(crew.env.options.symbols.shape)
+    for _ in range(3):
+        crew.iterate()
+    assert crew.tau.incentives.shape == (6, 2, crew.env.n_agents)
+    step = crew.learn_from(crew.tau)
+    fresh = crew.collect()
+    forward = crew.metagradient(step, fresh)
+    crew.config = replace(options, designer=replace(options.designer, mode="unrolled"))
+    assert relative_error(forward, crew.metagradient(step, fresh)) < 1e-9
+
+
+def test_a_central_policy_with_too_many_joint_actions_is_refused(tmp_path, capsys):
+    run = ["train", "cleanup", "--method", "central", "--game.preset", "large", "--out", str(tmp_path / "run")]
+    assert cli.main(run) == 2
+    assert "joint actions" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
