@@ -73,7 +73,7 @@ def er_3_2() -> Config:
 
 def er_2_1_ac() -> Config:
     """ER(2,1), K = 16, linear actor-critic agents paid one by one, for the meta-gradient and mechanism design alike."""
-    ours = _ours("er_2_1_ac", 2, 1, iterations=2_000, lr=128 * _LR, lr_cost=6e-4)
+    ours = _ours("er_2_1_ac", 2, 1, iterations=2_000, lr=128 * _LR, lr_cost=3e-4)
     return replace(
         ours,
         agents=replace(ours.agents, kind="ac", linear=True, entropy=0.0, lr_critic=3e-3),
