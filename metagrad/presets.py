@@ -71,6 +71,17 @@ def er_3_2() -> Config:
     return _ours("er_3_2", 3, 2, iterations=1_500, lr=32 * _LR, lr_cost=3e-4)
 
 
+def er_2_1_ac() -> Config:
+    """ER(2,1), K = 16, linear actor-critic agents paid one by one, for the meta-gradient and mechanism design alike."""
+    ours = _ours("er_2_1_ac", 2, 1, iterations=2_000, lr=128 * _LR, lr_cost=3e-4)
+    return replace(
+        ours,
+        agents=replace(ours.agents, kind="ac", linear=True, entropy=0.0, lr_critic=3e-3),
+        designer=replace(ours.designer, output_type="agent"),
+        amd=AMD(lr=1e-3, cost_weight=0.02),
+    )
+
+
 def er_2_1_amd_paper() -> Config:
     """ER(2,1) with the values released for adaptive mechanism design; linear policy-gradient agents."""
     return replace(
@@ -121,16 +132,8 @@ def er_10_5_paper() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     f.__name__: f
     for f in (
-        er_2_1,
-        er_2_1_amd_paper,
-        er_3_2,
-        er_5_2,
-        er_10_5,
-        er_20_10,
-        er_50_25,
-        er_2_1_paper,
-        er_5_2_paper,
-        er_10_5_paper,
+        *(er_2_1, er_3_2, er_5_2, er_10_5, er_20_10, er_50_25, er_2_1_ac),
+        *(er_2_1_paper, er_5_2_paper, er_10_5_paper, er_2_1_amd_paper),
     )
 }
 
