@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metagrad.config import AnyConfig, Config, EconomyConfig, TaxDesigner
+from metagrad.config import AnyConfig, CleanupConfig, Config, EconomyConfig, TaxDesigner
 from metagrad.evaluate import bounds
 
 
@@ -207,7 +207,9 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
 def method_label(config: AnyConfig) -> str:
     """Method, with what tells apart runs of the same method."""
     if isinstance(config, Config):
-        return config.method + _variant(config)
+        return config.method + _variant(config) + _access(config)
+    if isinstance(config, CleanupConfig):
+        return config.method + _access(config)
     if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
         return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
@@ -219,8 +221,11 @@ def _variant(config: Config) -> str:
     """What tells apart Escape Room runs of the same method."""
     levels = f" {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}" if config.method == "dual-rl-discrete" else ""
     published = " (published scores)" if config.method == "amd" and config.amd.scores_at == "planner" else ""
-    cloned = " (cloned agents)" if config.agent_access == "cloned" else ""
-    return levels + published + cloned
+    return levels + published
+
+
+def _access(config: Config | CleanupConfig) -> str:
+    return " (cloned agents)" if config.agent_access == "cloned" else ""
 
 
 def _paths(designer: TaxDesigner) -> str:
