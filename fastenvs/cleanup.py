@@ -150,9 +150,12 @@ def _check(o: Options) -> None:
     ):  # fmt: skip
         if getattr(o, name) not in choices:
             raise ValueError(f"{name} must be one of {list(choices)}, got {getattr(o, name)!r}")
-    for name in ("depletion", "restoration", "apple_rate", "waste_rate"):
+    for name in ("apple_rate", "waste_rate"):
         if not 0 <= getattr(o, name) <= 1:
             raise ValueError(f"{name} must be in [0, 1], got {getattr(o, name)!r}")
+    for name in ("depletion", "restoration"):
+        if not np.isfinite(getattr(o, name)):
+            raise ValueError(f"{name} must be finite, got {getattr(o, name)!r}")
     if not (np.isfinite(o.cleaning_penalty) and o.cleaning_penalty >= 0):
         raise ValueError(f"cleaning_penalty must be finite and not negative, got {o.cleaning_penalty!r}")
     if positive_int("beam_width", o.beam_width) % 2 == 0:
@@ -167,9 +170,9 @@ def _check(o: Options) -> None:
     if o.n_agents > min(spawns, 250):
         raise ValueError(f"{o.n_agents} agents do not fit on {spawns} spawn points (and 250 is the most)")
     for name in ("global_ref_point", "planner_ref_point"):
-        point = getattr(o, name)
-        if point is not None and not all(0 <= p < n for p, n in zip(point, symbols.shape, strict=True)):
-            raise ValueError(f"{name} {point} is outside the map")
+        point = getattr(o, name)  # cells outside the map are seen as black
+        if point is not None and not (len(point) == 2 and all(isinstance(p, (int, np.integer)) for p in point)):
+            raise ValueError(f"{name} must be a row and a column, got {point!r}")
 
 
 def spawn_probabilities(o: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -740,7 +743,7 @@ class Cleanup(VecEnv):
             "agents": zeros(a, side, side, channels),
             "designer": zeros(planner_side, planner_side, channels),
         }
-        self._centre = np.array(o.global_ref_point or (), np.int64)
+        self._centre = np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64)
         self._planner_centre = np.array(o.planner_centre, np.int64)
         self._allocate_final_obs()
         points = height * width - 1
@@ -815,6 +818,13 @@ class Cleanup(VecEnv):
             raise ValueError("draw 'spawn' puts an agent into a wall")
         if ("waste" in checked) != ("waste_order" in checked):
             raise ValueError("draws 'waste' and 'waste_order' go together")
+        for name, what in (
+            ("spawn", "two agents on one cell"), ("waste_order", "a point twice"), ("move_order", "an agent twice"),
+        ):  # fmt: skip
+            if name in checked:
+                row = np.sort(checked[name].astype(np.int64), axis=1)
+                if ((np.diff(row, axis=1) == 0) & (row[:, 1:] >= 0)).any():
+                    raise ValueError(f"draw {name!r} has {what}")
         return checked
 
 

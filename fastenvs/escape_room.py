@@ -98,12 +98,12 @@ def observe(place, agents, designer, mask, lo, hi):
         designer[e] = 0
         agents[e] = 0
         for j in range(n_agents):
-            designer[e, j * N_PLACES + place[e, j]] = 1
+            designer[e, j * N_PLACES + int(place[e, j])] = 1
             for i in range(j):  # agents before j list it in its own position
-                agents[e, i, j * N_PLACES + place[e, j]] = 1
+                agents[e, i, j * N_PLACES + int(place[e, j])] = 1
             agents[e, j, place[e, j]] = 1
             for i in range(j + 1, n_agents):  # agents after j list it one later, behind themselves
-                agents[e, i, (j + 1) * N_PLACES + place[e, j]] = 1
+                agents[e, i, (j + 1) * N_PLACES + int(place[e, j])] = 1
 
 
 @kernel

@@ -7,6 +7,7 @@ snapshots and the Gymnasium-style interface are here, once.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -428,7 +429,14 @@ class VecEnv:
         """Everything that decides how the copies go on, as a flat dict of fresh arrays."""
         if not self._started:
             raise RuntimeError("call reset() before the first snapshot()")
-        return {name: array.copy() for name, array in self._leaves()}
+        return {"options": self._options_digest(), **{name: array.copy() for name, array in self._leaves()}}
+
+    def _options_digest(self) -> np.ndarray:
+        """A fingerprint of what the copies play by, uint8 ``[32]``."""
+        rules = getattr(self, "options", None) or getattr(self, "config", None)
+        maps = [getattr(rules, name, np.empty(0)).tobytes() for name in ("cells", "symbols")]
+        told = repr((self.name, self.n_agents, self.autoreset, rules)).encode()
+        return np.frombuffer(hashlib.sha256(told + b"".join(maps)).digest(), np.uint8)
 
     def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
         """Go back to a snapshot of an environment made with the same options.
@@ -436,9 +444,11 @@ class VecEnv:
         Raises
         ------
         ValueError
-            If an array is missing, unknown, or of another shape or dtype; nothing is changed then.
+            If it is of other options, or an array is missing, unknown, or of another shape or dtype; nothing is
+            changed then.
         """
-        mine = dict(self._leaves())
+        snapshot = dict(snapshot)
+        digest, mine = snapshot.pop("options", None), dict(self._leaves())
         if mine.keys() != snapshot.keys():
             raise ValueError(f"snapshot and environment differ in: {sorted(mine.keys() ^ snapshot.keys())}")
         for name, array in mine.items():
@@ -448,6 +458,8 @@ class VecEnv:
                     f"snapshot array {name!r} is {given.dtype} {list(given.shape)}, "
                     f"the environment has {array.dtype} {list(array.shape)}"
                 )
+        if digest is None or not np.array_equal(digest, self._options_digest()):
+            raise ValueError("the snapshot is of an environment with other options")
         for name, array in mine.items():
             array[...] = snapshot[name]
         self._started = True

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,34 +40,42 @@ def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in sorted(folder.glob("[0-9]*"))[:-KEEP]:
+    for old in saved(folder)[:-KEEP]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
-def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the newest checkpoint below ``folder``.
+def saved(folder: Path) -> list[Path]:
+    """Checkpoints below ``folder``, oldest first."""
+    return sorted(folder.glob("[0-9]" * 10))
+
+
+def load(
+    folder: Path, config: dict | None = None, normalise: Callable[[dict], dict] = dict
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the newest checkpoint below ``folder``; its configuration is compared as ``normalise`` makes it.
 
     Raises
     ------
     CheckpointError
         If there is none, a file is damaged or foreign, or it was written for another ``config``.
     """
-    found = sorted(folder.glob("[0-9]*"))
+    found = saved(folder)
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}")
     path = found[-1]
+    advice = f"; without it, {found[-2]} would be the newest" if len(found) > 1 else ""
     try:
         sidecar = json.loads((path / "state.json").read_text())
         data = (path / "state.safetensors").read_bytes()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error}") from error
+        raise CheckpointError(f"checkpoint {path} cannot be read: {error}{advice}") from error
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'state.json'} is not a checkpoint of this program ({FORMAT})")
     if _digest(data, sidecar) != sidecar.get("sha256"):
-        raise CheckpointError(f"checkpoint {path} is damaged: its checksum differs")
-    if config is not None and sidecar["config"] != config:
-        theirs = sidecar["config"]
+        raise CheckpointError(f"checkpoint {path} is damaged: its checksum differs{advice}")
+    theirs = sidecar["config"]
+    if config is not None and theirs != config and (theirs := normalise(theirs)) != config:
         differing = sorted(k for k in config.keys() | theirs.keys() if config.get(k) != theirs.get(k))
         raise CheckpointError(f"checkpoint {path} belongs to another configuration: {', '.join(differing)}")
     return load_tensors(data), sidecar

@@ -156,6 +156,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, CheckpointError, run.RunError, ValueError, OSError) as error:
         print(f"metagrad: {error}", file=sys.stderr)
         return 2
+    except KeyError as error:
+        print(f"metagrad: a file of the run lacks {error}; is it of another game or damaged?", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(
             "metagrad: interrupted; `metagrad train --resume RUN` goes on from the last checkpoint",

@@ -391,7 +391,7 @@ def to_dict(config: Run) -> dict[str, Any]:
 
 
 def from_dict(values: Any, cls: type = Config, path: str = "") -> Any:
-    """Inverse of :func:`to_dict`; refuses unknown and missing options by name."""
+    """Inverse of :func:`to_dict`; refuses unknown options by name. Missing ones, of older runs, have their defaults."""
     if not isinstance(values, dict):
         raise ConfigError(f"{path or 'the configuration'} must be an object")
     hints = typing.get_type_hints(cls)
@@ -402,7 +402,7 @@ def from_dict(values: Any, cls: type = Config, path: str = "") -> Any:
     arguments = {}
     for name in names:
         if name not in values:
-            raise ConfigError(f"option {path}{name} is missing")
+            continue
         value = values[name]
         if dataclasses.is_dataclass(hints[name]):
             value = from_dict(value, hints[name], f"{path}{name}.")

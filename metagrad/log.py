@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from metagrad.config import AnyConfig, Config, EconomyConfig, TaxDesigner
+from metagrad.config import AnyConfig, CleanupConfig, Config, EconomyConfig, TaxDesigner
 from metagrad.evaluate import bounds
 
 
@@ -56,16 +56,30 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
-    """Columns of metrics.csv as float64 arrays; none before the first evaluation."""
+    """Columns of metrics.csv as float64 arrays; none before the first evaluation.
+
+    A last line that is still being written, or was when its writer was killed, does not count.
+
+    Raises
+    ------
+    ValueError
+        If a line is damaged, or the file is not the metrics of a run.
+    """
     if not path.is_file():
         return {}
-    with open(path, newline="") as file:
-        header = next(csv.reader(file), [])
-        lines = file.readlines()
+    header, *lines = path.read_text().split("\n")[:-1] or [""]
+    names = header.split(",")
     if not lines:
         return {}
-    table = np.loadtxt(lines, delimiter=",", ndmin=2)
-    return {name: table[:, i] for i, name in enumerate(header)}
+    if not {"seed", "episode"} <= set(names):
+        raise ValueError(f"{path} is not the metrics of a run: it has no columns seed and episode")
+    table = np.empty((len(lines), len(names)))
+    for i, line in enumerate(lines):
+        try:
+            table[i] = [float(cell) for cell in line.split(",")]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged in line {i + 2}") from error
+    return {name: table[:, i] for i, name in enumerate(names)}
 
 
 class LiveProgress:
@@ -193,7 +207,9 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
 def method_label(config: AnyConfig) -> str:
     """Method, with what tells apart runs of the same method."""
     if isinstance(config, Config):
-        return config.method + _variant(config)
+        return config.method + _variant(config) + _access(config)
+    if isinstance(config, CleanupConfig):
+        return config.method + _access(config)
     if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
         return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
@@ -205,8 +221,11 @@ def _variant(config: Config) -> str:
     """What tells apart Escape Room runs of the same method."""
     levels = f" {{{', '.join(f'{v:g}' for v in config.dual.levels)}}}" if config.method == "dual-rl-discrete" else ""
     published = " (published scores)" if config.method == "amd" and config.amd.scores_at == "planner" else ""
-    cloned = " (cloned agents)" if config.agent_access == "cloned" else ""
-    return levels + published + cloned
+    return levels + published
+
+
+def _access(config: Config | CleanupConfig) -> str:
+    return " (cloned agents)" if config.agent_access == "cloned" else ""
 
 
 def _paths(designer: TaxDesigner) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from rich.console import Console
 
 from metagrad import checkpoint
-from metagrad.config import AnyConfig, ConfigError, EconomyConfig, load, to_dict
+from metagrad.config import AnyConfig, ConfigError, EconomyConfig, from_dict, load, to_dict
 from metagrad.games import kit
 from metagrad.log import LiveProgress, Metrics, first_solved, read_metrics, results, results_table
 
@@ -45,7 +46,7 @@ def start(config: AnyConfig, folder: Path, console: Console) -> dict:
 def resume(folder: Path, console: Console) -> dict:
     """Go on with a run from its last checkpoint; one that was killed before the first starts again."""
     config = read_config(folder)
-    has_checkpoint = any((folder / "checkpoints").glob("[0-9]*"))
+    has_checkpoint = bool(checkpoint.saved(folder / "checkpoints"))
     if not has_checkpoint:
         metrics = read_metrics(folder / "metrics.csv")
         if (folder / "results.json").exists() or (metrics and metrics["episode"].max() > config.checkpoint_period):
@@ -70,7 +71,8 @@ def read_results(folder: Path) -> dict:
         summary = json.loads(path.read_text())
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from error
-    if not isinstance(summary, dict) or "fields" not in summary:
+    needed = {"fields", "seeds", "solved", "first_solved_episode", "diverged", "wall_time"}
+    if not isinstance(summary, dict) or not {*needed, *summary.get("fields", ())} <= summary.keys():
         raise RunError(f"{path} does not hold the results of a run")
     return summary
 
@@ -79,8 +81,15 @@ def load_learner(folder: Path) -> Any:
     """The learner of a run as of its last checkpoint."""
     config = read_config(folder)
     learner = _make_learner(config)
-    learner.load_state(*checkpoint.load(folder / "checkpoints", to_dict(config)))
+    learner.load_state(*_load(folder, config))
     return learner
+
+
+def _load(folder: Path, config: AnyConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The newest checkpoint of a run; options that are younger than it have their defaults."""
+    return checkpoint.load(
+        folder / "checkpoints", to_dict(config), lambda theirs: to_dict(from_dict(theirs, type(config)))
+    )
 
 
 def evaluate(folder: Path, episodes: int | None = None) -> tuple[Any, Any]:
@@ -101,13 +110,22 @@ def summarise(folder: Path, learner: Any, scores: Any, seconds: float) -> dict:
 
 
 def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
+    with open(folder / "config.json") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f"another process is training {folder}") from None
+        return _train_alone(config, folder, console, resumed)
+
+
+def _train_alone(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
     # The economy's networks share rows out among threads themselves.
     torch.set_num_threads(1 if isinstance(config, EconomyConfig) else config.threads)
     learner = _make_learner(config)
     evaluator = kit(config).evaluator(config, "eval", config.eval_episodes)
     before, size = 0.0, 0
     if resumed:
-        tensors, values = checkpoint.load(folder / "checkpoints", to_dict(config))
+        tensors, values = _load(folder, config)
         before, size = values["wall_time"], values["metrics_size"]
         path = folder / "metrics.csv"
         found = path.stat().st_size if path.exists() else 0
@@ -120,6 +138,7 @@ def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> 
     else:
         _adopt(learner)
     metrics = Metrics(folder / "metrics.csv", size)
+    read_metrics(folder / "metrics.csv")  # damage shows before it costs anything
     began, first = time.perf_counter(), learner.episode
 
     def save() -> None:

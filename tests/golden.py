@@ -51,7 +51,7 @@ def replay_escape_room(config, trace):
         return {"place": draws[t]} if config["randomize"] and t < len(draws) else None
 
     obs, _ = env.reset(options={"draws": draw(0)})
-    levels = _level_table(config["incentive_levels"])
+    levels = _level_table(config.get("incentive_levels"))
     for t, actions in enumerate(trace["actions"]):
         if levels is not None:
             paid = levels[trace["designer_action"][t]][actions]
@@ -75,7 +75,9 @@ def replay_escape_room(config, trace):
 
 
 def _level_table(levels):
-    """Incentives of every designer action; None where the learner's packages are not installed."""
+    """Incentives of every designer action; None without levels, or where the learner's packages are not installed."""
+    if levels is None:
+        return None
     try:
         from metagrad.baselines import level_table
     except ImportError:
@@ -273,31 +275,35 @@ def _compare_observations(env, obs, trace, step, where):
 def replay_cleanup(config, trace):
     """All episodes of a trace: state, draws' outcomes, rewards, extra outputs and every image."""
     sets = {tuple(base): name for name, base in cleanup.ACTION_SETS.items()}
-    p = config["cleanup_params"]
+    p, penalty = config["cleanup_params"], config.get("cleaning_penalty", 0)
 
     def point(name):
-        return None if config[name] is None else tuple(config[name])
+        return None if config.get(name) is None else tuple(config[name])
 
     env = fastenvs.make(
         "cleanup", 1, seed=0, autoreset="disabled", map="\n".join(config["map"]), n_agents=config["n_agents"],
         steps=config["episode_length"], actions=sets[tuple(config["action_map"])], view_size=config["view_size"],
-        planner_view_size=config["planner_view_size"], planner_ref_point=point("planner_ref_point"),
+        planner_view_size=config.get("planner_view_size"), planner_ref_point=point("planner_ref_point"),
         global_ref_point=point("global_ref_point"),
         depletion=p["thresholdDepletion"], restoration=p["thresholdRestoration"],
         apple_rate=p["appleRespawnProbability"], waste_rate=p["wasteSpawnProbability"],
         beam_width=config["beam_width"], shuffle_spawn=config["shuffle_spawn"],
-        random_orientation=config["random_orientation"],
+        random_orientation=config["random_orientation"], cleaning_penalty=penalty,
     )  # fmt: skip
     width = len(config["map"][0])
     for name, points in (("apple_cells", "apple_points"), ("waste_cells", "waste_points")):
-        np.testing.assert_array_equal(trace[name] @ [width, 1], getattr(env.config, points))
+        np.testing.assert_array_equal(trace[name].reshape(-1, 2) @ [width, 1], getattr(env.config, points))
     for episode in range(config["episodes"]):
         t = {name: array[episode] for name, array in trace.items() if array.shape[:1] == (config["episodes"],)}
         rounds = [
             {"apple": t["apple_u"][k][None], "waste_order": t["waste_order"][k][None], "waste": t["waste_u"][k][None]}
             for k in range(len(t["apple_u"]))
         ]
-        start = {"spawn": (t["agent_pos"][0] @ [width, 1])[None], "heading": t["agent_dir"][0][None]}
+        start = {}  # what is not drawn has to come out right by itself
+        if config["shuffle_spawn"]:
+            start["spawn"] = (t["agent_pos"][0] @ [width, 1])[None]
+        if config["random_orientation"]:
+            start["heading"] = t["agent_dir"][0][None]
         obs, _ = env.reset(options={"draws": {**start, **rounds[0]}})
         _compare_cleanup(env, obs, t, 0)
         for k, actions in enumerate(t["actions"]):
@@ -305,7 +311,7 @@ def replay_cleanup(config, trace):
             obs, rewards, terminated, truncated, info = env.step(actions[None], draws=draws)
             _compare_cleanup(env, obs, t, k + 1)
             np.testing.assert_array_equal(rewards[0], t["rewards"][k], err_msg=f"step {k}")
-            assert info["designer_reward"][0] == t["rewards"][k].sum()
+            assert info["designer_reward"][0] == (t["rewards"][k] + penalty * t["cleaned_flag"][k]).sum()
             for mine, theirs in (
                 ("n_cleaned", "n_cleaned"), ("cleaned", "cleaned_flag"), ("collected", "collected"),
                 ("action_type", "action_type"),

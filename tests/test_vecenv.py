@@ -294,3 +294,11 @@ def test_streams_are_prefix_stable_and_distinct(game):
         np.testing.assert_array_equal(a, b[:4])
     assert len(np.unique(many.key)) == len(np.unique(many.stride)) == 400
     assert (many.stride & np.uint64(1)).all()
+
+
+def test_a_snapshot_of_other_options_is_refused(game):
+    env, other = (make(game, 2, autoreset=mode) for mode in ("same_step", "disabled"))
+    env.reset()
+    other.reset()
+    with pytest.raises(ValueError, match="other options"):
+        env.restore(other.snapshot())
