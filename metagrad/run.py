@@ -110,7 +110,7 @@ def summarise(folder: Path, learner: Any, scores: Any, seconds: float) -> dict:
 
 
 def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
-    with open(folder / ".lock", "w") as lock:
+    with open(folder / "config.json") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

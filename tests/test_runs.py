@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import fcntl
 import json
 import os
 import random
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 from metagrad import checkpoint, cli, run
 from metagrad.config import Config, ConfigError, from_dict, load, to_dict
+from metagrad.log import read_metrics
 from metagrad.presets import PRESETS, preset
 
 SMALL = [
@@ -351,8 +353,9 @@ def test_a_figure_without_a_folder(finished, tmp_path, capsys):
 def test_config_round_trip():
     for config in [preset(name) for name in PRESETS]:
         assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-    with pytest.raises(ConfigError, match="missing"):
-        from_dict({})
+    assert from_dict({}) == Config()  # options that are younger than a run have their defaults
+    with pytest.raises(ConfigError, match="unknown option colour"):
+        from_dict({"colour": 1})
     with pytest.raises(ConfigError, match="seeds must be distinct"):
         replace(Config(), seeds=(1, 1))
     with pytest.raises(ConfigError, match="method must be one of"):
@@ -366,3 +369,27 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, tmp_path):
     run.resume(folder, Console(quiet=True))
     shutil.copy(finished / "figure.png", folder)
     assert_same_run(finished, folder)
+
+
+def test_a_torn_last_line_of_metrics_does_not_count(finished, tmp_path):
+    path = tmp_path / "metrics.csv"
+    text = (finished / "metrics.csv").read_text()
+    path.write_text(text + "12340,99,1.")
+    whole, torn = read_metrics(finished / "metrics.csv"), read_metrics(path)
+    assert all((whole[name] == torn[name]).all() for name in whole)
+    path.write_text(text.replace("\n", "\nx", 1))
+    with pytest.raises(ValueError, match=r"metrics.csv is damaged in line 2"):
+        read_metrics(path)
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not the metrics of a run"):
+        read_metrics(path)
+
+
+def test_two_processes_do_not_train_one_run(finished, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    shutil.copy(finished / "config.json", folder)
+    with open(folder / "config.json") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(run.RunError, match="another process"):
+            run.resume(folder, Console(quiet=True))
