@@ -7,12 +7,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fastenvs import rng
 from fastenvs.gtb.env import GatherTradeBuild
-from metagrad.config import EconomyConfig
 from metagrad.economy import Workforce, make_economy, play
-from metagrad.rollout import purpose_streams
-from metagrad.turns import TurnLearner
+from metagrad.turns import TurnEvaluator, TurnLearner
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -90,25 +87,10 @@ class EconomyScores:
         return record
 
 
-class EconomyEvaluator:
-    """Evaluates learners of the economy, exploration off, actions sampled; see :class:`metagrad.evaluate.Evaluator`."""
+class EconomyEvaluator(TurnEvaluator):
+    """Evaluates learners of the economy, exploration off, actions sampled."""
 
-    def __init__(self, config: EconomyConfig, phase: str, episodes: int) -> None:
-        self.config = config
-        self.envs = [make_economy(config, seed, phase, episodes) for seed in config.seeds]
-        self.streams = {use: purpose_streams(config.seeds, f"{phase} {use}") for use in ("actions", "designer")}
-
-    def counters(self) -> dict[str, list]:
-        """Random streams' positions, for checkpoints."""
-        streams = {name: s.counter.tolist() for name, s in self.streams.items()}
-        return {**streams, "environment": [env.streams.counter.tolist() for env in self.envs]}
-
-    def set_counters(self, counters: dict[str, list]) -> None:
-        """Go on from :meth:`counters`."""
-        for name, streams in self.streams.items():
-            streams.counter[:] = counters[name]
-        for env, counter in zip(self.envs, counters["environment"], strict=True):
-            env.streams.counter[:] = counter
+    make_env = staticmethod(make_economy)
 
     def __call__(self, learner: TurnLearner) -> EconomyScores:
         """Scores of every seed; annealing and Saez's memory are those of training."""
@@ -119,7 +101,7 @@ class EconomyEvaluator:
 
     def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
         _copy_schedule(workers, env)
-        own = {use: rng.Streams(*(array[s : s + 1] for array in streams)) for use, streams in self.streams.items()}
+        own = self.streams_of(s)
         ledger, designer = Ledger(), workers.observer(own["designer"])
         play(workers, env, own["actions"], 0.0, [o for o in (designer, ledger) if o is not None])
         events = env.state.events

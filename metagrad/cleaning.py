@@ -9,13 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from fastenvs import rng
 from fastenvs.cleanup import Cleanup
 from fastenvs.render import save_gif
 from metagrad.cleanup import N_TYPES, Batch, Crew, make_cleanup
-from metagrad.config import CleanupConfig
 from metagrad.rollout import purpose_streams
-from metagrad.turns import TurnLearner
+from metagrad.turns import TurnEvaluator, TurnLearner
 
 #: What agents are paid for.
 KINDS = ("cleaned", "collected", "other")
@@ -55,25 +53,10 @@ class CleanupScores:
         return record
 
 
-class CleanupEvaluator:
-    """Evaluates learners of Cleanup, exploration off, actions sampled; see :class:`metagrad.evaluate.Evaluator`."""
+class CleanupEvaluator(TurnEvaluator):
+    """Evaluates learners of Cleanup, exploration off, actions sampled."""
 
-    def __init__(self, config: CleanupConfig, phase: str, episodes: int) -> None:
-        self.config = config
-        self.envs = [make_cleanup(config, seed, phase, episodes) for seed in config.seeds]
-        self.streams = {use: purpose_streams(config.seeds, f"{phase} {use}") for use in ("actions", "designer")}
-
-    def counters(self) -> dict[str, list]:
-        """Random streams' positions, for checkpoints."""
-        streams = {name: s.counter.tolist() for name, s in self.streams.items()}
-        return {**streams, "environment": [env.streams.counter.tolist() for env in self.envs]}
-
-    def set_counters(self, counters: dict[str, list]) -> None:
-        """Go on from :meth:`counters`."""
-        for name, streams in self.streams.items():
-            streams.counter[:] = counters[name]
-        for env, counter in zip(self.envs, counters["environment"], strict=True):
-            env.streams.counter[:] = counter
+    make_env = staticmethod(make_cleanup)
 
     def __call__(self, learner: TurnLearner) -> CleanupScores:
         """Scores of every seed."""
@@ -82,7 +65,7 @@ class CleanupEvaluator:
         return CleanupScores(**{name: np.array([row[name] for row in rows]) for name in rows[0]})
 
     def _score(self, s: int, crew: Crew, env: Cleanup) -> dict[str, Any]:
-        own = {use: rng.Streams(*(array[s : s + 1] for array in streams)) for use, streams in self.streams.items()}
+        own = self.streams_of(s)
         return summary(crew.play(env, own["actions"], own["designer"], 0.0))
 
 

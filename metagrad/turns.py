@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastenvs import rng
 from metagrad.config import ConfigError
+from metagrad.rollout import purpose_streams
 
 
 class TurnLearner:
@@ -69,3 +71,30 @@ class TurnLearner:
 def _of_seed(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
     prefix = f"{seed}/"
     return {n.removeprefix(prefix): t.clone() for n, t in tensors.items() if n.startswith(prefix)}
+
+
+class TurnEvaluator:
+    """Environments and random streams for evaluating such learners; see :class:`metagrad.evaluate.Evaluator`."""
+
+    make_env: Callable[[Any, int, str, int], Any]
+
+    def __init__(self, config: Any, phase: str, episodes: int) -> None:
+        self.config = config
+        self.envs = [self.make_env(config, seed, phase, episodes) for seed in config.seeds]
+        self.streams = {use: purpose_streams(config.seeds, f"{phase} {use}") for use in ("actions", "designer")}
+
+    def streams_of(self, s: int) -> dict[str, rng.Streams]:
+        """The streams of seed ``s``."""
+        return {use: rng.Streams(*(array[s : s + 1] for array in streams)) for use, streams in self.streams.items()}
+
+    def counters(self) -> dict[str, list]:
+        """Random streams' positions, for checkpoints."""
+        streams = {name: s.counter.tolist() for name, s in self.streams.items()}
+        return {**streams, "environment": [env.streams.counter.tolist() for env in self.envs]}
+
+    def set_counters(self, counters: dict[str, list]) -> None:
+        """Go on from :meth:`counters`."""
+        for name, streams in self.streams.items():
+            streams.counter[:] = counters[name]
+        for env, counter in zip(self.envs, counters["environment"], strict=True):
+            env.streams.counter[:] = counter
