@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metagrad import sparseconv
 from metagrad.nets import Params
 
 _CHUNK = 800  # rows whose activations fit the second-level cache by and large
@@ -182,7 +183,7 @@ def _without_graph(f: Callable[[Any], Any], chunk: Any) -> Any:
 
 def _forward(params: Params, maps: Tensor, flat: Tensor) -> list[Tensor]:
     """Activations: every convolution ``[B, h, w, f]``, input of every dense layer, outputs."""
-    layers = [maps.to(flat.dtype)]
+    layers = [_readable(maps, flat.dtype)]
     for name in _convolutions(params):
         layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
     x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
@@ -196,7 +197,7 @@ def _forward(params: Params, maps: Tensor, flat: Tensor) -> list[Tensor]:
 
 def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
     convolutions = _convolutions(params)
-    maps, dense = [inputs[0].to(d.dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
+    maps, dense = [_readable(inputs[0], d.dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
     grads: Params = {}
     for i, name in reversed(list(enumerate(dense_layers(params)))):
         grads[name], grads[f"{name}_bias"] = d.T @ dense[i], d.sum(0)
@@ -209,13 +210,13 @@ def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d:
     d = (d @ params["map"]).view_as(maps[-1])
     for i, name in reversed(list(enumerate(convolutions))):
         d = _where_active(d, maps[i + 1])
-        d, grads[name], grads[f"{name}_bias"] = _conv_backward(d, maps[i], params[name], [i > 0, True, True])
+        d, grads[name], grads[f"{name}_bias"] = _conv_backward(d, maps[i], params[name], i > 0)
     return grads
 
 
 def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor]) -> Tensor:
     convolutions = _convolutions(params)
-    maps, dense = [inputs[0].to(layers[-1].dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
+    maps, dense = [_readable(inputs[0], layers[-1].dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
     moved = maps[0]
     for i, name in enumerate(convolutions):
         own = _conv(maps[i], tangent[name], tangent[f"{name}_bias"])
@@ -234,25 +235,24 @@ def _where_active(d: Tensor, activation: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(d, activation, 0.0)
 
 
+def _readable(maps: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bytes stay bytes where the convolution goes by the entries that are set."""
+    return maps if maps.dtype == torch.uint8 and maps.device.type == "cpu" else maps.to(dtype)
+
+
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution of channel-last maps ``[B, h, w, C]``."""
+    if x.dtype == torch.uint8:
+        return sparseconv.convolve(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
 
 
-def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]):
-    """Derivatives of :func:`_conv` with respect to its input, weight and bias, as far as wanted."""
-    pad = [weight.shape[-1] // 2] * 2
+def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, inner: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Derivatives of :func:`_conv` with respect to its input (of an inner layer, else meaningless), weight and bias."""
+    if x.dtype == torch.uint8:
+        return d, sparseconv.kernel_gradient(x, d, weight.shape[-1]), d.sum((0, 1, 2))
+    pad, moved, given = [weight.shape[-1] // 2] * 2, d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
     d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
-        d.permute(0, 3, 1, 2),
-        x.permute(0, 3, 1, 2),
-        weight,
-        [len(weight)],
-        [1, 1],
-        pad,
-        [1, 1],
-        False,
-        [0, 0],
-        1,
-        wanted,
+        moved, given, weight, [len(weight)], [1, 1], pad, [1, 1], False, [0, 0], 1, [inner, True, True]
     )
-    return None if d_x is None else d_x.permute(0, 2, 3, 1).contiguous(), d_weight, d_bias
+    return d_x.permute(0, 2, 3, 1).contiguous() if inner else d, d_weight, d_bias

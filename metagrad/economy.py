@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -120,10 +121,14 @@ def advantages(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Ten
     values : Tensor ``[T + 1, N]``
     """
     delta = rewards + gamma * values[1:] - values[:-1]
-    out = [delta[-1]]
-    for d in reversed(delta[:-1]):
-        out.append(d + gamma * lam * out[-1])
-    return torch.stack(out[::-1])
+    return _decay(len(delta), gamma * lam, delta.dtype, delta.device) @ delta
+
+
+@cache
+def _decay(steps: int, factor: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What a later step counts for an earlier one, ``[T, T]``: one product takes the place of a loop over the steps."""
+    ahead = torch.arange(steps, dtype=torch.float64) - torch.arange(steps, dtype=torch.float64)[:, None]
+    return torch.where(ahead >= 0, factor ** ahead.clamp(min=0), 0.0).to(device, dtype)
 
 
 def masked_log_softmax(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:

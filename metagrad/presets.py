@@ -165,14 +165,16 @@ CLEANUP_PRESETS: dict[str, Callable[[], CleanupConfig]] = {f.__name__: f for f i
 
 def gtb() -> EconomyConfig:
     """Gather-Trade-Build, K = 16: agents and designer learn together from the start."""
-    agents = Workers(minibatches=16, entropy=0.15, entropy_end=0.03, entropy_episodes=10_000)
+    agents = Workers(minibatches=16, entropy=0.15, entropy_end=0.05, entropy_episodes=15_000)
     return EconomyConfig(episodes=10_000, checkpoint_period=1_600, eval_period=400, eval_episodes=20, agents=agents)
 
 
 def gtb_phase_2() -> EconomyConfig:
     """Gather-Trade-Build with agents that have learned in a free market (``init_from``), as :func:`gtb` left them."""
     one = gtb()
-    agents = replace(one.agents, entropy=one.agents.entropy_end)
+    a = one.agents
+    left = a.entropy + (a.entropy_end - a.entropy) * one.episodes / a.entropy_episodes
+    agents = replace(a, entropy=left, entropy_end=left)
     return replace(one, preset="gtb_phase_2", episodes=1_920, eval_period=320, agents=agents)
 
 
