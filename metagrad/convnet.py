@@ -150,10 +150,25 @@ class Evaluation:
 
     def __init__(self, params: Params, maps: Tensor, flat: Tensor, threads: int = 1) -> None:
         self.params, self.threads = params, threads
-        size = min(_CHUNK, max(32, -(-len(flat) // 2)))
-        self._inputs = list(zip(maps.split(size), flat.split(size), strict=True))
+        self._inputs = self._chunks(maps, flat)
         self._layers = self._each(lambda chunk: _forward(params, *chunk), self._inputs)
         self.out = torch.cat([layers.pop() for layers in self._layers])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Evaluation], maps: Tensor, flat: Tensor) -> Evaluation:
+        """Of the rows of ``parts`` one after the other, which ``maps`` and ``flat`` hold as well; not computed anew."""
+        whole = cls.__new__(cls)
+        whole.params, whole.threads, whole.out = parts[0].params, parts[0].threads, torch.cat([p.out for p in parts])
+        whole._inputs = cls._chunks(maps, flat)
+        layers = [torch.cat(pieces) for pieces in zip(*(chunk for p in parts for chunk in p._layers), strict=True)]
+        sizes = [len(vectors) for _, vectors in whole._inputs]
+        whole._layers = [list(chunk) for chunk in zip(*(layer.split(sizes) for layer in layers), strict=True)]
+        return whole
+
+    @staticmethod
+    def _chunks(maps: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
+        size = min(_CHUNK, max(32, -(-len(flat) // 2)))
+        return list(zip(maps.split(size), flat.split(size), strict=True))
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""

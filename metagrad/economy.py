@@ -77,6 +77,7 @@ class Batch:
     rewards: Tensor  # [T, K * A]
     values: Tensor  # [T + 1, K * A], of the critic that is yet to learn from this batch
     epsilon: float
+    evaluation: Evaluation | None = None  # of the policy as it acted, where kept
 
     def episodes(self, share: slice | Tensor, k: int) -> Batch:
         """Some of the K episodes."""
@@ -85,7 +86,9 @@ class Batch:
         def pick(t: Tensor, leading: int) -> Tensor:
             return t.reshape(leading, k, -1, *t.shape[1:])[:, share].flatten(0, 2)
 
-        rows = {n: pick(getattr(self, n), steps) for n in ("maps", "flat", "mask", "actions", "log_prob")}
+        rows: dict[str, Any] = {
+            n: pick(getattr(self, n), steps) for n in ("maps", "flat", "mask", "actions", "log_prob")
+        }
         rewards, values = (t.unflatten(1, (k, -1))[:, share].flatten(1) for t in (self.rewards, self.values))
         return Batch(**rows, rewards=rewards, values=values, epsilon=self.epsilon)
 
@@ -188,6 +191,7 @@ class Workforce:
         self.iteration = 0
         self.collected = 0  # batches of training episodes
         self.diagnostics: dict[str, float] = {}
+        self._keeps_passes = False  # of training episodes, for who learns from how the agents acted
 
     def observer(self, streams: rng.Streams) -> Observer | None:
         """Who acts on an episode besides the agents, with random numbers of its own."""
@@ -203,7 +207,7 @@ class Workforce:
         # Annealing goes by training episodes of all copies, not by those of one.
         self.env.state.clock.completed[:] = self.episodes
         self.collected += 1
-        return play(self, self.env, self.streams, self.epsilon, observers)
+        return play(self, self.env, self.streams, self.epsilon, observers, self._keeps_passes)
 
     def value(self, critic: Params, maps: Tensor, flat: Tensor, sequences: int) -> Tensor:
         """Values ``[B]`` of rows of so many sequences, step-major."""
@@ -386,8 +390,9 @@ class Observer(Protocol):
 
 @torch.no_grad()
 def play(
-    workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float, observers: Sequence[Observer] = ()
-) -> Batch:
+    workers: Workforce, env: GatherTradeBuild, streams: rng.Streams, epsilon: float,
+    observers: Sequence[Observer] = (), keep: bool = False,
+) -> Batch:  # fmt: skip
     """One episode in every copy of ``env``, with the policy of ``workers``; as many uniforms whatever happens."""
     config = workers.config
     steps, n = config.game.steps, env.num_envs * env.n_agents
@@ -399,6 +404,7 @@ def play(
     actions, log_prob = np.empty((steps, n), np.int64), np.empty((steps, n))
     rewards = np.empty((steps, n), np.float32)
     uniform = uniforms(streams, steps * n).reshape(steps, n)
+    passes: list[Evaluation] = []
     obs, _ = env.reset()
     for t in range(steps + 1):
         seen = obs["agents"]
@@ -407,8 +413,10 @@ def play(
             break
         mask[t] = seen["mask"].reshape(n, -1)
         m, f = torch.from_numpy(maps[t]).to(device), torch.from_numpy(flat[t]).to(device, dtype)
-        logits = Evaluation(workers.policy, m, f, config.threads).out.cpu().numpy()
-        _choose(logits, mask[t], uniform[t], epsilon, actions[t], log_prob[t])
+        evaluation = Evaluation(workers.policy, m, f, config.threads)
+        if keep:
+            passes.append(evaluation)
+        _choose(evaluation.out.cpu().numpy(), mask[t], uniform[t], epsilon, actions[t], log_prob[t])
         for observer in observers:
             observer.before_step(env)
         obs, reward, *_, info = env.step(actions[t].reshape(env.num_envs, env.n_agents))
@@ -428,4 +436,5 @@ def play(
         torch.from_numpy(rewards).to(device, dtype),
         values,
         epsilon,
+        Evaluation.joined(passes, all_maps[:rows], all_flat[:rows]) if keep else None,
     )

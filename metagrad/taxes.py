@@ -132,6 +132,8 @@ class TaxedWorkforce(Workforce):
         self.response = Response.start(self.policy, brackets) if d.response == "trace" else None
         self.tau: tuple[Batch, TaxRecord] | None = None
         self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
+        # With one step on a batch the evaluation serves that step as well, and has to be the same after a resumption.
+        self._keeps_passes = config.agents.minibatches > 1
 
     def observer(self, streams: rng.Streams) -> TaxPlayer:
         """The designer as it is; nothing is random here."""
@@ -149,12 +151,13 @@ class TaxedWorkforce(Workforce):
         fresh = None if validates else self.collect()
         steps = self.learn_from(batch, self._evaluation)
         fresh = fresh or self.collect()
-        after = self.evaluate(fresh[0])
+        after = fresh[0].evaluation or self.evaluate(fresh[0])
         if self.response is not None:
             self._advance_response(batch, record, steps)
         for epoch in range(self.config.designer.epochs):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
+        fresh[0].evaluation = None
         self.tau = fresh if validates else None
         self._evaluation = after if validates and self.config.agents.minibatches == 1 else None
         self.iteration += 1
@@ -365,5 +368,5 @@ class TaxedWorkforce(Workforce):
         self.tau = self._evaluation = None
         if "epsilon" in values:
             record = TaxRecord(**{f.name: tensors[f"record/{f.name}"].to(device) for f in fields(TaxRecord)})
-            held = {f.name: tensors[f"batch/{f.name}"].to(device) for f in fields(Batch) if f.name != "epsilon"}
+            held: dict[str, Any] = {key[6:]: t.to(device) for key, t in tensors.items() if key.startswith("batch/")}
             self.tau = Batch(**held, epsilon=values["epsilon"]), record

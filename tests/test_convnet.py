@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from metagrad.convnet import Evaluation, apply_recurrent, apply_trunk, init_recurrent, init_trunk
+from metagrad.sparseconv import convolve, kernel_gradient
 
 
 def case(rows=150, dtype=torch.float64):
@@ -57,3 +58,29 @@ def test_the_recurrent_network_is_an_lstm_from_zeros():
     want = cell(features)[0].flatten(0, 1) @ params["head"].T + params["head_bias"]
     torch.testing.assert_close(got, want)
     assert (params["input_bias"][8:16] == 1).all()
+
+
+def test_joined_passes_are_those_of_all_rows():
+    params, maps, flat, tangent, d_out = case(130)
+    whole = Evaluation(params, maps, flat)
+    parts = [Evaluation(params, maps[rows], flat[rows]) for rows in (slice(0, 40), slice(40, 120), slice(120, 130))]
+    got = Evaluation.joined(parts, maps, flat)
+    torch.testing.assert_close(got.out, whole.out)
+    torch.testing.assert_close(got.jvp(tangent), whole.jvp(tangent))
+    torch.testing.assert_close(got.vjp(d_out), whole.vjp(d_out))
+
+
+@pytest.mark.parametrize(("k", "filters"), [(3, 6), (5, 6), (5, 17)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolution_by_the_entries_that_are_set(k, filters, dtype):
+    close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-9}
+    rng = np.random.default_rng(k)
+    maps = torch.from_numpy((rng.random((4, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (4, 5, 6, 3))).to(torch.uint8)
+    weight = torch.from_numpy(rng.normal(size=(filters, 3, k, k))).to(dtype).requires_grad_()
+    bias = torch.from_numpy(rng.normal(size=filters)).to(dtype)
+    want = torch.nn.functional.conv2d(maps.permute(0, 3, 1, 2).to(dtype), weight, bias, padding=k // 2)
+    want = want.permute(0, 2, 3, 1)
+    torch.testing.assert_close(convolve(maps, weight, bias), want.detach(), **close)
+    d_out = torch.from_numpy(rng.normal(size=want.shape)).to(dtype)
+    (d_weight,) = torch.autograd.grad((want * d_out).sum(), weight)
+    torch.testing.assert_close(kernel_gradient(maps, d_out, k), d_weight, **close)
