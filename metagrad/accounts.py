@@ -68,6 +68,7 @@ class EconomyScores:
     trades: np.ndarray
     rates: np.ndarray  # [S, B], in force on the tax days
     by_rank: dict[str, np.ndarray]  # [S, A] each, see BY_RANK
+    designer: dict[str, np.ndarray]  # [S] each, what the designer noted of its gradient
 
     @property
     def score(self) -> np.ndarray:
@@ -84,7 +85,7 @@ class EconomyScores:
         record |= {f"rate_{b}": float(r) for b, r in enumerate(self.rates[s])}
         for name in BY_RANK:
             record |= {f"{name}_rank_{i}": float(v) for i, v in enumerate(self.by_rank[name][s])}
-        return record
+        return record | {name: float(values[s]) for name, values in self.designer.items()}
 
 
 class EconomyEvaluator(TurnEvaluator):
@@ -97,7 +98,9 @@ class EconomyEvaluator(TurnEvaluator):
         rows = [self._score(s, w, env) for s, (w, env) in enumerate(zip(learner.workforces, self.envs, strict=True))]
         plain = {name: np.array([row[name] for row in rows]) for name in rows[0] if name != "by_rank"}
         by_rank = {name: np.array([row["by_rank"][name] for row in rows]) for name in BY_RANK}
-        return EconomyScores(**plain, by_rank=by_rank)
+        notes = [w.diagnostics for w in learner.workforces]
+        designer = {name: np.array([note[name] for note in notes]) for name in notes[0]}
+        return EconomyScores(**plain, by_rank=by_rank, designer=designer)
 
     def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
         _copy_schedule(workers, env)

@@ -7,7 +7,7 @@ coin that the designer's own reward is made of, at fixed behaviour. Specificatio
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
@@ -40,6 +40,11 @@ def init_designer(config: EconomyConfig, env: GatherTradeBuild, seed: int, outpu
     return init_trunk(
         generator, channels, height * width, vector.shape[1], net.filters, net.hidden, outputs, config.device, dtype
     )
+
+
+def flat_vector(params: Params) -> Tensor:
+    """All parameters in one vector."""
+    return torch.cat([p.flatten() for p in params.values()])
 
 
 def designer_view(env: GatherTradeBuild) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +139,9 @@ class TaxedWorkforce(Workforce):
         self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
         # With one step on a batch the evaluation serves that step as well, and has to be the same after a resumption.
         self._keeps_passes = config.agents.minibatches > 1
+        paths = [path for path in ("chain", "direct") if getattr(d, path)]
+        #: Of the last iteration: each path's norm; of the last before an evaluation: its cosine between half-batches.
+        self.diagnostics = {f"{path}_{what}": float("nan") for path in paths for what in ("norm", "cosine")}
 
     def observer(self, streams: rng.Streams) -> TaxPlayer:
         """The designer as it is; nothing is random here."""
@@ -158,6 +166,8 @@ class TaxedWorkforce(Workforce):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         fresh[0].evaluation = None
+        if self.episodes % self.config.eval_period < self.config.k:
+            self._compare_halves(steps[-1], record, fresh)
         self.tau = fresh if validates else None
         self._evaluation = after if validates and self.config.agents.minibatches == 1 else None
         self.iteration += 1
@@ -180,16 +190,32 @@ class TaxedWorkforce(Workforce):
         """
         d = self.config.designer
         total = {name: torch.zeros_like(p) for name, p in self.eta.items()}
-        if d.chain:
-            part = self._chain(step, record, fresh, after, epoch)
-            total = optim.add(total, self._noted("chain", part), d.chain)
-        if d.direct:
-            total = optim.add(total, self._noted("direct", self.direct_gradient(fresh[1])), d.direct)
+        for path, part in self._paths(step, record, fresh, after, epoch):
+            self.diagnostics[f"{path}_norm"] = float(flat_vector(part).norm())
+            total = optim.add(total, part, getattr(d, path))
         return total
 
-    def _noted(self, path: str, part: Params) -> Params:
-        self.diagnostics[f"{path}_norm"] = float(torch.cat([p.flatten() for p in part.values()]).norm())
-        return part
+    def _paths(
+        self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int = 0
+    ) -> Iterator[tuple[str, Params]]:
+        """The paths that count, by name, before their weights."""
+        if self.config.designer.chain:
+            yield "chain", self._chain(step, record, fresh, after, epoch)
+        if self.config.designer.direct:
+            yield "direct", self.direct_gradient(fresh[1])
+
+    def _compare_halves(self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord]) -> None:
+        """Note how well the gradients on the two halves of the fresh episodes agree."""
+        k = self.config.k
+        if k < 2:
+            return
+        halves: list[dict[str, Params]] = []
+        for share in (slice(0, k // 2), slice(k // 2, 2 * (k // 2))):
+            batch, outcome = fresh[0].episodes(share, k), fresh[1].episodes(share)
+            halves.append(dict(self._paths(step, record, (batch, outcome), self.evaluate(batch))))
+        for path, part in halves[0].items():
+            one, other = flat_vector(part), flat_vector(halves[1][path])
+            self.diagnostics[f"{path}_cosine"] = float(torch.cosine_similarity(one, other, 0))
 
     def _chain(
         self, step: PolicyStep, whole: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int

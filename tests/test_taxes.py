@@ -411,3 +411,16 @@ def test_the_direct_path_learns_to_tax():
     workers = workforce(40, chain=0.0, direct=1.0)
     record = workers.tau[1]
     assert record.rates[..., 0].mean() > 0.55
+
+
+def test_agreement_of_halves_is_noted_and_changes_nothing():
+    plain, noting = (workforce(0, chain=1.0, direct=1.0, policy="schedule", k=4) for _ in range(2))
+    noting.config = replace(noting.config, eval_period=4)
+    for _ in range(3):
+        plain.iterate()
+        noting.iterate()
+    assert np.isnan(plain.diagnostics["chain_cosine"])
+    for path in ("chain", "direct"):
+        assert -1 <= noting.diagnostics[f"{path}_cosine"] <= 1
+        assert noting.diagnostics[f"{path}_cosine"] != 0
+    assert torch.equal(plain.eta["logits"], noting.eta["logits"])
