@@ -5,6 +5,7 @@ Specification: metagrad 2.2; learning leads, Cleanup.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,23 +81,25 @@ def evaluate_picture(params: Params, pictures: Tensor, extra: Tensor | None = No
 
 
 class Critic:
-    """A value network with its target and optimiser."""
+    """A value network with its target and optimiser; ``evaluate`` runs it on what it sees, by default pictures."""
 
-    def __init__(self, params: Params, lr: float, tau: float) -> None:
-        self.params, self.target, self.tau = params, dict(params), tau
+    def __init__(
+        self, params: Params, lr: float, tau: float, evaluate: Callable[[Params, Any], Evaluation] = evaluate_picture
+    ) -> None:
+        self.params, self.target, self.tau, self.evaluate = params, dict(params), tau, evaluate
         self.adam = optim.Adam(lr)
         self.state = self.adam.init(params)
 
-    def values(self, pictures: Tensor, steps: int) -> Tensor:
+    def values(self, seen: Any, steps: int) -> Tensor:
         """Values ``[steps, rows / steps]``."""
-        return evaluate_picture(self.params, pictures).out.view(steps, -1)
+        return self.evaluate(self.params, seen).out.view(steps, -1)
 
-    def learn(self, pictures: Tensor, rewards: Tensor, gamma: float, lam: float) -> Tensor:
+    def learn(self, seen: Any, rewards: Tensor, gamma: float, lam: float) -> Tensor:
         """One Adam step to the λ-returns of the target network, which then follows.
 
         Parameters
         ----------
-        pictures : Tensor
+        seen : Any
             Of all steps and the one after the last.
         rewards : Tensor ``[T, N]``
         gamma, lam : float
@@ -108,10 +111,10 @@ class Critic:
             Values before the step.
         """
         steps = len(rewards) + 1
-        evaluation = evaluate_picture(self.params, pictures)
+        evaluation = self.evaluate(self.params, seen)
         values = evaluation.out.view(steps, -1)
         # Without a target network this is the critic itself.
-        later = values if self.tau == 1 else evaluate_picture(self.target, pictures).out.view(steps, -1)
+        later = values if self.tau == 1 else self.evaluate(self.target, seen).out.view(steps, -1)
         goal = advantages(rewards, later, gamma, lam) + later[:-1]
         error = torch.zeros_like(values)
         error[:-1] = 2 * (values[:-1] - goal) / goal.numel()

@@ -211,6 +211,15 @@ class TaxDesigner:
     """Subtract a baseline from the derivative of the agents' advantages."""
     carry: bool = False
     """Follow the agents' utility of transferred coin through all later steps, not on the tax day alone (step)."""
+    critic: bool = False
+    """Judge the chain's actions by a value network of the designer and generalised advantages, as published, instead
+    of returns less their mean over the other episodes of a batch."""
+    lr_critic: float = 1e-3
+    """Adam's learning rate of that network."""
+    gae_lambda: float = 0.98
+    """Decay of its generalised advantages."""
+    target_tau: float = 1.0
+    """Pace at which its target network follows; 1 is no target network."""
     epochs: int = 1
     """Designer's steps on one pair of batches; more than one is the proximal objective (step)."""
     clip: float = 0.2

@@ -41,6 +41,11 @@ TAX_MODES = {
 }  # fmt: skip
 
 
+def has_critic(config: EconomyConfig) -> bool:
+    """Whether a value network judges every step for the designer."""
+    return config.method.startswith("metagrad") and config.designer.critic
+
+
 def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) -> GatherTradeBuild:
     """``episodes`` copies of the economy of one seed, for phase ``train``, ``eval`` or ``test``."""
     game = config.game
@@ -50,7 +55,7 @@ def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) ->
         seed=purpose_seeds([seed], f"{phase} environment"),
         autoreset="disabled",
         num_threads=1,
-        designer_obs="decision",
+        designer_obs="always" if has_critic(config) else "decision",
         map=game.map,
         n_agents=game.n_agents,
         fixed_four=game.fixed_four,

@@ -28,6 +28,7 @@ PURPOSES = (
     *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
     "train shuffles",
     "surrogates",
+    "designer critic",
 )
 
 

@@ -29,13 +29,16 @@ class TaxRecord:
     present_income: Tensor  # [T, K, A], before every step, since the last tax day
     present_coin: Tensor  # [T, K, A], at hand before every step
     rank: Tensor  # int64 [K, A], skill ranks
+    all_maps: Tensor | None = None  # uint8 [(T + 1) * K, H, W, C], before and after every step, for a designer's critic
+    all_vectors: Tensor | None = None  # [(T + 1) * K, F]
 
     def episodes(self, share: slice | Tensor | None) -> TaxRecord:
         """The record of some of the episodes; None for all."""
         if share is None:
             return self
         k = len(self.rank)
-        views = {n: getattr(self, n).unflatten(0, (-1, k))[:, share].flatten(0, 1) for n in ("maps", "vectors")}
+        seen = [n for n in ("maps", "vectors", "all_maps", "all_vectors") if getattr(self, n) is not None]
+        views = {n: getattr(self, n).unflatten(0, (-1, k))[:, share].flatten(0, 1) for n in seen}
         plain = ("income", "coin", "rates", "cap", "wealth", "present_income", "present_coin")
         return replace(self, **views, **{n: getattr(self, n)[:, share] for n in plain}, rank=self.rank[share])
 
@@ -148,8 +151,12 @@ def designer_advantages(rewards: Tensor, gamma: float) -> Tensor:
     With γ^t, so that this path and :func:`direct_objective` are derivatives of one and the same return.
     """
     returns = discounted(rewards, gamma)
-    powers = gamma ** torch.arange(len(rewards), dtype=rewards.dtype, device=rewards.device)
-    return powers[:, None] * leave_one_out(returns.flatten(), rewards.shape[1]).view_as(returns)
+    return discounts(rewards, gamma) * leave_one_out(returns.flatten(), rewards.shape[1]).view_as(returns)
+
+
+def discounts(rewards: Tensor, gamma: float) -> Tensor:
+    """``γ^t``, ``[T, 1]``."""
+    return gamma ** torch.arange(len(rewards), dtype=rewards.dtype, device=rewards.device)[:, None]
 
 
 def direct_objective(

@@ -17,9 +17,20 @@ from torch import Tensor
 
 from fastenvs import rng
 from metagrad import optim, taxation
+from metagrad.actor_critic import Critic
 from metagrad.config import EconomyConfig
 from metagrad.convnet import Evaluation, apply_trunk, init_trunk
-from metagrad.economy import Batch, GatherTradeBuild, PolicyStep, Workforce, gradient, log_prob, slope
+from metagrad.economy import (
+    Batch,
+    GatherTradeBuild,
+    PolicyStep,
+    Workforce,
+    advantages,
+    gradient,
+    has_critic,
+    log_prob,
+    slope,
+)
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
 from metagrad.response import Response
@@ -77,6 +88,7 @@ class TaxPlayer:
         self._wealth: list[np.ndarray] = []
         self._present: list[tuple[np.ndarray, np.ndarray]] = []
         self._rank: np.ndarray | None = None
+        self._all_views: list[tuple[np.ndarray, np.ndarray]] | None = [] if has_critic(config) else None
 
     def before_step(self, env: GatherTradeBuild) -> None:
         """Choose rates, on the first day of a period."""
@@ -84,6 +96,7 @@ class TaxPlayer:
         self._present.append((agents.coin + agents.escrow_coin - taxes.last_coin, agents.coin.copy()))
         if self._rank is None:
             self._rank = env.state.agents.pay.argsort(1, kind="stable").argsort(1)
+            self._see(env)
         if taxes.position[0] != 1:
             return
         maps, vectors = designer_view(env)
@@ -96,8 +109,14 @@ class TaxPlayer:
     def _dtype(self) -> torch.dtype:
         return DTYPES[self.config.dtype]
 
+    def _see(self, env: GatherTradeBuild) -> None:
+        if self._all_views is not None:
+            maps, vectors = designer_view(env)
+            self._all_views.append((maps.copy(), vectors))
+
     def after_step(self, env: GatherTradeBuild, info: dict[str, Any]) -> None:
         """Record wealth, and the tax days."""
+        self._see(env)
         agents = env.state.agents
         self._wealth.append(agents.coin + agents.escrow_coin)
         if info["tax_day"][0]:
@@ -116,9 +135,13 @@ class TaxPlayer:
         maps, vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._views[:periods], strict=True))
         present_income, present_coin = (stack(list(column)) for column in zip(*self._present, strict=True))
         day = torch.tensor(self._steps, device=device)
+        overview: dict[str, Tensor] = {}
+        if self._all_views is not None:
+            all_maps, all_vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._all_views, strict=True))
+            overview = {"all_maps": all_maps, "all_vectors": all_vectors.to(self._dtype)}
         return TaxRecord(
             maps, vectors.to(self._dtype), income, coin, rates, cap, day, stack(self._wealth), present_income,
-            present_coin, torch.from_numpy(self._rank).to(device),
+            present_coin, torch.from_numpy(self._rank).to(device), **overview,
         )  # fmt: skip
 
 
@@ -135,6 +158,7 @@ class TaxedWorkforce(Workforce):
         cutoffs = torch.from_numpy(options.cutoffs).to(config.device)
         self.rules = taxation.Rules(cutoffs, options.utility_eta, d.coin_floor)
         self.response = Response.start(self.policy, brackets) if d.response == "trace" else None
+        self.judge = self._make_judge(seed) if d.critic else None
         self.tau: tuple[Batch, TaxRecord] | None = None
         self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
         # With one step on a batch the evaluation serves that step as well, and has to be the same after a resumption.
@@ -142,6 +166,18 @@ class TaxedWorkforce(Workforce):
         paths = [path for path in ("chain", "direct") if getattr(d, path)]
         #: Of the last iteration: each path's norm; of the last before an evaluation: its cosine between half-batches.
         self.diagnostics = {f"{path}_{what}": float("nan") for path in paths for what in ("norm", "cosine")}
+
+    def _make_judge(self, seed: int) -> Critic:
+        d, config = self.config.designer, self.config
+        maps, vectors = designer_view(self.env)
+        height, width, channels = maps.shape[1:]
+        params = init_trunk(
+            np.random.default_rng(purpose_seeds([seed], "designer critic")[0]), channels, height * width,
+            vectors.shape[1], d.filters, d.hidden, 1, config.device, DTYPES[config.dtype],
+        )  # fmt: skip
+        return Critic(
+            params, d.lr_critic, d.target_tau, lambda p, seen: Evaluation(p, seen[0], seen[1], config.threads)
+        )
 
     def observer(self, streams: rng.Streams) -> TaxPlayer:
         """The designer as it is; nothing is random here."""
@@ -162,6 +198,9 @@ class TaxedWorkforce(Workforce):
         after = fresh[0].evaluation or self.evaluate(fresh[0])
         if self.response is not None:
             self._advance_response(batch, record, steps)
+        if self.judge is not None:
+            d, r = self.config.designer, self.config.reward
+            self.judge.learn(_overview(record), self._rewards(record), r.gamma, d.gae_lambda)
         for epoch in range(self.config.designer.epochs):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
@@ -327,9 +366,17 @@ class TaxedWorkforce(Workforce):
         return loss
 
     def _designer_weights(self, outcome: TaxRecord) -> Tensor:
-        r, start = self.config.reward, self.env.options.start_coin
-        rewards = taxation.designer_rewards(outcome.wealth, start, r.reward)
-        return taxation.designer_advantages(rewards, r.gamma).to(DTYPES[self.config.dtype])
+        r, rewards = self.config.reward, self._rewards(outcome)
+        if self.judge is None:
+            return taxation.designer_advantages(rewards, r.gamma)
+        values = self.judge.values(_overview(outcome), len(rewards) + 1)
+        gain = advantages(rewards, values, r.gamma, self.config.designer.gae_lambda)
+        return taxation.discounts(rewards, r.gamma) * gain
+
+    def _rewards(self, record: TaxRecord) -> Tensor:
+        """The designer's, ``[T, K]``."""
+        rewards = taxation.designer_rewards(record.wealth, self.env.options.start_coin, self.config.reward.reward)
+        return rewards.to(DTYPES[self.config.dtype])
 
     # ------------------------------------------------------------------ the agents' response, carried along
 
@@ -363,7 +410,8 @@ class TaxedWorkforce(Workforce):
 
     def parameters(self) -> list[Tensor]:
         """Of all networks."""
-        return [*super().parameters(), *self.eta.values()]
+        judge = [] if self.judge is None else [*self.judge.params.values(), *self.judge.target.values()]
+        return [*super().parameters(), *self.eta.values(), *judge]
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""
@@ -371,6 +419,11 @@ class TaxedWorkforce(Workforce):
         tensors |= {f"eta/{name}": p for name, p in self.eta.items()}
         tensors |= optimiser_tensors("eta_state", self.eta_state)
         values["optimiser_steps"]["eta_state"] = self.eta_state.t
+        if self.judge is not None:
+            for name, params in (("judge", self.judge.params), ("judge_target", self.judge.target)):
+                tensors |= {f"{name}/{key}": p for key, p in params.items()}
+            tensors |= optimiser_tensors("judge_state", self.judge.state)
+            values["optimiser_steps"]["judge_state"] = self.judge.state.t
         if self.response is not None:
             tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
         if self.tau is not None:
@@ -387,12 +440,24 @@ class TaxedWorkforce(Workforce):
         names, device = list(self.eta), self.config.device
         self.eta_state = load_optimiser_state(tensors, "eta_state", names, values["optimiser_steps"]["eta_state"])
         self.eta = {name: tensors[f"eta/{name}"].to(device) for name in names}
+        if self.judge is not None:
+            names = list(self.judge.params)
+            steps = values["optimiser_steps"]["judge_state"]
+            self.judge.state = load_optimiser_state(tensors, "judge_state", names, steps)
+            self.judge.params = {name: tensors[f"judge/{name}"].to(device) for name in names}
+            self.judge.target = {name: tensors[f"judge_target/{name}"].to(device) for name in names}
         if self.response is not None:
             self.response = Response.of_tensors(
                 {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}
             )
         self.tau = self._evaluation = None
         if "epsilon" in values:
-            record = TaxRecord(**{f.name: tensors[f"record/{f.name}"].to(device) for f in fields(TaxRecord)})
+            taxes: dict[str, Any] = {n[7:]: t.to(device) for n, t in tensors.items() if n.startswith("record/")}
             held: dict[str, Any] = {key[6:]: t.to(device) for key, t in tensors.items() if key.startswith("batch/")}
-            self.tau = Batch(**held, epsilon=values["epsilon"]), record
+            self.tau = Batch(**held, epsilon=values["epsilon"]), TaxRecord(**taxes)
+
+
+def _overview(record: TaxRecord) -> tuple[Tensor, Tensor]:
+    assert record.all_maps is not None
+    assert record.all_vectors is not None
+    return record.all_maps, record.all_vectors

@@ -20,7 +20,10 @@ from metagrad.taxes import TaxedWorkforce, TaxPlayer, designer_rates
 
 def workforce(iterations=4, seed=1, k=3, **options):
     """A small one in float64, some steps on: the very first Adam step has no derivative."""
-    designer = {k: options.pop(k) for k in list(options) if k in TaxDesigner.__dataclass_fields__}
+    agents = {"critic", "lr_critic", "gae_lambda"}  # the designer's own come as ``judge``
+    designer = {k: options.pop(k) for k in list(options) if k in {*TaxDesigner.__dataclass_fields__} - agents}
+    if options.pop("judge", False):
+        designer |= {"critic": True, "lr_critic": 1e-2, "target_tau": 0.1}
     top = {name: options.pop(name) for name in ("method", "reward") if name in options}
     paper = {"policy": "network", "response": "step", "direct": 0.0, "baseline": False}
     config = EconomyConfig(
@@ -424,3 +427,35 @@ def test_agreement_of_halves_is_noted_and_changes_nothing():
         assert -1 <= noting.diagnostics[f"{path}_cosine"] <= 1
         assert noting.diagnostics[f"{path}_cosine"] != 0
     assert torch.equal(plain.eta["logits"], noting.eta["logits"])
+
+
+def test_the_designers_critic_judges_the_chain():
+    workers = workforce(3, k=1, judge=True)
+    step, record, (validation, outcome), after, *_ = captured(workers)
+    steps = len(outcome.wealth)
+    assert outcome.all_maps.shape[0] == outcome.all_vectors.shape[0] == steps + 1
+    # What it sees on the first day of a period is what the rates are set on.
+    first = [0, *(outcome.day[:-1] + 1).tolist()]
+    assert torch.equal(outcome.all_maps[first], outcome.maps)
+    torch.testing.assert_close(outcome.all_vectors[first], outcome.vectors)
+    values = workers.judge.values((outcome.all_maps, outcome.all_vectors), steps + 1)[:, 0]
+    rewards = taxation.designer_rewards(outcome.wealth, 10.0, "delta")[:, 0]
+    want, gain = [], 0.0
+    for t in reversed(range(steps)):
+        gain = rewards[t] + values[t + 1] - values[t] + 0.98 * gain
+        want.append(gain)
+    torch.testing.assert_close(workers._designer_weights(outcome)[:, 0], torch.stack(want[::-1]))
+    workers.iteration -= 1  # the entropy bonus was that of the step
+    unrolled = workers.unrolled_gradient(step, record, validation, outcome)
+    adjoint = after.vjp(slope(workers.objective(validation, outcome), after.out))
+    assert relative_error(workers.chain_gradient(step, record, adjoint), unrolled) < 1e-9
+    assert workers.judge.state.t == 4
+
+
+def test_the_designers_critic_survives_a_resumption():
+    one, other = (workforce(n, k=2, judge=True) for n in (2, 0))
+    other.load(*one.tensors())
+    one.iterate()
+    other.iterate()
+    for name, tensor in one.tensors()[0].items():
+        assert torch.equal(tensor, other.tensors()[0][name]), name
