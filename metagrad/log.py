@@ -209,7 +209,8 @@ def method_label(config: AnyConfig) -> str:
     if isinstance(config, Config):
         return config.method + _variant(config) + _access(config)
     if isinstance(config, CleanupConfig):
-        return config.method + _access(config)
+        small = type(config.game)().preset
+        return config.method + _access(config) + (f" ({config.game.preset})" if config.game.preset != small else "")
     if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
         return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
