@@ -15,6 +15,7 @@ from metagrad.config import EconomyConfig, TaxDesigner  # noqa: E402
 from metagrad.economy import make_economy, slope  # noqa: E402
 from metagrad.games import kit  # noqa: E402
 from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, preset  # noqa: E402
+from metagrad.sparseconv import convolve  # noqa: E402
 from metagrad.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.train import Learner  # noqa: E402
 
@@ -122,6 +123,18 @@ def test_iteration_gtb(benchmark, method, threads):
         fraction_of_sgemm=config.k * passes * GTB_FORWARD / seconds / (threads * sgemm_flops()),
         simulator_share=simulator_seconds(config) / seconds,
     )
+
+
+@pytest.mark.parametrize("by", ["set entries", "library"])
+def test_first_convolution(benchmark, by):
+    """400 agents' maps of the economy, a tenth of whose entries are set, and the kernel of the paper's networks."""
+    maps = (torch.rand(400, 11, 11, 9, generator=torch.Generator().manual_seed(0)) < 0.1).to(torch.uint8)
+    weight, bias = torch.randn(6, 9, 5, 5), torch.zeros(6)
+    if by == "library":
+        images = maps.permute(0, 3, 1, 2).float()
+        benchmark(lambda: torch.nn.functional.conv2d(images, weight, bias, padding=2))
+    else:
+        benchmark(lambda: convolve(maps, weight, bias))
 
 
 def simulator_seconds(config):

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 
 _LANES = 32  # of the sums that compilers make: four vectors of eight numbers; shorter rests are slow
 
@@ -75,22 +75,31 @@ def _numbers(dtype: torch.dtype) -> np.ndarray:
     return torch.arange(256, dtype=dtype).numpy()
 
 
+@inline
+def _visit(maps, b, numbers, rows, padded, filters, into_rows):
+    """Of every entry that is set, add its kernel's rows to the picture, or its part of the picture to those rows."""
+    span = rows.shape[2]
+    for y in range(maps.shape[1]):
+        for x in range(maps.shape[2]):
+            for c in range(maps.shape[3]):
+                if maps[b, y, x, c]:
+                    value, start = numbers[maps[b, y, x, c]], x * filters
+                    for e in range(rows.shape[1]):
+                        target, source = padded[y + e, start : start + span], rows[c, e]
+                        if into_rows:
+                            target, source = source, target
+                        for j in range(span):
+                            target[j] += value * source[j]
+
+
 @kernel
 def _convolve(maps, numbers, rows, bias, padded, out):
-    k, span, filters, margin = rows.shape[1], rows.shape[2], out.shape[3], rows.shape[1] // 2
+    filters, margin = out.shape[3], rows.shape[1] // 2
     for b in range(maps.shape[0]):
         for y in range(padded.shape[0]):
             for j in range(padded.shape[1]):
                 padded[y, j] = 0
-        for y in range(maps.shape[1]):
-            for x in range(maps.shape[2]):
-                for c in range(maps.shape[3]):
-                    if maps[b, y, x, c]:
-                        value, start = numbers[maps[b, y, x, c]], x * filters
-                        for e in range(k):
-                            target, row = padded[y + e, start : start + span], rows[c, e]
-                            for j in range(span):
-                                target[j] += value * row[j]
+        _visit(maps, b, numbers, rows, padded, filters, False)
         for y in range(out.shape[1]):
             for x in range(out.shape[2]):
                 for f in range(filters):
@@ -99,18 +108,10 @@ def _convolve(maps, numbers, rows, bias, padded, out):
 
 @kernel
 def _accumulate(maps, numbers, d_out, padded, rows):
-    k, span, filters, margin = rows.shape[1], rows.shape[2], d_out.shape[3], rows.shape[1] // 2
+    filters, margin = d_out.shape[3], rows.shape[1] // 2
     for b in range(maps.shape[0]):
         for y in range(d_out.shape[1]):
             for x in range(d_out.shape[2]):
                 for f in range(filters):
                     padded[y + margin, (x + margin) * filters + f] = d_out[b, y, x, f]
-        for y in range(maps.shape[1]):
-            for x in range(maps.shape[2]):
-                for c in range(maps.shape[3]):
-                    if maps[b, y, x, c]:
-                        value, start = numbers[maps[b, y, x, c]], x * filters
-                        for e in range(k):
-                            target, row = rows[c, e], padded[y + e, start : start + span]
-                            for j in range(span):
-                                target[j] += value * row[j]
+        _visit(maps, b, numbers, rows, padded, filters, True)
