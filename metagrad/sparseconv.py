@@ -1,8 +1,8 @@
 """Convolution of channel-last byte maps by their entries that are set, and its derivative with respect to the kernel.
 
 Maps of worlds are one-hot planes, about a tenth of whose entries are set; on a processor, going through those takes
-half the time of a library's convolution or less. An entry adds its channel's kernel, row by row, to a padded picture: cells
-of a row and their filters lie side by side in memory, so each row of the kernel is one contiguous sum.
+half the time of a library's convolution or less. An entry adds its channel's kernel, row by row, to a padded picture:
+cells of a row and their filters lie side by side in memory, so each row of the kernel is one contiguous sum.
 """
 
 from __future__ import annotations
