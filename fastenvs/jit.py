@@ -38,7 +38,7 @@ class _Announcer(event.Listener):
 
     def on_start(self, event: event.Event) -> None:
         function = event.data["dispatcher"].py_func
-        if self._depth == 0 and function.__module__.partition(".")[0] in ("fastenvs", "metagrad"):
+        if self._depth == 0 and (function.__module__ or "").partition(".")[0] in ("fastenvs", "metagrad"):
             print(f"compiling {function.__module__}.{function.__name__}, once", file=sys.stderr, flush=True)
         self._depth += 1
 

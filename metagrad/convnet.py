@@ -251,21 +251,26 @@ def _where_active(d: Tensor, activation: Tensor) -> Tensor:
 
 
 def _readable(maps: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes stay bytes where the convolution goes by the entries that are set."""
+    """Bytes stay bytes where the convolution goes by the entries that are not 0."""
     return maps if maps.dtype == torch.uint8 and maps.device.type == "cpu" else maps.to(dtype)
+
+
+def _by_entries(x: Tensor) -> bool:
+    return x.device.type == "cpu"
 
 
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution of channel-last maps ``[B, h, w, C]``."""
-    if x.dtype == torch.uint8:
-        return sparseconv.convolve(x, weight, weight.new_zeros(len(weight)) if bias is None else bias)
+    if _by_entries(x):
+        return sparseconv.convolve(x, weight, bias)
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
 
 
 def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, inner: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Derivatives of :func:`_conv` with respect to its input (of an inner layer, else meaningless), weight and bias."""
-    if x.dtype == torch.uint8:
-        return d, sparseconv.kernel_gradient(x, d, weight.shape[-1]), d.sum((0, 1, 2))
+    if _by_entries(x):
+        d_x = sparseconv.input_gradient(d, weight) if inner else d
+        return d_x, sparseconv.kernel_gradient(x, d, weight.shape[-1]), d.sum((0, 1, 2))
     pad, moved, given = [weight.shape[-1] // 2] * 2, d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
     d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
         moved, given, weight, [len(weight)], [1, 1], pad, [1, 1], False, [0, 0], 1, [inner, True, True]

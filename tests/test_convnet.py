@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from metagrad.convnet import Evaluation, apply_recurrent, apply_trunk, init_recurrent, init_trunk
-from metagrad.sparseconv import convolve, kernel_gradient
+from metagrad.sparseconv import convolve, input_gradient, kernel_gradient
 
 
 def case(rows=150, dtype=torch.float64):
@@ -72,15 +72,20 @@ def test_joined_passes_are_those_of_all_rows():
 
 @pytest.mark.parametrize(("k", "filters"), [(3, 6), (5, 6), (5, 17)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_convolution_by_the_entries_that_are_set(k, filters, dtype):
+@pytest.mark.parametrize("given", ["bytes", "numbers"])
+def test_convolution_by_the_entries_that_are_not_zero(k, filters, dtype, given):
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-9}
     rng = np.random.default_rng(k)
-    maps = torch.from_numpy((rng.random((4, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (4, 5, 6, 3))).to(torch.uint8)
+    maps = torch.from_numpy((rng.random((4, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (4, 5, 6, 3)))
+    maps = maps.to(torch.uint8) if given == "bytes" else maps.to(dtype) / 7 - 20 * (maps > 99)
     weight = torch.from_numpy(rng.normal(size=(filters, 3, k, k))).to(dtype).requires_grad_()
     bias = torch.from_numpy(rng.normal(size=filters)).to(dtype)
-    want = torch.nn.functional.conv2d(maps.permute(0, 3, 1, 2).to(dtype), weight, bias, padding=k // 2)
-    want = want.permute(0, 2, 3, 1)
+    image = maps.permute(0, 3, 1, 2).to(dtype).requires_grad_()
+    want = torch.nn.functional.conv2d(image, weight, bias, padding=k // 2).permute(0, 2, 3, 1)
     torch.testing.assert_close(convolve(maps, weight, bias), want.detach(), **close)
-    d_out = torch.from_numpy(rng.normal(size=want.shape)).to(dtype)
-    (d_weight,) = torch.autograd.grad((want * d_out).sum(), weight)
+    plain = (want - bias).detach()
+    torch.testing.assert_close(convolve(maps, weight), plain, **close)
+    d_out = torch.from_numpy(rng.normal(size=want.shape) * (rng.random(want.shape) < 0.5)).to(dtype)
+    d_image, d_weight = torch.autograd.grad((want * d_out).sum(), [image, weight])
     torch.testing.assert_close(kernel_gradient(maps, d_out, k), d_weight, **close)
+    torch.testing.assert_close(input_gradient(d_out, weight), d_image.permute(0, 2, 3, 1), **close)
