@@ -116,8 +116,8 @@ def test_iteration_gtb(benchmark, method, threads):
     benchmark.pedantic(workers.iterate, rounds=2)
     seconds = benchmark.stats.stats.median
     # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
-    # four of the episodes once more for the agents' response (1 + 2 for each of about three brackets reached).
-    passes = 4 + (2 + 7 * config.designer.trace_episodes / config.k if method == "metagrad" else 0)
+    # a quarter of the steps once more for the agents' response (1 + 2 for each of about three brackets reached).
+    passes = 4 + (2 + 7 / config.designer.trace_stride if method == "metagrad" else 0)
     benchmark.extra_info.update(
         episodes_per_second=config.k / seconds,
         fraction_of_sgemm=config.k * passes * GTB_FORWARD / seconds / (threads * sgemm_flops()),

@@ -169,7 +169,7 @@ class Workers:
     epochs: int = 1
     """Passes over a batch; one is a plain policy-gradient step, more are proximal (PPO)."""
     minibatches: int = 1
-    """Steps in a pass, each on its share of the episodes."""
+    """Steps in a pass, each on its share of the rows, mixed; of the sequences with a recurrent critic."""
     clip: float = 0.2
     """Clipping range of the probability ratio; idle in the first step on a batch."""
 
@@ -205,8 +205,8 @@ class TaxDesigner:
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
     response_time: float = 160.0
     """Episodes in which the agents respond to new rates (trace)."""
-    trace_episodes: int = 4
-    """Episodes of a batch from which the derivative carried along is taken (trace)."""
+    trace_stride: int = 4
+    """Every so many-th step of the episodes gives the derivative that is carried along (trace)."""
     baseline: bool = False
     """Subtract a baseline from the derivative of the agents' advantages."""
     carry: bool = False
@@ -280,8 +280,10 @@ class EconomyConfig(Run):
         super().__post_init__()
         if self.method.startswith("metagrad"):
             self._check_metagrad()
-        if self.agents.minibatches > self.k:
-            raise ConfigError(f"agents.minibatches is {self.agents.minibatches} with {self.k} episodes in a batch")
+        if self.agents.minibatches > (most := self.k * self.game.n_agents):
+            raise ConfigError(
+                f"agents.minibatches is {self.agents.minibatches}, and a batch has {most} sequences of the agents"
+            )
 
     def _check_metagrad(self) -> None:
         d = self.designer
@@ -291,6 +293,10 @@ class EconomyConfig(Run):
             raise ConfigError("designer.baseline needs k of at least 2")
         if d.response == "trace" and (d.epochs > 1 or d.carry or d.mode == "unrolled"):
             raise ConfigError("designer.epochs, carry and mode unrolled go with designer.response step")
+        if not 1 <= d.trace_stride <= self.game.steps:
+            raise ConfigError(
+                f"designer.trace_stride must be 1 to game.steps ({self.game.steps}), got {d.trace_stride}"
+            )
         if d.response == "trace" and d.response_time < self.k:
             raise ConfigError(f"designer.response_time must be at least k ({self.k}), got {d.response_time:g}")
 

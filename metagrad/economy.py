@@ -84,6 +84,11 @@ class Batch:
     epsilon: float
     evaluation: Evaluation | None = None  # of the policy as it acted, where kept
 
+    def rows(self, index: Tensor) -> Batch:
+        """Some of the rows, with the rewards and values of all."""
+        picked: dict[str, Any] = {n: getattr(self, n)[index] for n in ("maps", "flat", "mask", "actions", "log_prob")}
+        return Batch(**picked, rewards=self.rewards, values=self.values, epsilon=self.epsilon)
+
     def episodes(self, share: slice | Tensor, k: int) -> Batch:
         """Some of the K episodes."""
         steps = len(self.rewards)
@@ -153,12 +158,17 @@ def masked_log_softmax(logits: Tensor, mask: Tensor, epsilon: float) -> Tensor:
 class PolicyStep:
     """One learning step of the policy as it was taken."""
 
-    batch: Batch
-    copies: Tensor | None  # which of the K episodes; None for all
+    batch: Batch  # its rows, and the rewards and values of all
+    rows: Tensor | None  # which of all rows; None for all
+    weight: Tensor  # advantages of these rows
     policy: Params  # before
     state: optim.AdamState  # before
     grads: Params
     evaluation: Evaluation  # of the policy before, on the batch
+
+    def pick(self, values: Tensor) -> Tensor:
+        """Of values for all rows those of the step's."""
+        return values if self.rows is None else values[self.rows]
 
 
 def log_prob(logits: Tensor, batch: Batch) -> Tensor:
@@ -241,15 +251,19 @@ class Workforce:
         self.iteration += 1
 
     def learn_from(self, batch: Batch, evaluation: Evaluation | None = None) -> list[PolicyStep]:
-        """The agents' steps on a batch, each on a minibatch of whole episodes.
+        """The agents' steps on a batch, each on a minibatch of its rows.
 
         ``evaluation`` is of the policy as it is on all of the batch, if at hand.
         """
+        weight, target = self.weights(batch, batch.rewards), self.targets(batch)
         steps: list[PolicyStep] = []
-        for copies in self._minibatches():
-            part = batch if copies is None else batch.episodes(copies, self.config.k)
-            ready = evaluation if copies is None and not steps else None
-            steps.append(self._learn(part, copies, ready or self.evaluate(part)))
+        for rows in self._minibatches(batch):
+            if rows is None:
+                ready = evaluation if evaluation is not None and not steps else self.evaluate(batch)
+                steps.append(self._learn(batch, None, weight, target, ready))
+            else:
+                part = batch.rows(rows)
+                steps.append(self._learn(part, rows, weight[rows], target[rows], self.evaluate(part)))
         return steps
 
     def weights(self, batch: Batch, rewards: Tensor) -> Tensor:
@@ -268,29 +282,36 @@ class Workforce:
         a = self.config.agents
         return (advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda) + batch.values[:-1]).flatten()
 
-    def _minibatches(self) -> Iterator[Tensor | None]:
-        """Episodes of each minibatch; None for all."""
-        a = self.config.agents
+    def _minibatches(self, batch: Batch) -> Iterator[Tensor | None]:
+        """Rows of each minibatch, drawn without replacement; None for all.
+
+        Rows of an episode are much alike, so they are mixed; only a recurrent critic needs whole sequences.
+        """
+        a, (steps, sequences) = self.config.agents, batch.rewards.shape
+        whole = a.critic == "lstm"
         for _ in range(a.epochs):
             if a.minibatches == 1:
                 yield None
-            else:
-                order = torch.from_numpy(uniforms(self.shuffles, self.config.k)[0].argsort())
-                yield from order.to(self.config.device).chunk(a.minibatches)
+                continue
+            order = uniforms(self.shuffles, sequences if whole else steps * sequences)[0].argsort()
+            for part in np.array_split(order, a.minibatches):
+                rows = np.arange(steps)[:, None] * sequences + np.sort(part) if whole else np.sort(part)
+                yield torch.from_numpy(rows.ravel()).to(self.config.device)
 
     def evaluate(self, batch: Batch) -> Evaluation:
         """The policy as it is on a batch."""
         return Evaluation(self.policy, batch.maps, batch.flat, self.config.threads)
 
-    def _learn(self, batch: Batch, copies: Tensor | None, evaluation: Evaluation) -> PolicyStep:
+    def _learn(
+        self, batch: Batch, rows: Tensor | None, weight: Tensor, target: Tensor, evaluation: Evaluation
+    ) -> PolicyStep:
         """One Adam step of the critic and one of the policy."""
-        weight, target = self.weights(batch, batch.rewards), self.targets(batch)
-        n = batch.rewards.shape[1]
+        n = len(target) // len(batch.rewards)
         grads = gradient(lambda p: ((self.value(p, batch.maps, batch.flat, n) - target) ** 2).mean(), self.critic)
         self.critic, self.critic_state = self.critic_adam.step(self.critic, grads, self.critic_state)
 
         grads = evaluation.vjp(slope(lambda logits: self.policy_loss(logits, batch, weight), evaluation.out))
-        step = PolicyStep(batch, copies, self.policy, self.policy_state, grads, evaluation)
+        step = PolicyStep(batch, rows, weight, self.policy, self.policy_state, grads, evaluation)
         self.policy, self.policy_state = self.policy_adam.step(self.policy, grads, self.policy_state)
         return step
 
@@ -314,8 +335,8 @@ class Workforce:
         def ratio(x: Tensor) -> Tensor:
             return (log_prob(x, batch) - batch.log_prob).exp()
 
-        weight, now = self.weights(batch, batch.rewards), ratio(logits)
-        active = now * weight <= self._clipped(now) * weight
+        now = ratio(logits)
+        active = now * step.weight <= self._clipped(now) * step.weight
         return slope(lambda x: (ratio(x) * active).sum(), logits)
 
     def _clipped(self, ratio: Tensor) -> Tensor:

@@ -257,24 +257,24 @@ class TaxedWorkforce(Workforce):
             self.diagnostics[f"{path}_cosine"] = float(torch.cosine_similarity(one, other, 0))
 
     def _chain(
-        self, step: PolicyStep, whole: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int
+        self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int
     ) -> Params:
         """The path through the agents' learning."""
-        (validation, outcome), record = fresh, whole.episodes(step.copies)
+        validation, outcome = fresh
         if self.config.designer.mode == "unrolled":
             return self.unrolled_gradient(step, record, validation, outcome)
         if epoch == 0:
             adjoint = after.vjp(slope(self.objective(validation, outcome), after.out))
             if self.response is not None:
                 return self._through_rates(self.response.along(adjoint), outcome)
-            return self.chain_gradient(step, whole, adjoint)
+            return self.chain_gradient(step, record, adjoint)
         # The agents' step as it would have been under the present η, and how likely it makes what the real one did.
-        weight = self.taxed_weights(self.eta, step.batch, record, record.rates).detach()
+        weight = step.pick(self.taxed_weights(self.eta, step.batch, record, record.rates)).detach()
         grads = step.evaluation.vjp(slope(lambda x: self.policy_loss(x, step.batch, weight), step.evaluation.out))
         policy = self.policy_adam.step(step.policy, grads, step.state)[0]
         moved = Evaluation(policy, validation.maps, validation.flat, self.config.threads)
         adjoint = moved.vjp(slope(self.proximal_objective(validation, outcome, after), moved.out))
-        return self.chain_gradient(replace(step, grads=grads), whole, adjoint, record.rates)
+        return self.chain_gradient(replace(step, weight=weight, grads=grads), record, adjoint, record.rates)
 
     def direct_gradient(self, outcome: TaxRecord) -> Params:
         """The path through the coin that taxes move, behaviour fixed."""
@@ -286,44 +286,45 @@ class TaxedWorkforce(Workforce):
 
         return gradient(loss, self.eta)
 
-    def chain_gradient(self, step: PolicyStep, whole: TaxRecord, adjoint: Params, base: Tensor | None = None) -> Params:
+    def chain_gradient(
+        self, step: PolicyStep, record: TaxRecord, adjoint: Params, base: Tensor | None = None
+    ) -> Params:
         """The path through one step of the agents, in forward mode; ``adjoint`` is that of the parameters after it.
 
-        ``whole`` is the record of all episodes, ``base`` as in :meth:`taxed_weights`.
+        ``base`` as in :meth:`taxed_weights`.
         """
-        record = whole.episodes(step.copies)
 
         def score_jvp(u: Params) -> Tensor:
             return (step.evaluation.jvp(u) * self.score(step)).sum(-1)
 
         def weights_vjp(score: Tensor) -> Params:
-            credit = self._baseline(score, step, whole) if self.config.designer.baseline else None
+            credit = self._baseline(score, step, record) if self.config.designer.baseline else None
 
             def objective(eta: Params) -> Tensor:
-                value = (score * self.taxed_weights(eta, step.batch, record, base)).mean()
-                return value if credit is None else value - (credit * designer_rates(eta, whole)).sum()
+                value = (score * step.pick(self.taxed_weights(eta, step.batch, record, base))).mean()
+                return value if credit is None else value - (credit * designer_rates(eta, record)).sum()
 
             return gradient(objective, self.eta)
 
         inner = InnerStep(step.grads, step.state, score_jvp, weights_vjp)
         return forward_metagradient([inner], self.policy_adam, adjoint)
 
-    def _baseline(self, score: Tensor, step: PolicyStep, whole: TaxRecord) -> Tensor:
-        """What the baseline takes from every rate's credit, ``[P, K, B]``, of all K episodes."""
-        a = self.config.agents
-        scaled = (score - score.mean()) / self.spread(step.batch) if a.normalise else score
-        mine = scaled.double().view(len(whole.wealth), -1, whole.rank.shape[1]) / scaled.numel()
-        copies = slice(None) if step.copies is None else step.copies
-        by_step = torch.zeros_like(whole.wealth)
-        by_step[:, copies] = mine
-        return taxation.baseline_credit(by_step, whole, self.rules, a.gamma * a.gae_lambda)
+    def _baseline(self, score: Tensor, step: PolicyStep, record: TaxRecord) -> Tensor:
+        """What the baseline takes from every rate's credit, ``[P, K, B]``."""
+        a, every = self.config.agents, torch.zeros_like(record.wealth)
+        mine = every.flatten()
+        mine[slice(None) if step.rows is None else step.rows] = score.double() / len(score)
+        if a.normalise:  # by the mean and the spread of all rows
+            mine -= mine.mean()
+            mine /= self.spread(step.batch)
+        return taxation.baseline_credit(every, record, self.rules, a.gamma * a.gae_lambda)
 
     def unrolled_gradient(self, step: PolicyStep, record: TaxRecord, validation: Batch, outcome: TaxRecord) -> Params:
         """The same path by automatic differentiation through the step; without a baseline."""
         batch, objective = step.batch, self.objective(validation, outcome)
 
         def loss(eta: Params, params: Params) -> Tensor:
-            weight = self.taxed_weights(eta, batch, record)
+            weight = step.pick(self.taxed_weights(eta, batch, record))
             return self.policy_loss(apply_trunk(params, batch.maps, batch.flat), batch, weight)
 
         return unrolled_metagradient(
@@ -381,15 +382,17 @@ class TaxedWorkforce(Workforce):
     # ------------------------------------------------------------------ the agents' response, carried along
 
     def _advance_response(self, batch: Batch, record: TaxRecord, steps: list[PolicyStep]) -> None:
-        """Add what the present rates did to the agents' steps; judged by some of the episodes, which is enough."""
+        """Add what the present rates did to the agents' steps; judged by every so many-th step of the episodes."""
         d, a = self.config.designer, self.config.agents
         assert self.response is not None
         slopes = taxation.advantage_slopes(record, self.rules, a.gamma * a.gae_lambda, d.baseline) * record.cap[0, 0]
         if a.normalise:
             slopes = slopes / self.spread(batch).double()
-        share = slice(0, d.trace_episodes)
-        part = batch.episodes(share, self.config.k)
-        rows = slopes[:, share].flatten(0, 2).to(part.flat.dtype)
+        # Rows of neighbouring steps are much alike; those of other episodes and agents are not.
+        share = slice(self.iteration % d.trace_stride, None, d.trace_stride)
+        index = torch.arange(len(batch.flat), device=batch.flat.device).view(batch.rewards.shape)[share]
+        part = batch.rows(index.flatten())
+        rows = slopes[share].flatten(0, 2).to(part.flat.dtype)
         evaluation = Evaluation(steps[0].policy, part.maps, part.flat, self.config.threads)
         score = slope(lambda logits: log_prob(logits, part).sum(), evaluation.out)
         self.response = self.response.advance(

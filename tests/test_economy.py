@@ -22,6 +22,7 @@ from metagrad.economy import (
     play,
 )
 from metagrad.games import kit
+from metagrad.presets import ECONOMY_PRESETS, preset
 
 SMALL = Economy(steps=20, tax_period=5)
 
@@ -238,8 +239,8 @@ def test_wrong_schedules_are_refused(tmp_path, capsys):
 
 
 def test_agents_learn():
-    """A free market, 480 episodes: welfare grows, and agents build."""
-    config = EconomyConfig(seeds=(3,), episodes=480)
+    """A free market with the preset's agents, 480 episodes: welfare grows, and agents build."""
+    config = replace(preset("gtb", ECONOMY_PRESETS), seeds=(3,), episodes=480)
     learner = learner_of(config)
     first = EconomyEvaluator(config, "eval", 20)(learner)
     while learner.episode < config.episodes:

@@ -127,18 +127,17 @@ def captured(workers):
 def test_forward_equals_unrolled_equals_finite_differences(options):
     workers = workforce(**options)
     eta = dict(workers.eta)
-    step, whole, (validation, outcome), after, _ = captured(workers)
-    record = whole.episodes(step.copies)
+    step, record, (validation, outcome), after, _ = captured(workers)
     workers.eta, workers.iteration = eta, workers.iteration - 1  # as it was: the entropy bonus decays
     objective = workers.objective(validation, outcome)
-    forward = workers.chain_gradient(step, whole, after.vjp(slope(objective, after.out)))
+    forward = workers.chain_gradient(step, record, after.vjp(slope(objective, after.out)))
     unrolled = workers.unrolled_gradient(step, record, validation, outcome)
     assert all(p.abs().max() > 0 for p in unrolled.values())
     assert relative_error(forward, unrolled) < 1e-9
     base = designer_rates(eta, record)
 
     def value(moved):
-        weights, batch = workers.taxed_weights(moved, step.batch, record, base), step.batch
+        weights, batch = step.pick(workers.taxed_weights(moved, step.batch, record, base)), step.batch
         grads = gradient(
             lambda p: workers.policy_loss(apply_trunk(p, batch.maps, batch.flat), batch, weights), step.policy
         )
@@ -157,11 +156,10 @@ def test_forward_equals_unrolled_equals_finite_differences(options):
 def test_proximal_epochs():
     """The second epoch: its gradient is that of the clipped objective at the step the agents would take now."""
     workers = workforce(epochs=3, clip=1e-3)
-    step, whole, fresh, after, epoch = captured(workers)
+    step, record, fresh, after, epoch = captured(workers)
     assert epoch == 2
     workers.iteration -= 1  # as it was
-    record = whole.episodes(step.copies)
-    got = workers.designer_gradient(step, whole, fresh, after, 1)
+    got = workers.designer_gradient(step, record, fresh, after, 1)
 
     def loss(eta):
         weight = workers.taxed_weights(eta, step.batch, record, record.rates)
@@ -173,7 +171,7 @@ def test_proximal_epochs():
 
     assert relative_error(got, gradient(loss, workers.eta)) < 1e-9
     # Where the ratio has left its range, the gradient differs from that of the plain objective.
-    assert relative_error(got, workers.designer_gradient(step, whole, fresh, after, 0)) > 1e-6
+    assert relative_error(got, workers.designer_gradient(step, record, fresh, after, 0)) > 1e-6
 
 
 def test_the_baseline_is_unbiased():
@@ -184,7 +182,8 @@ def test_the_baseline_is_unbiased():
     plain, better = [], []
     for _ in range(40):
         batch, record = workers.collect()
-        mine = replace(step, batch=batch, evaluation=workers.evaluate(batch), policy=workers.policy)
+        weight = workers.weights(batch, batch.rewards)
+        mine = replace(step, batch=batch, weight=weight, evaluation=workers.evaluate(batch), policy=workers.policy)
         for results, on in ((plain, False), (better, True)):
             workers.config = replace(workers.config, designer=replace(workers.config.designer, baseline=on))
             results.append(workers.chain_gradient(mine, record, adjoint)["logits"][:2].numpy())
@@ -268,7 +267,7 @@ def test_the_response_of_one_step_is_the_chain_of_one_step():
     adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
     workers.policy_adam = replace(workers.policy_adam, stop_second_moment=True)
     want = workers.chain_gradient(step, record, adjoint)
-    designer = replace(workers.config.designer, response="trace", trace_episodes=4)
+    designer = replace(workers.config.designer, response="trace", trace_stride=1)
     workers.config = replace(workers.config, designer=designer)
     workers.response = Response.start(workers.policy, 7)
     workers._advance_response(step.batch, record, [step])
