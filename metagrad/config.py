@@ -190,6 +190,8 @@ class TaxDesigner:
 
     policy: Literal["network", "schedule"] = "schedule"
     """Rates from all that the designer observes, once a period; or one rate a bracket, whatever it observes."""
+    start: float = 0.5
+    """Rate that a schedule starts with; a network starts close to one half."""
     filters: int = 6
     """Filters of each of the two convolutions (network)."""
     hidden: tuple[int, ...] = (256, 256)
@@ -293,10 +295,8 @@ class EconomyConfig(Run):
             raise ConfigError("designer.baseline needs k of at least 2")
         if d.response == "trace" and (d.epochs > 1 or d.carry or d.mode == "unrolled"):
             raise ConfigError("designer.epochs, carry and mode unrolled go with designer.response step")
-        if not 1 <= d.trace_stride <= self.game.steps:
-            raise ConfigError(
-                f"designer.trace_stride must be 1 to game.steps ({self.game.steps}), got {d.trace_stride}"
-            )
+        if d.trace_stride > self.game.steps:
+            raise ConfigError(f"designer.trace_stride must be at most game.steps ({self.game.steps})")
         if d.response == "trace" and d.response_time < self.k:
             raise ConfigError(f"designer.response_time must be at least k ({self.k}), got {d.response_time:g}")
 
@@ -362,6 +362,7 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "chain": (0, float("inf"), True),
     "direct": (0, float("inf"), True),
     "response_time": (0, float("inf"), False),
+    "start": (0, _BELOW_ONE, False),
     "coin_floor": (0, float("inf"), True),
     "target": (-float("inf"), float("inf"), False),
 }

@@ -7,6 +7,7 @@ coin that the designer's own reward is made of, at fixed behaviour. Specificatio
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
@@ -40,10 +41,10 @@ from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
 
 
 def init_designer(config: EconomyConfig, env: GatherTradeBuild, seed: int, outputs: int) -> Params:
-    """Network from what the designer observes, or the logits of a schedule; both start at equal odds."""
+    """Network from what the designer observes, or the logits of a schedule, which start at a given rate."""
     d, dtype = config.designer, DTYPES[config.dtype]
     if config.method.startswith("metagrad") and d.policy == "schedule":
-        return {"logits": torch.zeros(outputs, device=config.device, dtype=dtype)}
+        return {"logits": torch.full((outputs,), math.log(d.start / (1 - d.start)), device=config.device, dtype=dtype)}
     net = config.planner if config.method == "dual-rl" else d
     maps, vector = designer_view(env)
     generator = np.random.default_rng(purpose_seeds([seed], "train designer")[0])

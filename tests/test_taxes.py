@@ -10,7 +10,7 @@ from learning import relative_error
 from fastenvs import metrics
 from fastenvs import tax as simulator
 from metagrad import optim, taxation
-from metagrad.config import Economy, EconomyConfig, TaxDesigner, Workers
+from metagrad.config import ConfigError, Economy, EconomyConfig, TaxDesigner, Workers
 from metagrad.convnet import apply_trunk
 from metagrad.economy import gradient, play, slope
 from metagrad.response import Response
@@ -413,6 +413,26 @@ def test_the_direct_path_learns_to_tax():
     workers = workforce(40, chain=0.0, direct=1.0)
     record = workers.tau[1]
     assert record.rates[..., 0].mean() > 0.55
+
+
+def test_a_schedule_starts_with_its_rate():
+    workers = workforce(0, policy="schedule", start=0.2)
+    _, record = workers.collect()
+    torch.testing.assert_close(record.rates, torch.full_like(record.rates, 0.2))
+
+
+@pytest.mark.parametrize(
+    ("designer", "named"),
+    [
+        ({"start": 0.0}, "start"), ({"start": 1.0}, "start"), ({"trace_stride": 0}, "trace_stride"),
+        ({"trace_stride": 101}, "trace_stride"), ({"response_time": 1.0}, "response_time"),
+        ({"epochs": 2}, "designer.epochs"), ({"carry": True}, "carry"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_impossible_designers_are_refused(designer, named):
+    with pytest.raises(ConfigError, match=named):
+        EconomyConfig(method="metagrad", designer=TaxDesigner(**designer))
 
 
 def test_agreement_of_halves_is_noted_and_changes_nothing():
