@@ -366,26 +366,36 @@ class Workforce:
         counts = {"policy_state": self.policy_state.t, "critic_state": self.critic_state.t}
         return tensors, {"iteration": self.iteration, "collected": self.collected, "optimiser_steps": counts}
 
-    def adopt(self, tensors: dict[str, Tensor]) -> None:
-        """Start with the policy and the critic of a checkpoint; moments and schedules start anew."""
+    def adopt(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """Start with the policy and the critic of a checkpoint, and with their optimisers: fresh ones jolt the agents.
+
+        Schedules start anew.
+        """
         for name in ("policy", "critic"):
             mine = getattr(self, name)
             for key, p in mine.items():
                 theirs = tensors.get(f"{name}/{key}")
                 if theirs is None or theirs.shape != p.shape:
                     raise ConfigError(f"the agents to start with have another {name}: {key} differs")
-            setattr(self, name, {key: tensors[f"{name}/{key}"].to(p.device, p.dtype) for key, p in mine.items()})
+            self._take(name, tensors, values)
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Go on from :meth:`tensors`."""
         for name in ("policy", "critic"):
-            names = list(getattr(self, name))
-            state = load_optimiser_state(tensors, f"{name}_state", names, values["optimiser_steps"][f"{name}_state"])
-            setattr(self, f"{name}_state", state)
-            setattr(self, name, {key: tensors[f"{name}/{key}"].to(self.config.device) for key in names})
+            self._take(name, tensors, values)
         for key, array in self._carried().items():
             array[...] = tensors[f"carried/{key}"].cpu().numpy().view(array.dtype)
         self.iteration, self.collected = values["iteration"], values["collected"]
+
+    def _take(self, name: str, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+        """A network and its optimiser's state."""
+        mine, device = getattr(self, name), self.config.device
+        kept = {
+            key: t.to(device, next(iter(mine.values())).dtype) for key, t in tensors.items() if key.startswith(name)
+        }
+        steps = values["optimiser_steps"][f"{name}_state"]
+        setattr(self, f"{name}_state", load_optimiser_state(kept, f"{name}_state", mine, steps))
+        setattr(self, name, {key: kept[f"{name}/{key}"] for key in mine})
 
 
 def _signed(dtype: np.dtype) -> np.dtype:

@@ -190,8 +190,7 @@ def _adopt(learner: Any) -> None:
     """Give a new learner the agents that its configuration names."""
     source = getattr(learner.config, "init_from", "")
     if source:
-        tensors, _ = checkpoint.load(Path(source) / "checkpoints")
-        learner.adopt(tensors, source)
+        learner.adopt(*checkpoint.load(Path(source) / "checkpoints"), source)
 
 
 def _make_learner(config: AnyConfig) -> Any:

@@ -59,13 +59,13 @@ class TurnLearner:
         for seed, workers, plain in zip(self.config.seeds, self.workforces, values["seeds"], strict=True):
             workers.load(_of_seed(tensors, seed), plain)
 
-    def adopt(self, tensors: dict[str, Tensor], source: str) -> None:
+    def adopt(self, tensors: dict[str, Tensor], values: dict[str, Any], source: str) -> None:
         """Start with the agents of another run's checkpoint, seed by seed (curriculum, specification 3.3)."""
+        theirs = dict(zip(values["config"]["seeds"], values["seeds"], strict=True))
         for seed, workers in zip(self.config.seeds, self.workforces, strict=True):
-            mine = _of_seed(tensors, seed)
-            if not mine:
+            if seed not in theirs:
                 raise ConfigError(f"init_from: {source} has no agents of seed {seed}")
-            workers.adopt(mine)
+            workers.adopt(_of_seed(tensors, seed), theirs[seed])
 
 
 def _of_seed(tensors: dict[str, Tensor], seed: int) -> dict[str, Tensor]:

@@ -204,6 +204,11 @@ def test_the_second_phase_starts_with_the_agents_of_the_first(tmp_path, capsys):
     for name in a:
         if "/policy/" in name:
             np.testing.assert_allclose(a[name], b[name], atol=1e-6)
+    steps = [
+        [seed["optimiser_steps"]["policy_state"] for seed in json.loads(path.read_text())["seeds"]]
+        for path in (sorted((f / "checkpoints").iterdir())[-1] / "state.json" for f in (one, two))
+    ]
+    assert steps == [[9, 9], [10, 10]]  # the optimisers went on, one step
     assert cli.main(["train", "gtb", *RUN, *options, "--first-seed", "77", "--out", str(tmp_path / "three")]) == 2
     assert "no agents of seed 77" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
