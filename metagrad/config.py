@@ -190,13 +190,13 @@ class TaxDesigner:
 
     policy: Literal["network", "schedule"] = "schedule"
     """Rates from all that the designer observes, once a period; or one rate a bracket, whatever it observes."""
-    start: float = 0.5
+    start: float = 0.2
     """Rate that a schedule starts with; a network starts close to one half."""
     filters: int = 6
     """Filters of each of the two convolutions (network)."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the layers behind map and vector (network)."""
-    lr: float = 0.015
+    lr: float = 0.03
     """Adam's learning rate; for a schedule that of the logits."""
     chain: float = 1.0
     """Weight of the gradient through the agents' learning (the published method)."""
@@ -205,7 +205,7 @@ class TaxDesigner:
     response: Literal["step", "trace"] = "trace"
     """How far the chain follows the agents' learning: their last step, as published, or all their steps so far, the
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
-    response_time: float = 160.0
+    response_time: float = 32.0
     """Episodes in which the agents respond to new rates (trace)."""
     trace_stride: int = 4
     """Every so many-th step of the episodes gives the derivative that is carried along (trace)."""

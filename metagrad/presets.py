@@ -175,7 +175,7 @@ def gtb_phase_2() -> EconomyConfig:
     a = one.agents
     left = a.entropy + (a.entropy_end - a.entropy) * one.episodes / a.entropy_episodes
     agents = replace(a, entropy=left, entropy_end=left)
-    return replace(one, preset="gtb_phase_2", episodes=1_920, eval_period=320, agents=agents)
+    return replace(one, preset="gtb_phase_2", episodes=3_200, eval_period=320, agents=agents)
 
 
 def gtb_paper() -> EconomyConfig:
