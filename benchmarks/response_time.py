@@ -6,28 +6,21 @@ The agents of RUN, which learned in a free market, go on learning under one rate
 from what they made before they had noticed to what they make then; an exponential fitted to it gives the time.
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
+from learned import arguments, learned_config, with_agents
 from scipy.optimize import curve_fit
 
-from metagrad import checkpoint
-from metagrad.config import EconomyConfig
-from metagrad.config import load as load_config
 from metagrad.games import kit
-from metagrad.run import RunError
 
 
-def response(config: EconomyConfig, tensors: dict, source: str, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+def response(learner: Any, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Episodes, and production after so many of them."""
-    learner = kit(config).learner(config)
-    learner.adopt(tensors, source)
-    evaluator = kit(config).evaluator(config, "eval", test_episodes)
+    evaluator = kit(learner.config).evaluator(learner.config, "eval", test_episodes)
     rows = []
-    while learner.episode < config.episodes:
+    while learner.episode < learner.config.episodes:
         rows.append((learner.episode, float(evaluator(learner).productivity[0])))
         for _ in range(5):
             learner.iterate()
@@ -46,28 +39,15 @@ def fit_time(episodes: np.ndarray, production: np.ndarray) -> tuple[float, float
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--seed", type=int)
+    parser = arguments(__doc__)
     parser.add_argument("--rate", type=float, default=0.5)
     parser.add_argument("--episodes", type=int, default=1600)
     parser.add_argument("--test-episodes", type=int, default=40)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    theirs = load_config(options.run / "config.json")
-    if not isinstance(theirs, EconomyConfig):
-        raise RunError(f"{options.run} is not a run on the economy")
-    seed = theirs.seeds[0] if options.seed is None else options.seed
-    config = replace(
-        theirs,
-        method="fixed",
-        seeds=(seed,),
-        episodes=options.episodes,
-        game=replace(theirs.game, rates=(options.rate,) * 7),
-        agents=replace(theirs.agents, entropy=theirs.agents.entropy_end),
-    )
-    tensors, _ = checkpoint.load(options.run / "checkpoints")
-    episodes, production = response(config, tensors, str(options.run), options.test_episodes)
+    theirs = learned_config(options)
+    game = replace(theirs.game, rates=(options.rate,) * 7)
+    config = replace(theirs, method="fixed", episodes=options.episodes, game=game)
+    episodes, production = response(with_agents(config, options.run), options.test_episodes)
     for e, p in zip(episodes, production, strict=True):
         print(f"{e:6.0f} {p:8.1f}")
     time, error = fit_time(episodes, production)

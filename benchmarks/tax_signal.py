@@ -7,19 +7,14 @@ Printed for each path: mean cosine over all pairs of batches, mean norm, and the
 logits; positive means that lower rates are better).
 """
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
+from learned import arguments, learned_config, with_agents
 
-from metagrad import checkpoint
 from metagrad.config import DesignerReward, EconomyConfig, TaxDesigner
-from metagrad.config import load as load_config
 from metagrad.economy import slope
-from metagrad.run import RunError
 from metagrad.taxes import TaxedWorkforce
-from metagrad.train import load_optimiser_state
 
 
 def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[torch.Tensor]]:
@@ -41,30 +36,18 @@ def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[to
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--seed", type=int)
+    parser = arguments(__doc__)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batches", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    theirs = load_config(options.run / "config.json")
-    if not isinstance(theirs, EconomyConfig):
-        raise RunError(f"{options.run} is not a run on the economy")
-    seed = theirs.seeds[0] if options.seed is None else options.seed
-    tensors, values = checkpoint.load(options.run / "checkpoints")
-    mine = {name.removeprefix(f"{seed}/"): t for name, t in tensors.items() if name.startswith(f"{seed}/")}
-    steps = values["seeds"][theirs.seeds.index(seed)]["optimiser_steps"]["policy_state"]
-    agents = replace(theirs.agents, minibatches=1, epochs=1, entropy=theirs.agents.entropy_end)
+    theirs = learned_config(options)
+    agents = replace(theirs.agents, minibatches=1, epochs=1)
     for kind, gamma in (("delta", 1.0), ("level", 0.99)):
         config = EconomyConfig(
-            method="metagrad", seeds=(seed,), k=options.k, threads=options.threads, agents=agents, game=theirs.game,
-            reward=DesignerReward(kind, gamma), designer=TaxDesigner(response="step", policy="schedule"),
+            method="metagrad", seeds=theirs.seeds, k=options.k, agents=agents, game=theirs.game,
+            reward=DesignerReward(kind, gamma), designer=TaxDesigner(response="step", policy="schedule", start=0.5),
         )  # fmt: skip
-        workers = TaxedWorkforce(config, seed)
-        workers.adopt(mine)
-        workers.policy_state = load_optimiser_state(mine, "policy_state", list(workers.policy), steps)
+        workers = with_agents(config, options.run).workforces[0]
         for name, gradients in frozen_gradients(workers, options.batches).items():
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)
