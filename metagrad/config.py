@@ -209,17 +209,18 @@ class TaxDesigner:
     """Episodes in which the agents respond to new rates (trace)."""
     trace_stride: int = 4
     """Every so many-th step of the episodes gives the derivative that is carried along (trace)."""
-    baseline: bool = False
+    baseline: bool = True
     """Subtract a baseline from the derivative of the agents' advantages."""
     carry: bool = False
     """Follow the agents' utility of transferred coin through all later steps, not on the tax day alone (step)."""
-    critic: bool = False
-    """Judge the chain's actions by a value network of the designer and generalised advantages, as published, instead
-    of returns less their mean over the other episodes of a batch."""
+    critic: Literal["returns", "linear", "network"] = "linear"
+    """What judges the chain's actions: returns less their mean over the other episodes of a batch; or generalised
+    advantages with values linear in what agents own; or with those of a network on what the designer sees, as
+    published."""
     lr_critic: float = 1e-3
     """Adam's learning rate of that network."""
-    gae_lambda: float = 0.98
-    """Decay of its generalised advantages."""
+    gae_lambda: float = 0.95
+    """Decay of those generalised advantages."""
     target_tau: float = 1.0
     """Pace at which its target network follows; 1 is no target network."""
     epochs: int = 1
@@ -293,6 +294,8 @@ class EconomyConfig(Run):
             raise ConfigError("method metagrad needs fewer than 30 agents")
         if d.baseline and self.k < 2:
             raise ConfigError("designer.baseline needs k of at least 2")
+        if d.baseline and d.mode == "unrolled":
+            raise ConfigError("designer.mode unrolled goes without designer.baseline")
         if d.response == "trace" and (d.epochs > 1 or d.carry or d.mode == "unrolled"):
             raise ConfigError("designer.epochs, carry and mode unrolled go with designer.response step")
         if d.trace_stride > self.game.steps:

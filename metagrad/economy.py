@@ -43,7 +43,7 @@ TAX_MODES = {
 
 def has_critic(config: EconomyConfig) -> bool:
     """Whether a value network judges every step for the designer."""
-    return config.method.startswith("metagrad") and config.designer.critic
+    return config.method.startswith("metagrad") and config.designer.critic == "network"
 
 
 def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) -> GatherTradeBuild:

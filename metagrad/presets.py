@@ -194,8 +194,8 @@ def gtb_paper() -> EconomyConfig:
         ),
         reward=DesignerReward("level", 0.99),
         designer=TaxDesigner(
-            policy="network", lr=1.82e-5, direct=0.0, response="step", critic=True, lr_critic=8.64e-4,
-            target_tau=0.0158,
+            policy="network", lr=1.82e-5, direct=0.0, response="step", baseline=False, critic="network",
+            lr_critic=8.64e-4, gae_lambda=0.98, target_tau=0.0158,
         ),
         planner=Planner(lr=5.8e-4, lr_critic=2.1e-4, entropy=0.0, normalise=False),
     )  # fmt: skip

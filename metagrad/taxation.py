@@ -28,6 +28,7 @@ class TaxRecord:
     wealth: Tensor  # [T, K, A], total coin after every step
     present_income: Tensor  # [T, K, A], before every step, since the last tax day
     present_coin: Tensor  # [T, K, A], at hand before every step
+    goods: Tensor  # [T, K, A, 2], stone and wood before every step, at hand and on offer
     rank: Tensor  # int64 [K, A], skill ranks
     all_maps: Tensor | None = None  # uint8 [(T + 1) * K, H, W, C], before and after every step, for a designer's critic
     all_vectors: Tensor | None = None  # [(T + 1) * K, F]
@@ -39,7 +40,7 @@ class TaxRecord:
         k = len(self.rank)
         seen = [n for n in ("maps", "vectors", "all_maps", "all_vectors") if getattr(self, n) is not None]
         views = {n: getattr(self, n).unflatten(0, (-1, k))[:, share].flatten(0, 1) for n in seen}
-        plain = ("income", "coin", "rates", "cap", "wealth", "present_income", "present_coin")
+        plain = ("income", "coin", "rates", "cap", "wealth", "present_income", "present_coin", "goods")
         return replace(self, **views, **{n: getattr(self, n)[:, share] for n in plain}, rank=self.rank[share])
 
     @property

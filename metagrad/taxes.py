@@ -32,6 +32,7 @@ from metagrad.economy import (
     log_prob,
     slope,
 )
+from metagrad.linear_critic import LinearCritic
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
 from metagrad.response import Response
@@ -87,14 +88,15 @@ class TaxPlayer:
         self._days: list[tuple[np.ndarray, ...]] = []
         self._steps: list[int] = []
         self._wealth: list[np.ndarray] = []
-        self._present: list[tuple[np.ndarray, np.ndarray]] = []
+        self._present: list[tuple[np.ndarray, ...]] = []
         self._rank: np.ndarray | None = None
         self._all_views: list[tuple[np.ndarray, np.ndarray]] | None = [] if has_critic(config) else None
 
     def before_step(self, env: GatherTradeBuild) -> None:
         """Choose rates, on the first day of a period."""
         agents, taxes = env.state.agents, env.state.taxes
-        self._present.append((agents.coin + agents.escrow_coin - taxes.last_coin, agents.coin.copy()))
+        goods = (agents.units + agents.escrow_units).astype(np.float64)
+        self._present.append((agents.coin + agents.escrow_coin - taxes.last_coin, agents.coin.copy(), goods))
         if self._rank is None:
             self._rank = env.state.agents.pay.argsort(1, kind="stable").argsort(1)
             self._see(env)
@@ -134,7 +136,7 @@ class TaxPlayer:
 
         income, coin, rates, cap = (stack(list(column)) for column in zip(*self._days, strict=True))
         maps, vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._views[:periods], strict=True))
-        present_income, present_coin = (stack(list(column)) for column in zip(*self._present, strict=True))
+        present_income, present_coin, goods = (stack(list(column)) for column in zip(*self._present, strict=True))
         day = torch.tensor(self._steps, device=device)
         overview: dict[str, Tensor] = {}
         if self._all_views is not None:
@@ -142,7 +144,7 @@ class TaxPlayer:
             overview = {"all_maps": all_maps, "all_vectors": all_vectors.to(self._dtype)}
         return TaxRecord(
             maps, vectors.to(self._dtype), income, coin, rates, cap, day, stack(self._wealth), present_income,
-            present_coin, torch.from_numpy(self._rank).to(device), **overview,
+            present_coin, goods, torch.from_numpy(self._rank).to(device), **overview,
         )  # fmt: skip
 
 
@@ -159,7 +161,9 @@ class TaxedWorkforce(Workforce):
         cutoffs = torch.from_numpy(options.cutoffs).to(config.device)
         self.rules = taxation.Rules(cutoffs, options.utility_eta, d.coin_floor)
         self.response = Response.start(self.policy, brackets) if d.response == "trace" else None
-        self.judge = self._make_judge(seed) if d.critic else None
+        self.judge = self._make_judge(seed) if d.critic == "network" else None
+        linear = d.critic == "linear"
+        self.linear_judge = LinearCritic(options.start_coin, config.reward.gamma) if linear else None
         self.tau: tuple[Batch, TaxRecord] | None = None
         self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
         # With one step on a batch the evaluation serves that step as well, and has to be the same after a resumption.
@@ -202,6 +206,8 @@ class TaxedWorkforce(Workforce):
         if self.judge is not None:
             d, r = self.config.designer, self.config.reward
             self.judge.learn(_overview(record), self._rewards(record), r.gamma, d.gae_lambda)
+        if self.linear_judge is not None:
+            self.linear_judge.learn(record, self._rewards(record))
         for epoch in range(self.config.designer.epochs):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
@@ -369,9 +375,12 @@ class TaxedWorkforce(Workforce):
 
     def _designer_weights(self, outcome: TaxRecord) -> Tensor:
         r, rewards = self.config.reward, self._rewards(outcome)
-        if self.judge is None:
+        if self.judge is not None:
+            values = self.judge.values(_overview(outcome), len(rewards) + 1)
+        elif self.linear_judge is not None:
+            values = self.linear_judge.values(outcome).to(rewards.dtype)
+        else:
             return taxation.designer_advantages(rewards, r.gamma)
-        values = self.judge.values(_overview(outcome), len(rewards) + 1)
         gain = advantages(rewards, values, r.gamma, self.config.designer.gae_lambda)
         return taxation.discounts(rewards, r.gamma) * gain
 
@@ -428,6 +437,8 @@ class TaxedWorkforce(Workforce):
                 tensors |= {f"{name}/{key}": p for key, p in params.items()}
             tensors |= optimiser_tensors("judge_state", self.judge.state)
             values["optimiser_steps"]["judge_state"] = self.judge.state.t
+        if self.linear_judge is not None:
+            tensors |= {f"linear_judge/{name}": t for name, t in self.linear_judge.state.items()}
         if self.response is not None:
             tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
         if self.tau is not None:
@@ -450,6 +461,10 @@ class TaxedWorkforce(Workforce):
             self.judge.state = load_optimiser_state(tensors, "judge_state", names, steps)
             self.judge.params = {name: tensors[f"judge/{name}"].to(device) for name in names}
             self.judge.target = {name: tensors[f"judge_target/{name}"].to(device) for name in names}
+        if self.linear_judge is not None:
+            self.linear_judge.state = {
+                n[13:]: t.to(device) for n, t in tensors.items() if n.startswith("linear_judge/")
+            }
         if self.response is not None:
             self.response = Response.of_tensors(
                 {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}

@@ -13,6 +13,7 @@ from metagrad import optim, taxation
 from metagrad.config import ConfigError, Economy, EconomyConfig, TaxDesigner, Workers
 from metagrad.convnet import apply_trunk
 from metagrad.economy import gradient, play, slope
+from metagrad.linear_critic import LinearCritic, features
 from metagrad.response import Response
 from metagrad.taxation import equality, reward_change, transfers, utility
 from metagrad.taxes import TaxedWorkforce, TaxPlayer, designer_rates
@@ -22,10 +23,19 @@ def workforce(iterations=4, seed=1, k=3, **options):
     """A small one in float64, some steps on: the very first Adam step has no derivative."""
     agents = {"critic", "lr_critic", "gae_lambda"}  # the designer's own come as ``judge``
     designer = {k: options.pop(k) for k in list(options) if k in {*TaxDesigner.__dataclass_fields__} - agents}
+    if "critic_of_designer" in options:
+        designer["critic"] = options.pop("critic_of_designer")
     if options.pop("judge", False):
-        designer |= {"critic": True, "lr_critic": 1e-2, "target_tau": 0.1}
+        designer |= {"critic": "network", "gae_lambda": 0.98, "lr_critic": 1e-2, "target_tau": 0.1}
     top = {name: options.pop(name) for name in ("method", "reward") if name in options}
-    paper = {"policy": "network", "response": "step", "direct": 0.0, "baseline": False}
+    paper = {
+        "policy": "network",
+        "response": "step",
+        "direct": 0.0,
+        "baseline": False,
+        "critic": "returns",
+        "start": 0.5,
+    }
     config = EconomyConfig(
         **{"method": "metagrad", **top}, seeds=(seed,), k=k, dtype="float64", game=Economy(steps=20, tax_period=5),
         agents=Workers(**{"hidden": (12,), "filters": 2, "lr": 0.03, **options}),
@@ -478,3 +488,41 @@ def test_the_designers_critic_survives_a_resumption():
     other.iterate()
     for name, tensor in one.tensors()[0].items():
         assert torch.equal(tensor, other.tensors()[0][name]), name
+
+
+def test_linear_values_are_a_regression_on_what_agents_own():
+    """Returns linear in wealth and stone, apart from a mean by step: found again on other episodes."""
+    workers = workforce(2, k=12)
+    critic = LinearCritic(workers.env.options.start_coin, 1.0)
+    steps = torch.arange(20, dtype=torch.float64)[:, None]
+
+    def returns(record):
+        x = features(record, 10.0)
+        rank = record.rank.argsort(1)
+        stone = record.goods[..., 0].gather(-1, rank.expand_as(record.wealth))
+        torch.testing.assert_close(x[..., 8:12], stone)
+        return 0.3 * x[..., 3] - 2 * stone[..., 1] + (steps - 7) ** 2
+
+    for _ in range(12):
+        _, record = workers.collect()
+        given = returns(record)
+        critic.learn(record, given - torch.cat([given[1:], torch.zeros_like(given[:1])]))
+    _, record = workers.collect()
+    values, want = critic.values(record), returns(record)
+    assert not values[-1].any()
+    apart = [(x - x.mean(1, keepdim=True)).flatten() for x in (values[:-1], want)]
+    assert float(torch.corrcoef(torch.stack(apart))[0, 1]) > 0.99
+    assert (values[:-1].mean(1) - want.mean(1)).abs().max() < 2
+
+
+def test_the_linear_critic_judges_earlier_data_and_is_kept():
+    workers = workforce(3, critic_of_designer="linear")
+    tensors, values = workers.tensors()
+    other = workforce(0, critic_of_designer="linear")
+    other.load(tensors, values)
+    assert set(other.linear_judge.state) == {"mean", "products", "weight"}
+    for _ in range(2):
+        workers.iterate()
+        other.iterate()
+    for name, p in workers.eta.items():
+        assert torch.equal(p, other.eta[name])
