@@ -7,6 +7,7 @@ Printed for each path: mean cosine over all pairs of batches, mean norm, and the
 logits; positive means that lower rates are better).
 """
 
+from collections import defaultdict
 from dataclasses import replace
 
 import torch
@@ -16,21 +17,29 @@ from metagrad.config import DesignerReward, EconomyConfig, TaxDesigner
 from metagrad.economy import slope
 from metagrad.taxes import TaxedWorkforce
 
+_FIRST = 3  # batches that the linear critic has learned from before the first gradient
+
 
 def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[torch.Tensor]]:
     """Gradients of the paths on independent pairs of batches, always of the same agents."""
-    policy, state, config = workers.policy, workers.policy_state, workers.config
-    found: dict[str, list[torch.Tensor]] = {"chain": [], "chain with baseline": [], "direct": []}
-    for _ in range(batches):
+    policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.linear_judge
+    found: dict[str, list[torch.Tensor]] = defaultdict(list)
+    for i in range(-_FIRST, batches):
         workers.policy, workers.policy_state = policy, state
         batch, record = workers.collect()
+        linear.learn(record, workers._rewards(record))
+        if i < 0:
+            continue
         step = workers.learn_from(batch)[-1]
         fresh = workers.collect()
         after = workers.evaluate(fresh[0])
-        adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
-        for name, baseline in (("chain", False), ("chain with baseline", True)):
-            workers.config = replace(config, designer=replace(config.designer, baseline=baseline))
-            found[name].append(workers.chain_gradient(step, record, adjoint)["logits"])
+        for judge, name in ((None, "chain"), (linear, "chain, linear critic")):
+            workers.linear_judge = judge
+            adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
+            for baseline in (False, True):
+                workers.config = replace(config, designer=replace(config.designer, baseline=baseline))
+                label = f"{name}, baseline" if baseline else name
+                found[label].append(workers.chain_gradient(step, record, adjoint)["logits"])
         found["direct"].append(workers.direct_gradient(fresh[1])["logits"])
     return found
 
@@ -53,8 +62,8 @@ def main() -> None:
             unit = g / g.norm(dim=1, keepdim=True)
             cosines = (unit @ unit.T)[tuple(torch.triu_indices(len(g), len(g), 1))]
             mean = " ".join(f"{x:+.3f}" for x in g.mean(0))
-            norm = g.norm(dim=1).mean()
-            print(f"reward {kind}, {name}: cosine {cosines.mean():.3f}, norm {norm:.3g}, mean {mean}")
+            norm, error = g.norm(dim=1).mean(), cosines.std() / len(g) ** 0.5  # pairs share batches
+            print(f"reward {kind}, {name}: cosine {cosines.mean():.3f} ± {error:.3f}, norm {norm:.3g}, mean {mean}")
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def workforce(iterations=4, seed=1, k=3, **options):
     config = EconomyConfig(
         **{"method": "metagrad", **top}, seeds=(seed,), k=k, dtype="float64", game=Economy(steps=20, tax_period=5),
         agents=Workers(**{"hidden": (12,), "filters": 2, "lr": 0.03, **options}),
-        designer=TaxDesigner(**{"hidden": (9,), "filters": 2, "lr": 0.01, **paper, **designer}),
+        designer=TaxDesigner(**{"hidden": (9,), "filters": 2, "lr": 0.01, "start": 0.5, **paper, **designer}),
     )  # fmt: skip
     workers = TaxedWorkforce(config, seed)
     for _ in range(iterations):
