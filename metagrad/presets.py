@@ -176,7 +176,9 @@ def gtb_phase_2() -> EconomyConfig:
     """
     one = gtb()
     agents = replace(one.agents, entropy=0.04, entropy_end=0.04, lr=4e-4)
-    return replace(one, preset="gtb_phase_2", episodes=2_560, eval_period=320, agents=agents)
+    slower = one.agents.lr / agents.lr
+    designer = replace(one.designer, response_time=one.designer.response_time * slower)
+    return replace(one, preset="gtb_phase_2", episodes=2_560, eval_period=320, agents=agents, designer=designer)
 
 
 def gtb_paper() -> EconomyConfig:
