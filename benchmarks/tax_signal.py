@@ -22,7 +22,7 @@ _FIRST = 3  # batches that the linear critic has learned from before the first g
 
 def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[torch.Tensor]]:
     """Gradients of the paths on independent pairs of batches, always of the same agents."""
-    policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.linear_judge
+    policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.judge
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
     for i in range(-_FIRST, batches):
         workers.policy, workers.policy_state = policy, state
@@ -34,7 +34,7 @@ def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[to
         fresh = workers.collect()
         after = workers.evaluate(fresh[0])
         for judge, name in ((None, "chain"), (linear, "chain, linear critic")):
-            workers.linear_judge = judge
+            workers.judge = judge
             adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
             for baseline in (False, True):
                 workers.config = replace(config, designer=replace(config.designer, baseline=baseline))

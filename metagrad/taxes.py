@@ -32,7 +32,7 @@ from metagrad.economy import (
     log_prob,
     slope,
 )
-from metagrad.linear_critic import LinearCritic
+from metagrad.judges import Judge, LinearJudge, NetworkJudge
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
 from metagrad.response import Response
@@ -161,9 +161,7 @@ class TaxedWorkforce(Workforce):
         cutoffs = torch.from_numpy(options.cutoffs).to(config.device)
         self.rules = taxation.Rules(cutoffs, options.utility_eta, d.coin_floor)
         self.response = Response.start(self.policy, brackets) if d.response == "trace" else None
-        self.judge = self._make_judge(seed) if d.critic == "network" else None
-        linear = d.critic == "linear"
-        self.linear_judge = LinearCritic(options.start_coin, config.reward.gamma) if linear else None
+        self.judge = self._make_judge(seed)
         self.tau: tuple[Batch, TaxRecord] | None = None
         self._evaluation: Evaluation | None = None  # of the agents as they are on ``tau``
         # With one step on a batch the evaluation serves that step as well, and has to be the same after a resumption.
@@ -172,17 +170,22 @@ class TaxedWorkforce(Workforce):
         #: Of the last iteration: each path's norm; of the last before an evaluation: its cosine between half-batches.
         self.diagnostics = {f"{path}_{what}": float("nan") for path in paths for what in ("norm", "cosine")}
 
-    def _make_judge(self, seed: int) -> Critic:
-        d, config = self.config.designer, self.config
+    def _make_judge(self, seed: int) -> Judge | None:
+        d, r, config = self.config.designer, self.config.reward, self.config
+        if d.critic == "returns":
+            return None
+        if d.critic == "linear":
+            return LinearJudge(self.env.options.start_coin, r.gamma)
         maps, vectors = designer_view(self.env)
         height, width, channels = maps.shape[1:]
         params = init_trunk(
             np.random.default_rng(purpose_seeds([seed], "designer critic")[0]), channels, height * width,
             vectors.shape[1], d.filters, d.hidden, 1, config.device, DTYPES[config.dtype],
         )  # fmt: skip
-        return Critic(
+        critic = Critic(
             params, d.lr_critic, d.target_tau, lambda p, seen: Evaluation(p, seen[0], seen[1], config.threads)
         )
+        return NetworkJudge(critic, r.gamma, d.gae_lambda)
 
     def observer(self, streams: rng.Streams) -> TaxPlayer:
         """The designer as it is; nothing is random here."""
@@ -204,10 +207,7 @@ class TaxedWorkforce(Workforce):
         if self.response is not None:
             self._advance_response(batch, record, steps)
         if self.judge is not None:
-            d, r = self.config.designer, self.config.reward
-            self.judge.learn(_overview(record), self._rewards(record), r.gamma, d.gae_lambda)
-        if self.linear_judge is not None:
-            self.linear_judge.learn(record, self._rewards(record))
+            self.judge.learn(record, self._rewards(record))
         for epoch in range(self.config.designer.epochs):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
@@ -375,12 +375,9 @@ class TaxedWorkforce(Workforce):
 
     def _designer_weights(self, outcome: TaxRecord) -> Tensor:
         r, rewards = self.config.reward, self._rewards(outcome)
-        if self.judge is not None:
-            values = self.judge.values(_overview(outcome), len(rewards) + 1)
-        elif self.linear_judge is not None:
-            values = self.linear_judge.values(outcome).to(rewards.dtype)
-        else:
+        if self.judge is None:
             return taxation.designer_advantages(rewards, r.gamma)
+        values = self.judge.values(outcome).to(rewards.dtype)
         gain = advantages(rewards, values, r.gamma, self.config.designer.gae_lambda)
         return taxation.discounts(rewards, r.gamma) * gain
 
@@ -423,7 +420,7 @@ class TaxedWorkforce(Workforce):
 
     def parameters(self) -> list[Tensor]:
         """Of all networks."""
-        judge = [] if self.judge is None else [*self.judge.params.values(), *self.judge.target.values()]
+        judge = [] if self.judge is None else self.judge.tensors().values()
         return [*super().parameters(), *self.eta.values(), *judge]
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -433,12 +430,7 @@ class TaxedWorkforce(Workforce):
         tensors |= optimiser_tensors("eta_state", self.eta_state)
         values["optimiser_steps"]["eta_state"] = self.eta_state.t
         if self.judge is not None:
-            for name, params in (("judge", self.judge.params), ("judge_target", self.judge.target)):
-                tensors |= {f"{name}/{key}": p for key, p in params.items()}
-            tensors |= optimiser_tensors("judge_state", self.judge.state)
-            values["optimiser_steps"]["judge_state"] = self.judge.state.t
-        if self.linear_judge is not None:
-            tensors |= {f"linear_judge/{name}": t for name, t in self.linear_judge.state.items()}
+            tensors |= {f"judge/{name}": t for name, t in self.judge.tensors().items()}
         if self.response is not None:
             tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
         if self.tau is not None:
@@ -456,15 +448,7 @@ class TaxedWorkforce(Workforce):
         self.eta_state = load_optimiser_state(tensors, "eta_state", names, values["optimiser_steps"]["eta_state"])
         self.eta = {name: tensors[f"eta/{name}"].to(device) for name in names}
         if self.judge is not None:
-            names = list(self.judge.params)
-            steps = values["optimiser_steps"]["judge_state"]
-            self.judge.state = load_optimiser_state(tensors, "judge_state", names, steps)
-            self.judge.params = {name: tensors[f"judge/{name}"].to(device) for name in names}
-            self.judge.target = {name: tensors[f"judge_target/{name}"].to(device) for name in names}
-        if self.linear_judge is not None:
-            self.linear_judge.state = {
-                n[13:]: t.to(device) for n, t in tensors.items() if n.startswith("linear_judge/")
-            }
+            self.judge.load({n[6:]: t.to(device) for n, t in tensors.items() if n.startswith("judge/")})
         if self.response is not None:
             self.response = Response.of_tensors(
                 {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}
@@ -474,9 +458,3 @@ class TaxedWorkforce(Workforce):
             taxes: dict[str, Any] = {n[7:]: t.to(device) for n, t in tensors.items() if n.startswith("record/")}
             held: dict[str, Any] = {key[6:]: t.to(device) for key, t in tensors.items() if key.startswith("batch/")}
             self.tau = Batch(**held, epsilon=values["epsilon"]), TaxRecord(**taxes)
-
-
-def _overview(record: TaxRecord) -> tuple[Tensor, Tensor]:
-    assert record.all_maps is not None
-    assert record.all_vectors is not None
-    return record.all_maps, record.all_vectors

@@ -13,7 +13,7 @@ from metagrad import optim, taxation
 from metagrad.config import ConfigError, Economy, EconomyConfig, TaxDesigner, Workers
 from metagrad.convnet import apply_trunk
 from metagrad.economy import gradient, play, slope
-from metagrad.linear_critic import LinearCritic, features
+from metagrad.judges import LinearJudge, features
 from metagrad.response import Response
 from metagrad.taxation import equality, reward_change, transfers, utility
 from metagrad.taxes import TaxedWorkforce, TaxPlayer, designer_rates
@@ -467,7 +467,7 @@ def test_the_designers_critic_judges_the_chain():
     first = [0, *(outcome.day[:-1] + 1).tolist()]
     assert torch.equal(outcome.all_maps[first], outcome.maps)
     torch.testing.assert_close(outcome.all_vectors[first], outcome.vectors)
-    values = workers.judge.values((outcome.all_maps, outcome.all_vectors), steps + 1)[:, 0]
+    values = workers.judge.values(outcome)[:, 0]
     rewards = taxation.designer_rewards(outcome.wealth, 10.0, "delta")[:, 0]
     want, gain = [], 0.0
     for t in reversed(range(steps)):
@@ -478,7 +478,7 @@ def test_the_designers_critic_judges_the_chain():
     unrolled = workers.unrolled_gradient(step, record, validation, outcome)
     adjoint = after.vjp(slope(workers.objective(validation, outcome), after.out))
     assert relative_error(workers.chain_gradient(step, record, adjoint), unrolled) < 1e-9
-    assert workers.judge.state.t == 4
+    assert workers.judge.critic.state.t == 4
 
 
 def test_the_designers_critic_survives_a_resumption():
@@ -493,7 +493,7 @@ def test_the_designers_critic_survives_a_resumption():
 def test_linear_values_are_a_regression_on_what_agents_own():
     """Returns linear in wealth and stone, apart from a mean by step: found again on other episodes."""
     workers = workforce(2, k=12)
-    critic = LinearCritic(workers.env.options.start_coin, 1.0)
+    critic = LinearJudge(workers.env.options.start_coin, 1.0)
     steps = torch.arange(20, dtype=torch.float64)[:, None]
 
     def returns(record):
@@ -520,7 +520,7 @@ def test_the_linear_critic_judges_earlier_data_and_is_kept():
     tensors, values = workers.tensors()
     other = workforce(0, critic_of_designer="linear")
     other.load(tensors, values)
-    assert set(other.linear_judge.state) == {"mean", "products", "weight"}
+    assert set(other.judge.state) == {"mean", "products", "weight"}
     for _ in range(2):
         workers.iterate()
         other.iterate()
