@@ -1,8 +1,8 @@
 """How much of the tax designer's gradient is signal: cosines between independent batches, agents frozen.
 
-    python benchmarks/tax_signal.py RUN [--seed N] [--k 32] [--batches 6]
+    python benchmarks/tax_signal.py RUN [--seed N] [--k 32] [--batches 6] [--rate 0.5]
 
-RUN is a finished run on the economy, whose agents and Adam moments are taken. Rates are one half in all brackets.
+RUN is a finished run on the economy, whose agents and Adam moments are taken. All brackets have one rate.
 Printed for each path: mean cosine over all pairs of batches, mean norm, and the mean gradient by bracket (of the
 logits; positive means that lower rates are better).
 """
@@ -48,13 +48,15 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--rate", type=float, default=0.5)
     options = parser.parse_args()
     theirs = learned_config(options)
     agents = replace(theirs.agents, minibatches=1, epochs=1)
+    designer = TaxDesigner(response="step", policy="schedule", start=options.rate)
     for kind, gamma in (("delta", 1.0), ("level", 0.99)):
         config = EconomyConfig(
             method="metagrad", seeds=theirs.seeds, k=options.k, agents=agents, game=theirs.game,
-            reward=DesignerReward(kind, gamma), designer=TaxDesigner(response="step", policy="schedule", start=0.5),
+            reward=DesignerReward(kind, gamma), designer=designer,
         )  # fmt: skip
         workers = with_agents(config, options.run).workforces[0]
         for name, gradients in frozen_gradients(workers, options.batches).items():
