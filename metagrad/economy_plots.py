@@ -29,7 +29,7 @@ def draw(runs: Sequence[Run]) -> Any:
     figure, axes = plt.subplots(3, 4, figsize=(19, 12), layout="constrained")
     for axis, name in zip(axes[0], ("welfare", "productivity", "equality", "houses"), strict=True):
         for config, metrics in runs:
-            band(axis, *by_seed(metrics, name), label(config))
+            band(axis, *by_seed(metrics, name), method_label(config))
         axis.set(title=f"{name} at the end of an episode", xlabel="episodes")
     axes[0, 0].legend(fontsize=8)
     _rates(axes[1, 0], runs)
@@ -64,11 +64,6 @@ def band(axis, episodes: np.ndarray, values: np.ndarray, name: str) -> None:
         axis.fill_between(episodes, mean - error, mean + error, alpha=0.25, color=line.get_color(), lw=0)
 
 
-def label(config: EconomyConfig) -> str:
-    """Method, with what tells apart runs of the same method."""
-    return method_label(config)
-
-
 def _columns(metrics: Metrics, prefix: str) -> list[str]:
     return sorted(c for c in metrics if c.startswith(prefix) and c[len(prefix) :].isdigit())
 
@@ -81,7 +76,7 @@ def _rates(axis, runs: Sequence[Run]) -> None:
         for s in range(values.shape[1]):
             axis.step(
                 range(len(names)), values[:, s], where="mid", color=f"C{i}", alpha=0.7, lw=1.2,
-                label=label(config) if s == 0 else None,
+                label=method_label(config) if s == 0 else None,
             )  # fmt: skip
     axis.set(title="rates by bracket at the end", xlabel="bracket", ylim=(-0.02, 1.02))
 
@@ -101,7 +96,9 @@ def _rates_over_training(axis, runs: Sequence[Run]) -> None:
 def _frontier(axis, runs: Sequence[Run]) -> None:
     """Productivity against equality, every seed, with lines of equal welfare."""
     for i, (config, metrics) in enumerate(runs):
-        axis.scatter(at_end(metrics, "equality"), at_end(metrics, "productivity"), color=f"C{i}", label=label(config))
+        axis.scatter(
+            at_end(metrics, "equality"), at_end(metrics, "productivity"), color=f"C{i}", label=method_label(config)
+        )
     low, high = axis.get_xlim()
     equality = np.linspace(max(low, 0.05), high, 50)
     n_agents = runs[0][0].game.n_agents

@@ -214,7 +214,8 @@ def method_label(config: AnyConfig) -> str:
     if isinstance(config, EconomyConfig) and config.method.startswith("metagrad"):
         return f"{config.method} {_paths(config.designer)}"
     if config.method == "fixed":
-        return f"{config.method} {{{', '.join(f'{v:g}' for v in config.game.rates)}}}"
+        rates = config.game.rates if len(set(config.game.rates)) > 1 else config.game.rates[:1]
+        return f"{config.method} {{{', '.join(f'{v:g}' for v in rates)}}}"
     return config.method
 
 
@@ -230,10 +231,11 @@ def _access(config: Config | CleanupConfig) -> str:
 
 
 def _paths(designer: TaxDesigner) -> str:
-    """The paths of a tax designer's gradient, with their weights."""
+    """The paths of a tax designer's gradient, with their weights, and what judges the chain's actions."""
     parts = [
         f"{'' if weight == 1 else f'{weight:g} '}{name}"
         for weight, name in ((designer.chain, designer.response), (designer.direct, "direct"))
         if weight
     ]
-    return f"({' + '.join(parts)}, {designer.policy})"
+    judged = f", {designer.critic}" if designer.chain else ""
+    return f"({' + '.join(parts)}, {designer.policy}{judged})"
