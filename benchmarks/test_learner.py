@@ -167,7 +167,7 @@ def simulator_seconds(config):
 
 def ready_gtb(k, mode):
     """The designer's gradient through one step of the agents on the economy, ready to be computed."""
-    designer = TaxDesigner(policy="network", response="step", direct=0.0)
+    designer = TaxDesigner(policy="network", response="step", direct=0.0, baseline=False)
     workers = TaxedWorkforce(EconomyConfig(method="metagrad", k=k, designer=designer), 1)
     workers.iterate()
     (batch, record), evaluation = workers.tau, workers._evaluation
