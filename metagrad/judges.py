@@ -114,7 +114,7 @@ class LinearJudge:
         joint = torch.cat([x, taxation.discounted(rewards.to(x.dtype), self.gamma)[..., None]], -1)
         mean = joint.mean(1)
         apart = (joint - mean[:, None]).flatten(0, 1)
-        new = {"mean": mean, "products": apart.T @ apart / len(apart), "weight": torch.ones((), dtype=x.dtype)}
+        new = {"mean": mean, "products": apart.T @ apart / len(apart), "weight": x.new_ones(())}
         self.state = {
             name: torch.lerp(t, self.state.get(name, torch.zeros_like(t)), _MEMORY) for name, t in new.items()
         }

@@ -172,7 +172,7 @@ def gtb() -> EconomyConfig:
 def gtb_phase_2() -> EconomyConfig:
     """Gather-Trade-Build with agents that have learned in a free market (``init_from``).
 
-    They learn more slowly and explore less: noise in their steps is what high taxes ruin an economy by.
+    They learn more slowly and explore less, so that production bears higher taxes (``docs/gtb_results.md``, Agents).
     """
     one = gtb()
     agents = replace(one.agents, entropy=0.04, entropy_end=0.04, lr=4e-4)
