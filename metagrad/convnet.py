@@ -8,9 +8,10 @@ do not depend on the number of threads. :func:`apply_trunk` is the same network 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import count, takewhile
 from typing import Any
 
 import numpy as np
@@ -120,7 +121,7 @@ def _convolutions(params: Params) -> list[str]:
 
 
 def _numbered(params: Params, letter: str) -> list[str]:
-    return [f"{letter}{i}" for i in range(sum(name.startswith(letter) and "_" not in name for name in params))]
+    return list(takewhile(params.__contains__, (f"{letter}{i}" for i in count())))
 
 
 # ---------------------------------------------------------------------- passes by hand
@@ -172,9 +173,20 @@ class Evaluation:
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
-        parts = d_out.split([len(flat) for _, flat in self._inputs])
-        chunks = list(zip(self._inputs, self._layers, parts, strict=True))
-        grads = self._each(lambda chunk: _vjp(self.params, *chunk), chunks)
+        return self._summed(_vjp, d_out)
+
+    def weighted_vjps(self, d_out: Tensor, weights: Tensor) -> Params:
+        """Gradients of ``sum(weights[:, j, None] * d_out * out)`` for all j, ``[J, ...]``.
+
+        The way back through the layers is gone once for all.
+        """
+        return self._summed(_weighted_vjps, d_out, weights)
+
+    def _summed(self, f: Callable[..., Params], *rows: Tensor) -> Params:
+        """Over the chunks, with their part of these rows, in order."""
+        sizes = [len(flat) for _, flat in self._inputs]
+        chunks = list(zip(self._inputs, self._layers, *(r.split(sizes) for r in rows), strict=True))
+        grads = self._each(lambda chunk: f(self.params, *chunk), chunks)
         total = list(grads[0].values())
         for part in grads[1:]:
             torch._foreach_add_(total, list(part.values()))
@@ -210,23 +222,51 @@ def _forward(params: Params, maps: Tensor, flat: Tensor) -> list[Tensor]:
     return layers[1:]
 
 
-def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
+def _deltas(
+    params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """From the last layer to the first: name, input, and the derivative with respect to what it gives before ReLU."""
     convolutions = _convolutions(params)
     maps, dense = [_readable(inputs[0], d.dtype), *layers[: len(convolutions)]], layers[len(convolutions) :]
-    grads: Params = {}
     for i, name in reversed(list(enumerate(dense_layers(params)))):
-        grads[name], grads[f"{name}_bias"] = d.T @ dense[i], d.sum(0)
+        yield name, dense[i], d
         d = d @ params[name]
         if i:
             d = _where_active(d, dense[i])
     width = len(params["map_bias"])
     d = _where_active(d[:, :width], dense[0][:, :width])
-    grads["map"], grads["map_bias"] = d.T @ maps[-1].flatten(1), d.sum(0)
+    yield "map", maps[-1].flatten(1), d
     d = (d @ params["map"]).view_as(maps[-1])
     for i, name in reversed(list(enumerate(convolutions))):
         d = _where_active(d, maps[i + 1])
-        d, grads[name], grads[f"{name}_bias"] = _conv_backward(d, maps[i], params[name], i > 0)
+        yield name, maps[i], d
+        if i:
+            d = _conv_input_gradient(d, maps[i], params[name])
+
+
+def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
+    grads: Params = {}
+    for name, x, delta in _deltas(params, inputs, layers, d):
+        grads |= _layer_gradient(name, x, delta, params[name])
     return grads
+
+
+def _weighted_vjps(
+    params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor, weights: Tensor
+) -> Params:
+    """All of them side by side, ``[J, ...]``."""
+    columns: list[Params] = [{} for _ in range(weights.shape[1])]
+    for name, x, delta in _deltas(params, inputs, layers, d):
+        for grads, weight in zip(columns, weights.unbind(1), strict=True):
+            grads |= _layer_gradient(name, x, delta * weight.view(-1, *[1] * (delta.dim() - 1)), params[name])
+    return {name: torch.stack([grads[name] for grads in columns]) for name in columns[0]}
+
+
+def _layer_gradient(name: str, x: Tensor, delta: Tensor, weight: Tensor) -> Params:
+    """Of a convolution or a dense layer, given its input and the derivative with respect to its output."""
+    if weight.dim() == 2:
+        return {name: delta.T @ x, f"{name}_bias": delta.sum(0)}
+    return {name: _conv_kernel_gradient(delta, x, weight), f"{name}_bias": delta.sum((0, 1, 2))}
 
 
 def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor]) -> Tensor:
@@ -266,13 +306,20 @@ def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
 
 
-def _conv_backward(d: Tensor, x: Tensor, weight: Tensor, inner: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives of :func:`_conv` with respect to its input (of an inner layer, else meaningless), weight and bias."""
+def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Derivative of ``sum(d * _conv(x, weight, bias))`` with respect to ``x``."""
     if _by_entries(x):
-        d_x = sparseconv.input_gradient(d, weight) if inner else d
-        return d_x, sparseconv.kernel_gradient(x, d, weight.shape[-1]), d.sum((0, 1, 2))
-    pad, moved, given = [weight.shape[-1] // 2] * 2, d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2)
-    d_x, d_weight, d_bias = torch.ops.aten.convolution_backward(
-        moved, given, weight, [len(weight)], [1, 1], pad, [1, 1], False, [0, 0], 1, [inner, True, True]
-    )
-    return d_x.permute(0, 2, 3, 1).contiguous() if inner else d, d_weight, d_bias
+        return sparseconv.input_gradient(d, weight)
+    return _library_backward(d, x, weight, 0).permute(0, 2, 3, 1).contiguous()
+
+
+def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The same with respect to the weight."""
+    return sparseconv.kernel_gradient(x, d, weight.shape[-1]) if _by_entries(x) else _library_backward(d, x, weight, 1)
+
+
+def _library_backward(d: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+    pad, wanted = [weight.shape[-1] // 2] * 2, [which == 0, which == 1, False]
+    return torch.ops.aten.convolution_backward(
+        d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
+    )[which]

@@ -10,7 +10,6 @@ Being a sum over many batches it also has little noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -33,26 +32,21 @@ class Response(NamedTuple):
         return cls(params, moment)
 
     def advance(
-        self, adam: optim.Adam, grads: Params, state: optim.AdamState, slope: Callable[[int], Params],
-        reached: Sequence[bool], memory: float, steps: int = 1,
-    ) -> Response:  # fmt: skip
+        self, adam: optim.Adam, grads: Params, state: optim.AdamState, d_grads: Params, memory: float, steps: int = 1
+    ) -> Response:
         """Through the agents' steps on a batch.
 
         Parameters
         ----------
         adam, grads, state
             The last step: its optimiser, gradient, and the optimiser's state before it.
-        slope : callable
-            Derivative of the gradient with respect to the rate of a bracket.
-        reached : sequence of bool
-            Brackets that anybody's income reached; the others' derivative is 0.
+        d_grads : dict
+            Derivatives of the gradient with respect to the rates, ``[B, ...]``.
         memory : float
             What is left of the derivative so far.
         steps : int
             Number of steps.
         """
-        columns = [slope(b) if r else {n: torch.zeros_like(g) for n, g in grads.items()} for b, r in enumerate(reached)]
-        d_grads = {name: torch.stack([column[name] for column in columns]) for name in grads}
         before = {name: memory * p for name, p in self.params.items()}
         return Response(*adam.pushforward(grads, state, before, self.moment, d_grads, steps))
 

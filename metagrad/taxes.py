@@ -402,11 +402,14 @@ class TaxedWorkforce(Workforce):
         rows = slopes[share].flatten(0, 2).to(part.flat.dtype)
         evaluation = Evaluation(steps[0].policy, part.maps, part.flat, self.config.threads)
         score = slope(lambda logits: log_prob(logits, part).sum(), evaluation.out)
+        reached = rows.any(0)  # brackets that anybody's income did; the others' derivative is 0
+        d_grads = {name: p.new_zeros(rows.shape[1], *p.shape) for name, p in self.policy.items()}
+        for name, column in evaluation.weighted_vjps(score, rows[:, reached] / -len(rows)).items():
+            d_grads[name][reached] = column
+        memory = max(0.0, 1 - self.config.k / d.response_time)
         self.response = self.response.advance(
-            self.policy_adam, steps[-1].grads, steps[-1].state,
-            lambda b: evaluation.vjp(score * (rows[:, b, None] / -len(rows))),
-            [bool(column.any()) for column in rows.T], max(0.0, 1 - self.config.k / d.response_time), len(steps),
-        )  # fmt: skip
+            self.policy_adam, steps[-1].grads, steps[-1].state, d_grads, memory, len(steps)
+        )
 
     def _through_rates(self, d_rates: Tensor, record: TaxRecord) -> Params:
         """From the derivative with respect to common rates ``[B]`` to that with respect to η."""

@@ -31,6 +31,11 @@ def test_passes_equal_automatic_differentiation(rows):
     got = evaluation.vjp(d_out)
     for name, want in zip(leaves, grads, strict=True):
         torch.testing.assert_close(got[name], want)
+    weights = torch.from_numpy(np.random.default_rng(1).normal(size=(rows, 3)))
+    several = evaluation.weighted_vjps(d_out, weights)
+    for j, weight in enumerate(weights.T):
+        for name, want in evaluation.vjp(d_out * weight[:, None]).items():
+            torch.testing.assert_close(several[name][j], want)
     plain = {name: p.detach() for name, p in params.items()}
     moved = torch.func.jvp(lambda p: apply_trunk(p, maps, flat), (plain,), (tangent,))[1]
     torch.testing.assert_close(evaluation.jvp(tangent), moved)
