@@ -196,7 +196,7 @@ class TaxDesigner:
     """Filters of each of the two convolutions (network)."""
     hidden: tuple[int, ...] = (256, 256)
     """Widths of the layers behind map and vector (network)."""
-    lr: float = 0.03
+    lr: float = 0.015
     """Adam's learning rate; for a schedule that of the logits."""
     chain: float = 1.0
     """Weight of the gradient through the agents' learning (the published method)."""
@@ -207,7 +207,7 @@ class TaxDesigner:
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
     response_time: float = 40.0
     """Episodes in which the agents respond to new rates (trace)."""
-    trace_stride: int = 4
+    trace_stride: int = 8
     """Every so many-th step of the episodes gives the derivative that is carried along (trace)."""
     baseline: bool = True
     """Subtract a baseline from the derivative of the agents' advantages."""
@@ -219,7 +219,7 @@ class TaxDesigner:
     published."""
     lr_critic: float = 1e-3
     """Adam's learning rate of that network."""
-    gae_lambda: float = 0.95
+    gae_lambda: float = 1.0
     """Decay of those generalised advantages."""
     target_tau: float = 1.0
     """Pace at which its target network follows; 1 is no target network."""

@@ -23,6 +23,7 @@ from metagrad import sparseconv
 from metagrad.nets import Params
 
 _CHUNK = 800  # rows whose activations fit the second-level cache by and large
+_LEAST = 128  # rows that are worth handing to a thread
 # The policy starts close to uniform: large first logits of one action drown the others for long.
 _HEAD_SCALE = 0.1
 
@@ -168,7 +169,7 @@ class Evaluation:
 
     @staticmethod
     def _chunks(maps: Tensor, flat: Tensor) -> list[tuple[Tensor, Tensor]]:
-        size = min(_CHUNK, max(32, -(-len(flat) // 2)))
+        size = min(_CHUNK, max(_LEAST, -(-len(flat) // 2)))
         return list(zip(maps.split(size), flat.split(size), strict=True))
 
     def vjp(self, d_out: Tensor) -> Params:

@@ -178,7 +178,7 @@ def gtb_phase_2() -> EconomyConfig:
     agents = replace(one.agents, entropy=0.04, entropy_end=0.04, lr=4e-4)
     slower = one.agents.lr / agents.lr
     designer = replace(one.designer, response_time=one.designer.response_time * slower)
-    return replace(one, preset="gtb_phase_2", episodes=2_560, eval_period=320, agents=agents, designer=designer)
+    return replace(one, preset="gtb_phase_2", episodes=4_480, eval_period=320, agents=agents, designer=designer)
 
 
 def gtb_paper() -> EconomyConfig:
