@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 import fastenvs
-from fastenvs import cleanup
+from fastenvs.cleanup import config as cleanup
 from fastenvs.grid import GTB_MAPS
 
 

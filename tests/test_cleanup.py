@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from naive import cleanup as naive
 
 import fastenvs
-from fastenvs import cleanup, jit
-from fastenvs.cleanup import APPLE, CLEANING_BEAM, PENALTY_BEAM, RIVER, WASTE, Options
+from fastenvs import jit
+from fastenvs.cleanup import Options
+from fastenvs.cleanup import config as cleanup
+from fastenvs.cleanup.config import APPLE, CLEANING_BEAM, PENALTY_BEAM, RIVER, WASTE
 
 LEFT, RIGHT, UP, DOWN, STAY, TURN, TURN_BACK, FIRE, CLEAN = range(9)
 

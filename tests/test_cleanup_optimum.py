@@ -11,7 +11,7 @@ import pytest
 
 import fastenvs
 from fastenvs import jit
-from fastenvs.cleanup import APPLE, RIVER, WASTE
+from fastenvs.cleanup.config import APPLE, RIVER, WASTE
 
 
 def transitions():

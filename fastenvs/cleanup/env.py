@@ -1,0 +1,162 @@
+"""Vectorised Cleanup."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fastenvs.checks import positive_int
+from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, WALL, make_config, make_options
+from fastenvs.cleanup.observe import observe
+from fastenvs.cleanup.spawning import reset
+from fastenvs.cleanup.state import Draws, State
+from fastenvs.cleanup.step import step
+from fastenvs.vecenv import Draw, VecEnv
+
+
+class Cleanup(VecEnv):
+    """N copies of Cleanup.
+
+    Observations are uint8: ``agents`` ``[N, A, 2v+1, 2v+1, C]``, ``designer`` ``[N, 2q+1, 2q+1, C]``, with C = 3
+    colours or ``6 + A + 4`` planes: wall, waste, river or stream, apple, penalty beam, cleaning beam, one for each
+    agent, and four for the heading of the agent that is seen, relative to the top of the picture.
+
+    ``info`` has ``designer_reward`` (sum of the agents' rewards, before ``cleaning_penalty``), ``n_cleaned``,
+    ``cleaned``, ``collected`` and ``action_type`` ``[N, A]``.
+
+    Parameters
+    ----------
+    num_envs : int
+        Number of copies.
+    preset : {"paper_7x7", "authors_10x10", "large"}
+        Options to start from.
+    **options
+        See :class:`Options` and :class:`fastenvs.vecenv.VecEnv`.
+    """
+
+    name = "cleanup"
+    min_rows_per_thread = 256
+    rows_per_chunk = 1024
+
+    def __init__(self, num_envs: int, *, preset: str = "paper_7x7", **options: Any) -> None:
+        shared = {k: options.pop(k) for k in ("seed", "autoreset", "num_threads", "copy") if k in options}
+        self.options = o = make_options(preset, options)
+        super().__init__(num_envs, o.n_agents, **shared)
+        self.config = make_config(o)
+        self.n_actions = len(self.config.base_action)
+        n, a, (height, width), channels = self.num_envs, o.n_agents, o.symbols.shape, self.config.palette.shape[1]
+        self._width = width
+
+        def zeros(*shape: int, dtype: type = np.uint8) -> np.ndarray:
+            return np.zeros((n, *shape), dtype)
+
+        self.state = State(
+            content=zeros(height * width),
+            occupant=zeros(height * width),
+            beam=zeros(height * width),
+            beam_cells=zeros(3 * BEAM_LENGTH * a, dtype=np.int32),
+            n_beam_cells=zeros(dtype=np.int32),
+            canvas=zeros(height, width, channels),
+            cell=zeros(a, dtype=np.int32),
+            heading=zeros(a),
+            n_waste=zeros(dtype=np.int32),
+            time=zeros(dtype=np.int32),
+            p_apple=zeros(dtype=np.float64),
+            p_waste=zeros(dtype=np.float64),
+            n_cleaned=zeros(a, dtype=np.int16),
+            cleaned=zeros(a),
+            collected=zeros(a),
+            action_type=zeros(a),
+            scratch=zeros(5, a, dtype=np.int32),
+        )
+        side, planner_side = 2 * o.view_size + 1, 2 * o.planner_radius + 1
+        self.obs = {
+            "agents": zeros(a, side, side, channels),
+            "designer": zeros(planner_side, planner_side, channels),
+        }
+        self._centre = np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64)
+        self._planner_centre = np.array(o.planner_centre, np.int64)
+        self._allocate_final_obs()
+        points = height * width - 1
+        n_apples, n_waste = len(self.config.apple_points), len(self.config.waste_points)
+        self._offer_draws(
+            spawn=Draw((a,), np.int32, 0, points),
+            heading=Draw((a,), np.uint8, 0, 3),
+            move_order=Draw((a,), np.int16, -1, a - 1),
+            apple=Draw((n_apples,), np.float64, 0, 1),
+            waste_order=Draw((n_waste,), np.int16, -1, n_waste - 1),
+            waste=Draw((n_waste,), np.float64, 0, 1),
+        )
+
+    @property
+    def locations(self) -> np.ndarray:
+        """Row and column of every agent, ``[N, A, 2]``."""
+        return np.stack(np.divmod(self.state.cell, self._width), axis=-1)
+
+    @cached_property
+    def single_observation_space(self):
+        """``Dict(agents=Box [A, 2v+1, 2v+1, C], designer=Box [2q+1, 2q+1, C])``, uint8."""
+        from gymnasium.spaces import Box, Dict
+
+        return Dict({name: Box(0, 255, array.shape[1:], np.uint8) for name, array in self.obs.items()})
+
+    def render(self, env: int = 0, cell_size: int = 16) -> np.ndarray:
+        """Picture of one copy in the game's colours, uint8 ``[H * cell_size, W * cell_size, 3]``."""
+        size = positive_int("cell_size", cell_size)
+        codes, state = self.state.content[env].astype(int), self.state
+        seen = state.occupant[env].astype(int)
+        codes = np.where(seen > 0, AGENT + 4 * (seen - 1), codes)
+        codes = np.where(state.beam[env] > 0, state.beam[env], codes)
+        colours = np.array(
+            [COLOURS[c] for c in range(AGENT)] + [AGENT_COLOURS[(k // 4) % 10] for k in range(4 * self.n_agents)]
+        )
+        picture = colours[codes].astype(np.uint8).reshape(-1, self._width, 3)
+        return picture.repeat(size, 0).repeat(size, 1)
+
+    def _given(self) -> Draws:
+        return Draws(*(self._drawn[name] for name in Draws._fields))
+
+    def _step(self, lo: int, hi: int) -> None:
+        step(self.config, self.state, self.buffers, self.streams, self._given(), self._width, lo, hi)
+
+    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        if mask[lo:hi].any():
+            reset(self.config, self.state, self.streams, self._given(), mask, lo, hi)
+
+    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
+        if out is not self.obs and not mask[lo:hi].any():
+            return
+        s = self.state
+        observe(
+            s.canvas,
+            s.cell,
+            s.heading,
+            self._centre,
+            self._planner_centre,
+            out["agents"],
+            out["designer"],
+            mask,
+            lo,
+            hi,
+        )
+
+    def _step_info(self) -> dict[str, Any]:
+        return {name: getattr(self.state, name) for name in ("n_cleaned", "cleaned", "collected", "action_type")}
+
+    def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+        checked = super()._check_draws(draws)
+        if "spawn" in checked and (self.config.start.ravel()[checked["spawn"]] == WALL).any():
+            raise ValueError("draw 'spawn' puts an agent into a wall")
+        if ("waste" in checked) != ("waste_order" in checked):
+            raise ValueError("draws 'waste' and 'waste_order' go together")
+        for name, what in (
+            ("spawn", "two agents on one cell"), ("waste_order", "a point twice"), ("move_order", "an agent twice"),
+        ):  # fmt: skip
+            if name in checked:
+                row = np.sort(checked[name].astype(np.int64), axis=1)
+                if ((np.diff(row, axis=1) == 0) & (row[:, 1:] >= 0)).any():
+                    raise ValueError(f"draw {name!r} has {what}")
+        return checked
