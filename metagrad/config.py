@@ -205,7 +205,7 @@ class TaxDesigner:
     response: Literal["step", "trace"] = "trace"
     """How far the chain follows the agents' learning: their last step, as published, or all their steps so far, the
     derivative of their parameters carried along and forgotten at the pace of `response_time`."""
-    response_time: float = 40.0
+    response_time: float = 64.0
     """Episodes in which the agents respond to new rates (trace)."""
     trace_stride: int = 8
     """Every so many-th step of the episodes gives the derivative that is carried along (trace)."""

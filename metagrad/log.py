@@ -173,11 +173,15 @@ def results_table(summary: dict[str, Any]) -> Table:
 
 
 def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
-    """One row a run, means and standard errors over its seeds; in Markdown, for documents."""
+    """One row a run, means and standard errors over its seeds; in Markdown, for documents.
+
+    How many seeds were solved, and when, where a run has a target other than 0.
+    """
     table = Table(box=box.MARKDOWN)
     fields = runs[0][1]["fields"]
-    columns = ["preset", "method", "K", "seeds", "episodes", "solved", "first solved at episode"]
-    for column in (*columns, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
+    aims = any(config.target for config, _ in runs)
+    goal = ["solved", "first solved at episode"] if aims else []
+    for column in ("preset", "method", "K", "seeds", "episodes", *goal, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
         table.add_column(column)
     for config, summary in runs:
         if summary["fields"] != fields:
@@ -195,8 +199,7 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
             str(config.k),
             f"{config.seeds[0]}..{config.seeds[-1]}",
             f"{config.episodes:,}",
-            f"{sum(summary['solved'])} of {n} above {config.target:g}",
-            span,
+            *([f"{sum(summary['solved'])} of {n} above {config.target:g}", span] if aims else []),
             *cells,
             str(sum(summary["diverged"])),
             f"{summary['wall_time']:.0f}",
@@ -232,9 +235,10 @@ def _access(config: Config | CleanupConfig) -> str:
 
 def _paths(designer: TaxDesigner) -> str:
     """The paths of a tax designer's gradient, with their weights, and what judges the chain's actions."""
+    chain = f"trace {designer.response_time:g}" if designer.response == "trace" else designer.response
     parts = [
         f"{'' if weight == 1 else f'{weight:g} '}{name}"
-        for weight, name in ((designer.chain, designer.response), (designer.direct, "direct"))
+        for weight, name in ((designer.chain, chain), (designer.direct, "direct"))
         if weight
     ]
     judged = f", {designer.critic}" if designer.chain else ""
