@@ -180,8 +180,8 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
     table = Table(box=box.MARKDOWN)
     fields = runs[0][1]["fields"]
     aims = any(config.target for config, _ in runs)
-    goal = ["solved", "first solved at episode"] if aims else []
-    for column in ("preset", "method", "K", "seeds", "episodes", *goal, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
+    columns = ["preset", "method", "K", "seeds", "episodes"] + ["solved", "first solved at episode"] * aims
+    for column in (*columns, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
         table.add_column(column)
     for config, summary in runs:
         if summary["fields"] != fields:
@@ -199,7 +199,7 @@ def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
             str(config.k),
             f"{config.seeds[0]}..{config.seeds[-1]}",
             f"{config.episodes:,}",
-            *([f"{sum(summary['solved'])} of {n} above {config.target:g}", span] if aims else []),
+            *([f"{sum(summary['solved'])} of {n} above {config.target:g}", span] * aims),
             *cells,
             str(sum(summary["diverged"])),
             f"{summary['wall_time']:.0f}",
