@@ -1,6 +1,6 @@
 """How much of the tax designer's gradient is signal: cosines between independent batches, agents frozen.
 
-    python benchmarks/tax_signal.py RUN [--seed N] [--k 32] [--batches 6] [--rate 0.5]
+    python benchmarks/tax_signal.py RUN [--seed N] [--k 32] [--batches 6] [--before 3] [--rate 0.5]
 
 RUN is a finished run on the economy, whose agents and Adam moments are taken. All brackets have one rate.
 Printed for each path: mean cosine over all pairs of batches, mean norm, and the mean gradient by bracket (of the
@@ -17,14 +17,14 @@ from metagrad.config import DesignerReward, EconomyConfig, TaxDesigner
 from metagrad.economy import slope
 from metagrad.taxes import TaxedWorkforce
 
-_FIRST = 3  # batches that the linear critic has learned from before the first gradient
+def frozen_gradients(workers: TaxedWorkforce, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
+    """Gradients of the paths on independent pairs of batches, always of the same agents.
 
-
-def frozen_gradients(workers: TaxedWorkforce, batches: int) -> dict[str, list[torch.Tensor]]:
-    """Gradients of the paths on independent pairs of batches, always of the same agents."""
+    The linear critic has learned from ``before`` batches before the first of them.
+    """
     policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.judge
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
-    for i in range(-_FIRST, batches):
+    for i in range(-before, batches):
         workers.policy, workers.policy_state = policy, state
         batch, record = workers.collect()
         linear.learn(record, workers._rewards(record))
@@ -48,6 +48,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--before", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.5)
     options = parser.parse_args()
     theirs = learned_config(options)
@@ -59,7 +60,7 @@ def main() -> None:
             reward=DesignerReward(kind, gamma), designer=designer,
         )  # fmt: skip
         workers = with_agents(config, options.run).workforces[0]
-        for name, gradients in frozen_gradients(workers, options.batches).items():
+        for name, gradients in frozen_gradients(workers, options.batches, options.before).items():
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)
             cosines = (unit @ unit.T)[tuple(torch.triu_indices(len(g), len(g), 1))]
