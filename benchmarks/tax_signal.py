@@ -17,6 +17,7 @@ from metagrad.config import DesignerReward, EconomyConfig, TaxDesigner
 from metagrad.economy import slope
 from metagrad.taxes import TaxedWorkforce
 
+
 def frozen_gradients(workers: TaxedWorkforce, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
     """Gradients of the paths on independent pairs of batches, always of the same agents.
 
