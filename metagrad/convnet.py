@@ -256,11 +256,13 @@ def _weighted_vjps(
     params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor, weights: Tensor
 ) -> Params:
     """All of them side by side, ``[J, ...]``."""
-    columns: list[Params] = [{} for _ in range(weights.shape[1])]
+    grads = {name: p.new_empty(weights.shape[1], *p.shape) for name, p in params.items()}
     for name, x, delta in _deltas(params, inputs, layers, d):
-        for grads, weight in zip(columns, weights.unbind(1), strict=True):
-            grads |= _layer_gradient(name, x, delta * weight.view(-1, *[1] * (delta.dim() - 1)), params[name])
-    return {name: torch.stack([grads[name] for grads in columns]) for name in columns[0]}
+        for j, weight in enumerate(weights.unbind(1)):
+            weighted = delta * weight.view(-1, *[1] * (delta.dim() - 1))
+            for key, grad in _layer_gradient(name, x, weighted, params[name]).items():
+                grads[key][j] = grad
+    return grads
 
 
 def _layer_gradient(name: str, x: Tensor, delta: Tensor, weight: Tensor) -> Params:

@@ -36,6 +36,8 @@ def test_passes_equal_automatic_differentiation(rows):
     for j, weight in enumerate(weights.T):
         for name, want in evaluation.vjp(d_out * weight[:, None]).items():
             torch.testing.assert_close(several[name][j], want)
+    none = evaluation.weighted_vjps(d_out, weights[:, :0])
+    assert {name: g.shape for name, g in none.items()} == {name: (0, *p.shape) for name, p in params.items()}
     plain = {name: p.detach() for name, p in params.items()}
     moved = torch.func.jvp(lambda p: apply_trunk(p, maps, flat), (plain,), (tangent,))[1]
     torch.testing.assert_close(evaluation.jvp(tangent), moved)

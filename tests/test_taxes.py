@@ -295,6 +295,15 @@ def test_the_trace_trains(options):
     assert workers.response.params["map"][0].abs().max() > 0
 
 
+def test_the_trace_bears_an_economy_without_income():
+    workers = workforce(1, response="trace", response_time=15.0)
+    batch, record = workers.collect()
+    idle = replace(record, income=0 * record.income, present_income=0 * record.present_income)
+    steps = workers.learn_from(batch)
+    workers._advance_response(batch, idle, steps)
+    assert all(torch.isfinite(t).all() for t in workers.response.tensors().values())
+
+
 def test_without_cross_validation_the_data_are_the_old_agents():
     workers = workforce(2, method="metagrad-no-cv")
     assert workers.tau is None

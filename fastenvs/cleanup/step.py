@@ -1,4 +1,4 @@
-"""A step: beams, meals, rewards, in the order in which they happen (sections 7 and 8)."""
+"""A step: moves, meals, beams, spawning and rewards (sections 7 and 8)."""
 
 from __future__ import annotations
 
