@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from metagrad import checkpoint
-from metagrad.config import EconomyConfig
-from metagrad.config import load as load_config
-from metagrad.games import kit
-from metagrad.run import RunError
+from metagrad.legacy import checkpoint
+from metagrad.legacy.config import EconomyConfig
+from metagrad.legacy.config import load as load_config
+from metagrad.legacy.games import kit
+from metagrad.legacy.run import RunError
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

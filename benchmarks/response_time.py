@@ -13,7 +13,7 @@ import numpy as np
 from learned import arguments, learned_config, with_agents
 from scipy.optimize import curve_fit
 
-from metagrad.games import kit
+from metagrad.legacy.games import kit
 
 
 def response(learner: Any, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:

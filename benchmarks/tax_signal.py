@@ -13,9 +13,9 @@ from dataclasses import replace
 import torch
 from learned import arguments, learned_config, with_agents
 
-from metagrad.config import DesignerReward, EconomyConfig, TaxDesigner
-from metagrad.economy import slope
-from metagrad.taxes import TaxedWorkforce
+from metagrad.legacy.config import DesignerReward, EconomyConfig, TaxDesigner
+from metagrad.legacy.economy import slope
+from metagrad.legacy.taxes import TaxedWorkforce
 
 
 def frozen_gradients(workers: TaxedWorkforce, batches: int, before: int) -> dict[str, list[torch.Tensor]]:

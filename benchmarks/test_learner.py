@@ -11,13 +11,13 @@ from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
-from metagrad.config import EconomyConfig, TaxDesigner  # noqa: E402
-from metagrad.economy import make_economy, slope  # noqa: E402
-from metagrad.games import kit  # noqa: E402
-from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, preset  # noqa: E402
-from metagrad.sparseconv import convolve, input_gradient, kernel_gradient  # noqa: E402
-from metagrad.taxes import TaxedWorkforce  # noqa: E402
-from metagrad.train import Learner  # noqa: E402
+from metagrad.legacy.config import EconomyConfig, TaxDesigner  # noqa: E402
+from metagrad.legacy.economy import make_economy, slope  # noqa: E402
+from metagrad.legacy.games import kit  # noqa: E402
+from metagrad.legacy.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, preset  # noqa: E402
+from metagrad.legacy.sparseconv import convolve, input_gradient, kernel_gradient  # noqa: E402
+from metagrad.legacy.taxes import TaxedWorkforce  # noqa: E402
+from metagrad.legacy.train import Learner  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -79,7 +79,7 @@ def _level_table(levels):
     if levels is None:
         return None
     try:
-        from metagrad.baselines import level_table
+        from metagrad.legacy.baselines import level_table
     except ImportError:
         return None
     return level_table(levels, 3)

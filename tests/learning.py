@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from metagrad.config import Agents, Config, Designer, Game
-from metagrad.train import Learner
+from metagrad.legacy.config import Agents, Config, Designer, Game
+from metagrad.legacy.train import Learner
 
 DESIGNER = set(Designer.__dataclass_fields__)
 

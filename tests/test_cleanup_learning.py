@@ -11,14 +11,14 @@ from learning import relative_error
 from PIL import Image
 from safetensors.torch import load_file
 
-from metagrad import cli, optim
-from metagrad.actor_critic import apply_picture, chosen, log_policy
-from metagrad.cleaning import CleanupEvaluator, summary
-from metagrad.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, paid_for
-from metagrad.cleanup_cloning import CloningCrew
-from metagrad.config import Cleaners, CleanupConfig, CleanupGame, Clones, ConfigError, Payer
-from metagrad.economy import gradient
-from metagrad.games import kit
+from metagrad.legacy import cli, optim
+from metagrad.legacy.actor_critic import apply_picture, chosen, log_policy
+from metagrad.legacy.cleaning import CleanupEvaluator, summary
+from metagrad.legacy.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, paid_for
+from metagrad.legacy.cleanup_cloning import CloningCrew
+from metagrad.legacy.config import Cleaners, CleanupConfig, CleanupGame, Clones, ConfigError, Payer
+from metagrad.legacy.economy import gradient
+from metagrad.legacy.games import kit
 
 
 def config(method="metagrad", **options):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from metagrad.convnet import Evaluation, apply_recurrent, apply_trunk, init_recurrent, init_trunk
-from metagrad.sparseconv import convolve, input_gradient, kernel_gradient
+from metagrad.legacy.convnet import Evaluation, apply_recurrent, apply_trunk, init_recurrent, init_trunk
+from metagrad.legacy.sparseconv import convolve, input_gradient, kernel_gradient
 
 
 def case(rows=150, dtype=torch.float64):

@@ -10,19 +10,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from metagrad import cli
-from metagrad.accounts import EconomyEvaluator
-from metagrad.config import Economy, EconomyConfig, Workers
-from metagrad.convnet import apply_trunk
-from metagrad.economy import (
+from metagrad.legacy import cli
+from metagrad.legacy.accounts import EconomyEvaluator
+from metagrad.legacy.config import Economy, EconomyConfig, Workers
+from metagrad.legacy.convnet import apply_trunk
+from metagrad.legacy.economy import (
     Workforce,
     _choose,
     advantages,
     masked_log_softmax,
     play,
 )
-from metagrad.games import kit
-from metagrad.presets import ECONOMY_PRESETS, preset
+from metagrad.legacy.games import kit
+from metagrad.legacy.presets import ECONOMY_PRESETS, preset
 
 SMALL = Economy(steps=20, tax_period=5)
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from learning import captured_metagradient, relative_error, tiny_config, with_designer
 
-from metagrad import optim
-from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
-from metagrad.train import Learner
+from metagrad.legacy import optim
+from metagrad.legacy.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
+from metagrad.legacy.train import Learner
 
 VARIANTS = [
     {},

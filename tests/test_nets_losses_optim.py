@@ -5,8 +5,8 @@ import pytest
 import torch
 from learning import relative_error, tiny_config
 
-from metagrad import losses, nets, optim
-from metagrad.train import Learner
+from metagrad.legacy import losses, nets, optim
+from metagrad.legacy.train import Learner
 
 torch.set_default_dtype(torch.float32)
 

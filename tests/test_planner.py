@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from metagrad.config import DesignerReward, Economy, EconomyConfig, Planner, Workers
-from metagrad.economy import gradient
-from metagrad.planner import PlannedWorkforce, period_rewards
-from metagrad.taxation import designer_rewards
+from metagrad.legacy.config import DesignerReward, Economy, EconomyConfig, Planner, Workers
+from metagrad.legacy.economy import gradient
+from metagrad.legacy.planner import PlannedWorkforce, period_rewards
+from metagrad.legacy.taxation import designer_rewards
 
 
 def workforce(**options):
@@ -71,7 +71,7 @@ def test_the_first_step_is_the_policy_gradient(epochs):
     workers.planner_adam = type("Recorder", (), {"step": lambda _, *args: taken.append(args[1]) or adam.step(*args)})()
     with torch.no_grad():
         rewards = period_rewards(designer_rewards(decisions.wealth, 10.0, "level"), decisions.day, 1.0)
-        from metagrad.convnet import apply_trunk
+        from metagrad.legacy.convnet import apply_trunk
 
         values = apply_trunk(workers.judge, decisions.maps, decisions.vectors).view_as(rewards)
         weight = (rewards.flip(0).cumsum(0).flip(0) - values).flatten()

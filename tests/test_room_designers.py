@@ -6,11 +6,11 @@ import pytest
 import torch
 from learning import relative_error, tiny_config
 
-from metagrad import losses, nets, optim
-from metagrad.config import AMD, Clones, ConfigError
-from metagrad.evaluate import Evaluator
-from metagrad.presets import preset
-from metagrad.train import Learner
+from metagrad.legacy import losses, nets, optim
+from metagrad.legacy.config import AMD, Clones, ConfigError
+from metagrad.legacy.evaluate import Evaluator
+from metagrad.legacy.presets import preset
+from metagrad.legacy.train import Learner
 
 
 class Recorder(optim.Adam):
@@ -226,7 +226,7 @@ def test_long_gradients_are_cut_seed_by_seed():
 def test_cloning_descends_the_negative_log_likelihood():
     learner = Learner(tiny_config(agent_access="cloned", agents_epsilon_start=0.2))
     batch = learner.collect(learner.theta)
-    from metagrad.cloning import clone
+    from metagrad.legacy.cloning import clone
 
     def loss(phi):
         log_p = losses.probabilities(nets.forward(phi, batch.obs)[0], batch.epsilon).mixed.log()

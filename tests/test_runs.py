@@ -18,10 +18,10 @@ import pytest
 from rich.console import Console
 from safetensors.torch import load_file
 
-from metagrad import checkpoint, cli, run
-from metagrad.config import Config, ConfigError, from_dict, load, to_dict
-from metagrad.log import read_metrics
-from metagrad.presets import PRESETS, preset
+from metagrad.legacy import checkpoint, cli, run
+from metagrad.legacy.config import Config, ConfigError, from_dict, load, to_dict
+from metagrad.legacy.log import read_metrics
+from metagrad.legacy.presets import PRESETS, preset
 
 SMALL = [
     "--preset", "er_2_1", "--seeds", "2", "--episodes", "640", "--eval-period", "64", "--eval-episodes", "4",
@@ -132,7 +132,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path):
     options = [*SMALL, "--episodes", "4800", "--checkpoint-period", "320", "--k", "4"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert cli.main(["train", "escape-room", *options, "--out", str(whole)]) == 0
-    command = [sys.executable, "-m", "metagrad.cli", "train"]
+    command = [sys.executable, "-m", "metagrad.legacy.cli", "train"]
     arguments = ["escape-room", *options, "--out", str(killed)]
     kills, dice = 0, random.Random(0)
     while not (killed / "results.json").exists():

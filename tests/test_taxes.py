@@ -9,14 +9,14 @@ from learning import relative_error
 
 from fastenvs import metrics
 from fastenvs import tax as simulator
-from metagrad import optim, taxation
-from metagrad.config import ConfigError, Economy, EconomyConfig, TaxDesigner, Workers
-from metagrad.convnet import apply_trunk
-from metagrad.economy import gradient, play, slope
-from metagrad.judges import LinearJudge, features
-from metagrad.response import Response
-from metagrad.taxation import equality, reward_change, transfers, utility
-from metagrad.taxes import TaxedWorkforce, TaxPlayer, designer_rates
+from metagrad.legacy import optim, taxation
+from metagrad.legacy.config import ConfigError, Economy, EconomyConfig, TaxDesigner, Workers
+from metagrad.legacy.convnet import apply_trunk
+from metagrad.legacy.economy import gradient, play, slope
+from metagrad.legacy.judges import LinearJudge, features
+from metagrad.legacy.response import Response
+from metagrad.legacy.taxation import equality, reward_change, transfers, utility
+from metagrad.legacy.taxes import TaxedWorkforce, TaxPlayer, designer_rates
 
 
 def workforce(iterations=4, seed=1, k=3, **options):
@@ -313,7 +313,7 @@ def test_without_cross_validation_the_data_are_the_old_agents():
     acted = workers.evaluate(validation)
     assert relative_error(after.params, workers.policy) == 0
     assert relative_error(policy, workers.policy) > 0
-    from metagrad.economy import log_prob
+    from metagrad.legacy.economy import log_prob
 
     old = replace_policy(workers, policy).evaluate(validation)
     torch.testing.assert_close(log_prob(old.out, validation), validation.log_prob, rtol=1e-9, atol=1e-9)

@@ -7,11 +7,11 @@ import pytest
 import torch
 from learning import relative_error, tiny_config
 
-from metagrad.baselines import level_table
-from metagrad.config import Agents, Designer, Game
-from metagrad.evaluate import Evaluator, bounds
-from metagrad.presets import PRESETS, preset
-from metagrad.train import Learner
+from metagrad.legacy.baselines import level_table
+from metagrad.legacy.config import Agents, Designer, Game
+from metagrad.legacy.evaluate import Evaluator, bounds
+from metagrad.legacy.presets import PRESETS, preset
+from metagrad.legacy.train import Learner
 
 
 @pytest.fixture(autouse=True)
@@ -115,8 +115,8 @@ def test_level_codes_are_little_endian():
 @pytest.mark.parametrize("method", ["dual-rl-discrete", "dual-rl-continuous"])
 def test_dual_rl_gradient(method):
     """The step descends -Σ log p G - c ΣH, differentiated automatically."""
-    from metagrad import losses, nets, optim
-    from metagrad.baselines import dual_rl_step
+    from metagrad.legacy import losses, nets, optim
+    from metagrad.legacy.baselines import dual_rl_step
 
     learner = Learner(tiny_config(method=method))
     batch = learner.collect(learner.theta)

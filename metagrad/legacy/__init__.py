@@ -1,0 +1,1 @@
+"""The learners that the core replaces, game by game."""
