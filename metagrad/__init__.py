@@ -5,3 +5,9 @@ import os
 # MKL may choose the order of a sum by where its operands lie in memory; this asks for one order on one machine. It has
 # to be said before the first matrix product of the process.
 os.environ.setdefault("MKL_CBWR", "AUTO")
+
+from metagrad import optim  # noqa: E402
+from metagrad.agents import Critic, PolicyGradientAgents  # noqa: E402
+from metagrad.designers import IncentiveFunction, MetaGradient, NoDesigner  # noqa: E402
+from metagrad.tasks import VectorTask  # noqa: E402
+from metagrad.trainer import Trainer  # noqa: E402

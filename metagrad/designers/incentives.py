@@ -1,0 +1,420 @@
+"""Incentives: what a designer's parameters η mean in a game.
+
+An incentive pays, as a function of η and a batch, and carries a credit for the agents' rewards back to η. It need not
+know how agents learn.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad import estimators
+from metagrad.agents.base import Credit, Interface, grad_of
+from metagrad.batch import Batch, Rows
+from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
+from metagrad.networks.mlp import MLP
+from metagrad.optim import Params
+
+
+class Incentive:
+    """What η means in a game; a base class that needs :meth:`init` and :meth:`payments` alone.
+
+    Attributes
+    ----------
+    givers : int
+        Designers that pay on their own account; 1 but for agents who pay each other.
+    levers : int
+        Numbers that the mechanism sets for all periods alike, where it has any.
+    in_rewards : bool
+        Whether the environment has paid already, so that payments count as a change alone.
+    """
+
+    givers: int = 1
+    levers: int = 0
+    in_rewards: bool = False
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """Parameters of every seed, ``[S, ...]`` each."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method init(game, generators, where)")
+
+    def begin(self, eta: Params, env: Any) -> None:
+        """Called before an episode's first step."""
+
+    def act(self, eta: Params, env: Any, obs: Any, step: int) -> dict[str, np.ndarray]:
+        """Act on the environment before a step; returns what to record, ``[N, ...]``."""
+        return {}
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """What every agent is paid, ``[S, T, K, A]``, differentiable in η."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method payments(eta, batch)")
+
+    def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
+        """The same with all η but one giver's held fixed."""
+        return self.payments(eta, batch)
+
+    def repay(self, eta: Params, batch: Batch) -> Batch:
+        """The batch as if it had been paid under η."""
+        with torch.no_grad():
+            return batch.replace(payments=self.payments(eta, batch))
+
+    def judged_by(self, batch: Batch, giver: int = 0) -> tuple[Tensor, Tensor | None]:
+        """The rewards ``[S, T, K]`` that a giver is after, and which agents' actions it answers for, ``[A]`` or all."""
+        return batch.designer_rewards, None
+
+    def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
+        """``∇_η Σ credit.rewards · payments(η)``."""
+        return grad_of(lambda p: (credit.rewards * self.payments_by(p, batch, giver)).sum(), eta)
+
+    def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """ψ, the discounted payments of an episode, mean over the K episodes, ``[S]``; differentiable."""
+        paid = estimators.sum_over_agents(self.payments(eta, batch)) * estimators.discounts(batch.alive, gamma)
+        return paid.sum((1, 2)) / batch.k
+
+    def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
+        """``∇_η ψ``."""
+        return grad_of(lambda p: self.cost(p, batch, gamma).sum(), eta)
+
+    def direct(self, eta: Params, batch: Batch) -> Tensor | None:
+        """The designer's own return at fixed behaviour, ``[S]``, where η moves it; None where it does not."""
+        return None
+
+
+class IncentiveFunction(Incentive):
+    """An incentive of your own: a differentiable function.
+
+    Parameters
+    ----------
+    payments : callable
+        ``payments(eta, batch)``: what every agent is paid, ``[S, T, K, A]``; any torch code. ``batch`` is a
+        :class:`metagrad.Batch`, η a dict of tensors whose first axis goes by seed.
+    init : callable
+        ``init(n)``, or ``init(n, generator)`` for random ones: initial parameters of ``n`` seeds, a dict of tensors
+        ``[n, ...]``.
+
+    Raises
+    ------
+    ValueError
+        If ``init`` gives no dict of tensors with a first axis of ``n``, or ``payments`` another shape.
+    """
+
+    def __init__(self, payments: Callable[[Params, Batch], Tensor], init: Callable[..., Params]) -> None:
+        self._payments, self._init = payments, init
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """Parameters of every seed; random ones are drawn seed by seed."""
+        drawn = len(inspect.signature(self._init).parameters) > 1
+        if drawn:
+            seeds = [torch.Generator().manual_seed(int(g.integers(2**62))) for g in generators]
+            parts = [self._checked(self._init(1, seed), 1) for seed in seeds]
+            made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        else:
+            made = self._checked(self._init(len(generators)), len(generators))
+        return {name: p.detach().to(where.device, where.dtype).clone() for name, p in made.items()}
+
+    @staticmethod
+    def _checked(made: Any, n: int) -> Params:
+        if not isinstance(made, dict) or not made or not all(isinstance(p, Tensor) for p in made.values()):
+            raise ValueError("init of an IncentiveFunction must give a dict of tensors")
+        for name, p in made.items():
+            if p.dim() == 0 or len(p) != n:
+                raise ValueError(f"init({n}) gives {name!r} of shape {list(p.shape)}; its first axis must be {n}")
+        return made
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """What every agent is paid."""
+        paid = self._payments(eta, batch)
+        if not isinstance(paid, Tensor) or paid.shape != batch.rewards.shape:
+            shape = list(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
+            raise ValueError(f"payments must be a tensor [S, T, K, A] = {list(batch.rewards.shape)}, got {shape}")
+        return paid.to(batch.rewards.dtype)
+
+
+# ---------------------------------------------------------------------- networks that pay
+
+
+def state_and_actions(batch: Batch) -> Obs:
+    """The designer's observation and the agents' joint action one-hot, as rows ``[S, T * K, width]``."""
+    seen = [batch.designer_obs[name].flatten(3) for name in sorted(batch.designer_obs)]
+    parts = [x.to(batch.alive.dtype) for x in seen] + [batch.onehot_actions().flatten(3)]
+    return {"obs": torch.cat(parts, -1).flatten(1, 2)}
+
+
+def state_and_actions_shapes(game: Interface) -> Shapes:
+    """Shape of a row of :func:`state_and_actions`."""
+    seen = sum(int(np.prod(shape)) for shape in game.designer.values())
+    return {"obs": (seen + game.n_agents * game.n_actions,)}
+
+
+@dataclass(frozen=True)
+class View:
+    """What an incentive's network sees of a step: its rows, and their shapes."""
+
+    rows: Callable[[Batch], Obs] = state_and_actions
+    shapes: Callable[[Interface], Shapes] = state_and_actions_shapes
+
+
+class Outputs:
+    """A network's pass over the steps of a batch, squashed to (0, 1)."""
+
+    def __init__(self, forward: Forward, batch: Batch) -> None:
+        self.forward = forward
+        self.sigma = sigmoid(forward.out).unflatten(1, batch.alive.shape[1:])  # [S, T, K, outputs]
+
+    def vjp(self, d_sigma: Tensor) -> Params:
+        """Gradient of ``Σ d_sigma · sigma``."""
+        sigma = self.sigma.flatten(1, 2)
+        return self.forward.vjp(d_sigma.flatten(1, 2) * sigmoid_grad(self.forward.out, sigma))
+
+
+@dataclass(frozen=True)
+class _NetworkIncentive(Incentive):
+    """Payments ``scale * σ(f_η)`` from a network on what the designer sees of a step."""
+
+    network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
+    scale: float = 2.0
+    cost_of: Literal["paid", "all_outputs"] = "paid"
+    view: View = field(default_factory=View)
+
+    def n_outputs(self, game: Interface) -> int:
+        """Number of outputs of the network."""
+        raise NotImplementedError
+
+    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
+        """What each agent gets of the outputs ``[S, T, K, outputs]``, ``[S, T, K, A]``, before scaling."""
+        raise NotImplementedError
+
+    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`pick`."""
+        raise NotImplementedError
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """A network for every seed."""
+        return self.network.init(generators, 1, self.view.shapes(game), self.n_outputs(game), where)
+
+    def outputs(self, eta: Params, batch: Batch) -> Outputs:
+        """The network's pass over a batch; made once for each η."""
+        rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
+        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, rows), batch))
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """What every agent is paid; 0 after the end of an episode."""
+        if any(p.requires_grad for p in eta.values()):
+            rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
+            sigma = sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
+        else:
+            sigma = self.outputs(eta, batch).sigma
+        return self.scale * self.pick(sigma, batch)
+
+    def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
+        """``∇_η Σ credit.rewards · payments(η)``, by hand."""
+        made = self.outputs(eta, batch)
+        return made.vjp(self.spread(credit.rewards * self.scale, made.sigma, batch))
+
+    def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """ψ: the discounted payments, or the sum of all outputs before scaling, as published."""
+        if self.cost_of == "paid":
+            return super().cost(eta, batch, gamma)
+        rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
+        sigma = sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
+        return (sigma.sum(-1) * self._weights(batch, gamma)).sum((1, 2))
+
+    def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
+        """``∇_η ψ``, by hand."""
+        made, weights = self.outputs(eta, batch), self._weights(batch, gamma)[..., None]
+        if self.cost_of == "paid":
+            return made.vjp(self.spread(weights.expand_as(batch.rewards) * self.scale, made.sigma, batch))
+        return made.vjp(weights.expand_as(made.sigma))
+
+    @staticmethod
+    def _weights(batch: Batch, gamma: float) -> Tensor:
+        """``γ^t / K`` while an episode goes on, ``[S, T, K]``."""
+        return batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k)
+
+
+@dataclass(frozen=True)
+class ByAction(_NetworkIncentive):
+    """One payment for each action; an agent receives that of the action it took.
+
+    Parameters
+    ----------
+    network : Network
+        On what ``view`` shows.
+    scale : float
+        Upper bound of a payment.
+    cost_of : {"paid", "all_outputs"}
+        ψ counts the payments really made, or all outputs before scaling, as published.
+    view : View
+        By default the designer's observation and the agents' joint action.
+    """
+
+    def n_outputs(self, game: Interface) -> int:
+        """One for each action."""
+        return game.n_actions
+
+    def index(self, batch: Batch) -> Tensor:
+        """Which output each agent gets, int64 ``[S, T, K, A]``."""
+        return batch.actions
+
+    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
+        """That of the action it took."""
+        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
+
+    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`pick`: summed over the agents, one after the other."""
+        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
+
+
+@dataclass(frozen=True)
+class ByActionType(ByAction):
+    """One payment for each type of action, as the game records it.
+
+    Parameters
+    ----------
+    types : int
+        Number of types.
+    record : str
+        Name of the types in ``batch.extra``, ``[S, T, K, A]``.
+    network, scale, cost_of, view
+        As for :class:`ByAction`.
+    """
+
+    types: int = 3
+    record: str = "action_type"
+
+    def n_outputs(self, game: Interface) -> int:
+        """One for each type."""
+        return self.types
+
+    def index(self, batch: Batch) -> Tensor:
+        """The type of each agent's action."""
+        return batch.extra[self.record].long()
+
+
+@dataclass(frozen=True)
+class ByAgent(_NetworkIncentive):
+    """One payment for each agent, whatever it does; parameters as for :class:`ByAction`."""
+
+    def n_outputs(self, game: Interface) -> int:
+        """One for each agent."""
+        return game.n_agents
+
+    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
+        """Its own."""
+        return sigma * batch.alive[..., None]
+
+    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`pick`."""
+        return d * batch.alive[..., None]
+
+
+class MutualIncentive(Incentive):
+    """Decentralised incentives: every agent has a function of its own and pays the others (LIO, Yang et al., 2020).
+
+    Networks are stacked giver by giver, ``[S * A, ...]``. A giver sees its own observation and the others' actions, is
+    after its own environment reward, and answers for the actions of the others; what it would pay itself counts for
+    nothing.
+
+    Parameters
+    ----------
+    n_agents : int
+        Number of agents, all of them givers.
+    network : Network
+        One output for each agent.
+    scale : float
+        Upper bound of a payment.
+    cost_of : {"paid", "all_outputs"}
+        As for :class:`ByAction`.
+    """
+
+    def __init__(
+        self,
+        n_agents: int,
+        network: Network | None = None,
+        scale: float = 2.0,
+        cost_of: Literal["paid", "all_outputs"] = "paid",
+    ) -> None:
+        if n_agents < 2:
+            raise ValueError("a MutualIncentive needs at least 2 agents: nobody pays itself")
+        self.givers, self.scale, self.cost_of = n_agents, scale, cost_of
+        self.network = MLP((64, 16), output_bias=False) if network is None else network
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """A network for every giver of every seed."""
+        seen = sum(int(np.prod(shape)) for name, shape in game.agents.items() if name != "mask")
+        shapes = {"obs": (seen + (game.n_agents - 1) * game.n_actions,)}
+        return self.network.init(generators, game.n_agents, shapes, game.n_agents, where)
+
+    def view(self, batch: Batch) -> Obs:
+        """Each giver's observation and the actions of the others in increasing order, ``[S * A, T * K, width]``."""
+        rows, acts = Rows(batch.shared), batch.onehot_actions()
+        n = acts.shape[3]
+        others = torch.stack([acts[:, :, :, [j for j in range(n) if j != i]].flatten(3) for i in range(n)], 3)
+        seen = [rows.back(x, batch.actions).flatten(4) for name, x in sorted(batch.obs.items()) if name != "mask"]
+        return {"obs": Rows(False).of(torch.cat([*(x.to(others.dtype) for x in seen), others], -1))}
+
+    def outputs(self, eta: Params, batch: Batch) -> Outputs:
+        """The networks' pass over a batch, ``sigma [S * A, T, K, A]``; made once for each η."""
+        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
+        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, rows), batch))
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """What each agent gets from all others."""
+        return self._received(self._sigma(eta, batch), batch)
+
+    def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
+        """The same with the outputs of all other givers held fixed."""
+        sigma, mine = self._sigma(eta, batch), self._is_giver(giver, batch)
+        return self._received(sigma * mine + (sigma * (1 - mine)).detach(), batch)
+
+    def judged_by(self, batch: Batch, giver: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Its own environment reward; the others' actions."""
+        others = torch.ones(self.givers, dtype=batch.rewards.dtype, device=batch.rewards.device)
+        others[giver] = 0
+        return batch.rewards[..., giver], others
+
+    def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
+        """``∇_η Σ credit.rewards · payments(η)`` for the η of one giver."""
+        d_sigma = self._given(credit.rewards * self.scale, batch) * self._is_giver(giver, batch)
+        return self.outputs(eta, batch).vjp(d_sigma)
+
+    def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """Sum of the givers' ψ."""
+        total = super().cost(eta, batch, gamma)
+        return total if self.cost_of == "paid" else total / self.scale
+
+    def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
+        """``∇_η ψ``, by hand: every giver's by its own η."""
+        weights = batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k)
+        scale = self.scale if self.cost_of == "paid" else 1.0
+        return self.outputs(eta, batch).vjp(self._given(weights[..., None].expand_as(batch.rewards) * scale, batch))
+
+    def _sigma(self, eta: Params, batch: Batch) -> Tensor:
+        if not any(p.requires_grad for p in eta.values()):
+            return self.outputs(eta, batch).sigma
+        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
+        return sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
+
+    def _received(self, sigma: Tensor, batch: Batch) -> Tensor:
+        given = sigma.unflatten(0, (-1, self.givers)) * self._to_others(batch)
+        return self.scale * estimators.sum_over_agents(given, 1)
+
+    def _given(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`_received` before scaling, ``[S * A, T, K, A]``."""
+        return (d[:, None] * self._to_others(batch)).flatten(0, 1)
+
+    def _to_others(self, batch: Batch) -> Tensor:
+        """1 for a gift to another agent while the episode goes on, ``[S, giver, T, K, receiver]``."""
+        other = 1 - torch.eye(self.givers, dtype=batch.alive.dtype, device=batch.alive.device)
+        return batch.alive[:, None, :, :, None] * other[:, None, None]
+
+    def _is_giver(self, giver: int, batch: Batch) -> Tensor:
+        """1 for the rows of one giver's networks, ``[S * A, 1, 1, 1]``."""
+        mine = torch.arange(self.givers, device=batch.alive.device) == giver
+        return mine.to(batch.alive.dtype).repeat(len(batch.alive))[:, None, None, None]

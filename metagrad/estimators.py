@@ -1,0 +1,115 @@
+"""Returns and advantages, as functions of arrays, each with its transpose beside it.
+
+Axes are ``[S, T, K, ...]``: seeds, steps, episodes, and agents where there are any. Sums over steps are taken by
+recursion, so that rows of zeros after the end of an episode do not change a bit, and sums over a seed's rows seed by
+seed, since a library's reduction orders its terms by the shape of the whole tensor.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+#: Keeps a division by a standard deviation finite.
+GUARD = 1e-8
+
+
+def discounted_sums(x: Tensor, factor: float) -> Tensor:
+    """``y_t = Σ_{j >= t} factor^{j-t} x_j`` along axis 1."""
+    if factor == 0:
+        return x
+    steps = x.unbind(1)
+    out = [steps[-1]]
+    for now in reversed(steps[:-1]):
+        out.append(torch.add(now, out[-1], alpha=factor))
+    return torch.stack(out[::-1], 1)
+
+
+def discounted_sums_transposed(d: Tensor, factor: float) -> Tensor:
+    """``b_j = Σ_{t <= j} factor^{j-t} d_t``: derivative of ``Σ d_t y_t`` with respect to the ``x`` of that function."""
+    if factor == 0:
+        return d
+    steps = d.unbind(1)
+    out = [steps[0]]
+    for now in steps[1:]:
+        out.append(torch.add(now, out[-1], alpha=factor))
+    return torch.stack(out, 1)
+
+
+def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float) -> Tensor:
+    """Generalised advantages (Schulman et al., 2016).
+
+    ``lam = 0`` gives the temporal differences of one step; without values and with ``lam = 1`` they are returns.
+
+    Parameters
+    ----------
+    rewards : Tensor ``[S, T, K, ...]``
+    values : Tensor ``[S, T + 1, K, ...]``, optional
+        Before every step and after the last; 0 where an episode is over.
+    """
+    if values is not None:
+        rewards = rewards + gamma * values[:, 1:] - values[:, :-1]
+    return discounted_sums(rewards, gamma * lam)
+
+
+def leave_one_out(returns: Tensor) -> Tensor:
+    """Returns ``[S, T, K]`` less the mean over the other episodes at the same step; unchanged for one episode."""
+    k = returns.shape[2]
+    if k == 1:
+        return returns
+    return returns - (returns.sum(2, keepdim=True) - returns) / (k - 1)
+
+
+def discounts(like: Tensor, gamma: float) -> Tensor:
+    """``γ^t`` for every step of ``like [S, T, K]``, ``[1, T, 1]``."""
+    powers = gamma ** torch.arange(like.shape[1], dtype=torch.float64)
+    return powers.to(like.device, like.dtype)[None, :, None]
+
+
+def sum_over_agents(x: Tensor, dim: int = -1) -> Tensor:
+    """Sum over the agents, one by one: bit for bit the same whatever else is in the tensor."""
+    return functools.reduce(torch.add, x.unbind(dim))
+
+
+def sum_over_seed(x: Tensor) -> Tensor:
+    """Sum over all axes but the first, ``[S]``, seed by seed."""
+    return x.sum()[None] if len(x) == 1 else torch.stack([one.sum() for one in x])
+
+
+class Moments(NamedTuple):
+    """What a seed's advantages are normalised by, ``[S, 1, 1, 1]`` each, and how many there are."""
+
+    mean: Tensor
+    std: Tensor
+    n: Tensor
+
+
+def moments(x: Tensor, alive: Tensor) -> Moments:
+    """Mean and standard deviation of ``x [S, T, K, A]`` over the rows that are ``alive [S, T, K]``, seed by seed."""
+    n = (sum_over_seed(alive) * x.shape[-1])[:, None, None, None]
+    mean = sum_over_seed(x)[:, None, None, None] / n
+    apart = (x - mean) * alive[..., None]
+    std = (sum_over_seed(apart * apart)[:, None, None, None] / (n - 1).clamp_min(1)).sqrt()
+    return Moments(mean, std, n)
+
+
+def normalise(x: Tensor, alive: Tensor, by: Moments) -> Tensor:
+    """``(x - mean) / std`` where an episode goes on, else 0."""
+    return (x - by.mean) * alive[..., None] / (by.std + GUARD)
+
+
+def centred(d: Tensor, alive: Tensor, by: Moments) -> Tensor:
+    """Transpose of :func:`normalise` with the standard deviation held fixed."""
+    mean = sum_over_seed(d * alive[..., None])[:, None, None, None] / by.n
+    return (d - mean) * alive[..., None] / (by.std + GUARD)
+
+
+def normalise_transposed(d: Tensor, x: Tensor, alive: Tensor, by: Moments) -> Tensor:
+    """Transpose of :func:`normalise` as a whole: derivative of ``Σ d normalise(x)`` with respect to ``x``."""
+    a = normalise(x, alive, by)
+    along = sum_over_seed(d * a)[:, None, None, None]
+    spread = by.std.clamp_min(torch.finfo(x.dtype).tiny)
+    return centred(d, alive, by) - a * (along / ((by.n - 1).clamp_min(1) * spread))

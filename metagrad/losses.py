@@ -1,0 +1,88 @@
+"""The agents' losses in closed form at the logits, and the one masked softmax with exploration.
+
+Rows are those of networks: tensors ``[G, R, L]`` with G networks, R rows and L actions. The differentiable twin
+:func:`log_probabilities` is for oracles and for users' own losses.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Softmax(NamedTuple):
+    """A policy's probabilities ``[G, R, L]``: of the softmax, and mixed with uniform exploration."""
+
+    p: Tensor
+    mixed: Tensor
+
+
+def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """Logits with those of illegal actions at the smallest finite number."""
+    return logits if mask is None else logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+
+
+def probabilities(logits: Tensor, epsilon: float, mask: Tensor | None = None) -> Softmax:
+    """Softmax over the legal actions, and ``(1 - ε) p + ε / legal``, the policy that acts."""
+    p = masked(logits, mask).softmax(-1)
+    if epsilon == 0:
+        return Softmax(p, p)
+    if mask is None:
+        return Softmax(p, (1 - epsilon) * p + epsilon / p.shape[-1])
+    return Softmax(p, (1 - epsilon) * p + epsilon * (mask / mask.sum(-1, keepdim=True).to(p.dtype)))
+
+
+def log_probabilities(logits: Tensor, epsilon: float, mask: Tensor | None = None) -> Tensor:
+    """Log-probabilities of the acting policy, differentiable; those of illegal actions are the smallest number."""
+    log_p = masked(logits, mask).log_softmax(-1)
+    if epsilon == 0:
+        return log_p
+    least = torch.finfo(logits.dtype).min
+    mixed = probabilities(logits, epsilon, mask).mixed
+    if mask is None:
+        return mixed.log()
+    return mixed.masked_fill(~mask, 1.0).log().masked_fill(~mask, least)
+
+
+def chosen(x: Tensor, actions: Tensor) -> Tensor:
+    """The entries of ``x [G, R, L]`` that ``actions [G, R]`` name, ``[G, R]``."""
+    return x.gather(-1, actions[..., None])[..., 0]
+
+
+def score(policy: Softmax, actions: Tensor, epsilon: float) -> Tensor:
+    """Derivative of the log-probability of the chosen actions with respect to the logits, ``[G, R, L]``."""
+    index = actions[..., None]
+    out = policy.p.neg().scatter_add_(-1, index, torch.ones_like(index, dtype=policy.p.dtype))
+    if epsilon == 0:
+        return out
+    taken = policy.p.gather(-1, index) / policy.mixed.gather(-1, index).clamp_min(torch.finfo(out.dtype).tiny)
+    return out * ((1 - epsilon) * taken)
+
+
+def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
+    """Derivative of the entropy of the acting policy with respect to the logits, ``[G, R, L]``."""
+    p_log = torch.special.xlogy(policy.p, policy.mixed)
+    out = policy.p * p_log.sum(-1, keepdim=True) - p_log
+    return out if epsilon == 0 else (1 - epsilon) * out
+
+
+def entropy(log_p: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Entropy ``[G, R]`` of log-probabilities, differentiable."""
+    safe = log_p if mask is None else log_p.masked_fill(~mask, 0.0)
+    return -(log_p.exp() * safe).sum(-1)
+
+
+def active_ratio(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """What multiplies ``advantage * score`` in the gradient of the clipped surrogate (Schulman et al., 2017).
+
+    It is the probability ratio to the policy that acted, and 0 where the loss is clipped.
+    """
+    free = ratio * advantages <= ratio.clamp(1 - clip, 1 + clip) * advantages
+    return ratio * free
+
+
+def clipped_gain(ratio: Tensor, advantages: Tensor, clip: float) -> Tensor:
+    """The clipped surrogate itself, differentiable."""
+    return torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)

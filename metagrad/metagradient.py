@@ -1,0 +1,205 @@
+"""The designer's gradient through the agents' learning steps.
+
+:class:`LastSteps` goes backward through the steps as they were taken, :class:`Sensitivity` carries the derivative of
+the agents' parameters forward through all steps, and :func:`unrolled` is the oracle, automatic differentiation through
+the updates.
+
+The first two are exact, without a second-order graph, where η enters the agents' loss through the weights of the score
+function, with critics' values held fixed: policy gradients, actor-critics, the first step of PPO. A clipped or reused
+sample enters with its probability ratio, and not at all where it is clipped. (:class:`Sensitivity` is exact but for the
+curvature of the agents' objective, for which its response time stands.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from metagrad import losses, optim
+from metagrad.agents.base import Adjoint, AgentState, Step
+from metagrad.agents.policy_gradient import PolicyGradientAgents
+from metagrad.batch import Batch
+from metagrad.optim import Params
+
+
+class Path(Protocol):
+    """How far the designer follows the agents' learning."""
+
+    def init(self, agents: AgentState, incentive: Any, eta: Params) -> Any:
+        """The state to begin with."""
+
+    def advance(self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step]) -> Any:
+        """Take in the agents' steps of an iteration."""
+
+    def gradient(
+        self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step], adjoint: Params,
+        fresh: Batch, giver: int = 0,
+    ) -> Params:  # fmt: skip
+        """``∇_η J`` of an objective whose derivative by the agents' parameters is ``adjoint``."""
+
+
+@dataclass(frozen=True)
+class LastSteps:
+    """Backward through the agents' last M steps.
+
+    Parameters
+    ----------
+    m : int
+        How many steps to follow; 1 is the published method, 0 stands for all steps of an iteration.
+    """
+
+    m: int = 0
+
+    def init(self, agents: AgentState, incentive: Any, eta: Params) -> dict:
+        """No state."""
+        return {}
+
+    def advance(self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step]) -> Any:
+        """Nothing to take in."""
+        return state
+
+    def gradient(
+        self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step], adjoint: Params,
+        fresh: Batch, giver: int = 0,
+    ) -> Params:  # fmt: skip
+        """``∇_η J`` through these steps; exact."""
+        followed, back, total = list(steps[-self.m :]), Adjoint(adjoint), None
+        for j, step in reversed(list(enumerate(followed))):
+            credit, back = agents.backward(step, back._replace(last=j == 0))
+            part = incentive.vjp(eta, step.batch, credit, giver)
+            total = part if total is None else optim.add(total, part)
+        if total is None:
+            raise ValueError("a meta-gradient needs at least one step of the agents")
+        return total
+
+
+class Response(NamedTuple):
+    """Derivatives of the agents' parameters and of Adam's first moment by the mechanism's levers, ``[B, G, ...]``."""
+
+    params: Params
+    moment: Params
+    steps: int  # taken in so far
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Forward through all steps so far (real-time recurrent learning), for mechanisms with few levers, as tax rates.
+
+    One step of the agents answers a change of a lever only a little: Adam lets a tenth of a gradient act at once, and
+    behaviour takes tens of steps to follow an incentive. The derivative of the agents' parameters with respect to
+    levers common to all periods is carried through every step; what earlier levers did fades by a constant factor,
+    which stands for the curvature of the agents' objective. A sum over many batches, it has little noise.
+
+    Parameters
+    ----------
+    response_time : float
+        Episodes in which the agents respond to a new lever.
+    stride : int
+        Every so many-th step of the episodes gives the derivative that is carried along: rows of neighbouring steps
+        are much alike.
+    """
+
+    response_time: float = 64.0
+    stride: int = 8
+
+    def init(self, agents: AgentState, incentive: Any, eta: Params) -> Response:
+        """No response yet."""
+        n = incentive.levers
+        params, moment = ({name: p.new_zeros(n, *p.shape) for name, p in agents.policy.items()} for _ in range(2))
+        return Response(params, moment, 0)
+
+    def advance(
+        self, state: Response, eta: Params, agents: PolicyGradientAgents, incentive: Any, steps: Sequence[Step]
+    ) -> Response:
+        """Add what the present levers did to the agents' steps on their last batch."""
+        batch, last = steps[-1].batch, steps[-1]
+        first = next(step for step in steps if step.batch is batch)
+        slopes = incentive.advantage_slopes(batch, agents.decay) / agents.advantage_std(batch)[..., None].double()
+        weights = agents.rows.of(slopes).to(batch.rewards.dtype)  # [G, R, B]
+        each = weights.shape[1] // batch.actions.shape[1]
+        some = torch.arange(weights.shape[1], device=weights.device).view(-1, each)[state.steps % self.stride :: self.stride]
+        rows = some.flatten()
+        weights = weights[:, rows]
+        reached = weights.flatten(0, 1).any(0)  # levers that touch anybody; the derivative by the others is 0
+        weights = weights[..., reached] * -agents.row_scale(batch, rows)
+        d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
+        found = agents.score_vjps(first.forward.params, batch, weights, rows)
+        for name, column in found.items():
+            d_grads[name][reached] = column
+        memory = max(0.0, 1 - batch.k / self.response_time)
+        before = {name: memory * p for name, p in state.params.items()}
+        taken = sum(step.batch is batch for step in steps)
+        moved = agents.optimiser.pushforward(last.grads, last.opt, before, state.moment, d_grads, taken)
+        return Response(*moved, state.steps + 1)
+
+    def gradient(
+        self, state: Response, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step], adjoint: Params,
+        fresh: Batch, giver: int = 0,
+    ) -> Params:  # fmt: skip
+        """``∇_η J`` through the response carried so far."""
+        parts = [torch.einsum("bg...,g...->gb", state.params[name], v) for name, v in adjoint.items()]
+        by_seed = torch.stack(parts).sum(0).unflatten(0, (len(fresh.alive), -1)).sum(1)
+        return incentive.levers_vjp(eta, fresh, by_seed)
+
+
+# ---------------------------------------------------------------------- the oracle
+
+
+def unrolled(
+    agents: PolicyGradientAgents,
+    incentive: Any,
+    eta: Params,
+    steps: Sequence[Step],
+    objective: Callable[[Params], Tensor],
+    giver: int = 0,
+) -> Params:
+    """``∇_η J`` by automatic differentiation through the agents' steps.
+
+    Parameters
+    ----------
+    agents : PolicyGradientAgents
+    incentive : Incentive
+    eta : dict
+        The designer's parameters.
+    steps : sequence of Step
+        The agents' steps as they were taken.
+    objective : callable
+        From the agents' parameters after the last step to the objective.
+    giver : int
+        Whose η is differentiated, where agents pay each other.
+    """
+    leaves = {name: p.detach().requires_grad_() for name, p in eta.items()}
+    params = {name: p.detach().requires_grad_() for name, p in steps[0].forward.params.items()}
+    state = steps[0].opt
+    for step in steps:
+        loss = agents.loss(params, step.batch, paid_advantages(agents, incentive, leaves, step.batch, giver),
+                           step.entropy, step.rows)  # fmt: skip
+        grads = torch.autograd.grad(loss, list(params.values()), create_graph=True)
+        params, state = agents.optimiser.step(params, dict(zip(params, grads, strict=True)), state)
+    value = objective(params)
+    result = torch.autograd.grad(value, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    return dict(zip(leaves, result, strict=True))
+
+
+def paid_advantages(
+    agents: PolicyGradientAgents, incentive: Any, eta: Params, batch: Batch, giver: int = 0
+) -> Tensor:
+    """The agents' advantages as a function of η: their value is that of the stored payments."""
+    paid = incentive.payments(eta, batch) if incentive.givers == 1 else incentive.payments_by(eta, batch, giver)
+    return agents.advantages(batch, batch.total_rewards + (paid - paid.detach()))
+
+
+def log_prob_objective(
+    agents: PolicyGradientAgents, batch: Batch, weights: Tensor
+) -> Callable[[Params], Tensor]:
+    """``-Σ weights · log π(a|o)`` as a function of the agents' parameters, weights ``[S, T, K, A]``."""
+    def objective(policy: Params) -> Tensor:
+        logits = agents.policy(policy, batch.obs, batch.actions.shape[1])
+        log_p = losses.log_probabilities(logits, batch.epsilon, batch.obs.get("mask"))
+        return -(agents.rows.of(weights) * losses.chosen(log_p, agents.rows.of(batch.actions))).sum()
+
+    return objective

@@ -1,0 +1,190 @@
+"""Stacked multilayer perceptrons with hand-written passes.
+
+Parameters are a dict ``w0, b0, w1, b1, ...`` of tensors ``[G, in, out]`` and ``[G, 1, out]``: G independent networks
+side by side, applied by batched matrix products. For networks as small as these an autograd graph would take several
+times longer than the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad.networks.base import Forward, Obs, Shapes, Where, joined_inputs, width_of
+from metagrad.optim import Params
+
+
+@dataclass(frozen=True)
+class Normal:
+    """Initial parameters with normal kernels and constant biases, or none at all.
+
+    Parameters
+    ----------
+    deviation : float
+        Of the kernels.
+    bias : float, optional
+        Of every unit; None for layers without biases.
+    """
+
+    deviation: float
+    bias: float | None = None
+
+
+@dataclass(frozen=True)
+class MLP:
+    """A multilayer perceptron with rectified hidden layers on all observations, flattened and joined.
+
+    Parameters
+    ----------
+    hidden : tuple of int
+        Widths of the hidden layers; empty for a linear map.
+    output_bias : bool
+        Whether the last layer has a bias.
+    initial : {"glorot", "torch"} or Normal
+        Initial parameters: Glorot-uniform kernels and zero biases; uniform in ``± 1 / sqrt(fan_in)``, both; or normal.
+    head_scale : float
+        Factor of the last layer's initial kernel: small first logits keep a policy close to uniform.
+    """
+
+    hidden: tuple[int, ...] = (64, 32)
+    output_bias: bool = True
+    initial: Literal["glorot", "torch"] | Normal = "glorot"
+    head_scale: float = 1.0
+    stacks = True
+    sequential = False
+
+    def init(
+        self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
+    ) -> Params:
+        """Draw ``n`` networks from each generator, stacked generator by generator."""
+        sizes = (width_of(shapes), *self.hidden, outputs)
+        params: Params = {}
+        for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            last = layer == len(sizes) - 2
+            kernel, bias = self._draw(generators, n, fan_in, fan_out)
+            if last and self.head_scale != 1:
+                kernel = kernel * self.head_scale
+            params[f"w{layer}"] = torch.tensor(kernel, device=where.device, dtype=where.dtype)
+            if bias is not None and (self.output_bias or not last):
+                params[f"b{layer}"] = torch.tensor(bias, device=where.device, dtype=where.dtype)
+        return params
+
+    def _draw(
+        self, generators: Sequence[np.random.Generator], n: int, fan_in: int, fan_out: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        shape, scheme = (n, fan_in, fan_out), self.initial
+        if isinstance(scheme, Normal):
+            kernel = np.concatenate([g.normal(0.0, scheme.deviation, shape) for g in generators])
+            bias = None if scheme.bias is None else np.full((len(kernel), 1, fan_out), scheme.bias)
+            return kernel, bias
+        limit = np.sqrt(6 / (fan_in + fan_out)) if scheme == "glorot" else 1 / np.sqrt(fan_in)
+        kernels, biases = [], []
+        for g in generators:
+            kernels.append(g.uniform(-limit, limit, shape))
+            small = (n, 1, fan_out)
+            biases.append(g.uniform(-limit, limit, small) if scheme == "torch" else np.zeros(small))
+        return np.concatenate(kernels), np.concatenate(biases)
+
+    @torch.no_grad()
+    def forward(self, params: Params, obs: Obs, steps: int = 1) -> MLPForward:
+        """Run the networks; no autograd graph is built."""
+        return MLPForward(params, joined_inputs(obs, params["w0"].dtype))
+
+    def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
+        """The same outputs, differentiable."""
+        x = joined_inputs(obs, params["w0"].dtype)
+        layers = n_layers(params)
+        for i in range(layers):
+            x = affine(x, params[f"w{i}"], params.get(f"b{i}"))
+            if i < layers - 1:
+                x = x.relu()
+        return x
+
+    def join(self, parts: Sequence[Forward], obs: Obs) -> None:
+        """Nothing: one pass over all rows costs less than putting the parts together."""
+
+
+class MLPForward:
+    """A forward pass of stacked perceptrons; see :class:`metagrad.networks.base.Forward`."""
+
+    def __init__(self, params: Params, x: Tensor) -> None:
+        self.params, self._inputs = params, [x]
+        layers = n_layers(params)
+        for i in range(layers):
+            x = affine(x, params[f"w{i}"], params.get(f"b{i}"))
+            if i < layers - 1:
+                x = x.relu_()
+                self._inputs.append(x)
+        self.out = x
+
+    @torch.no_grad()
+    def vjp(self, d_out: Tensor) -> Params:
+        """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
+        grads: Params = {}
+        for i, x, delta in self._deltas(d_out):
+            grads[f"w{i}"] = torch.bmm(x.transpose(1, 2), delta)
+            if f"b{i}" in self.params:
+                grads[f"b{i}"] = delta.sum(1, keepdim=True)
+        return {name: grads[name] for name in self.params}
+
+    @torch.no_grad()
+    def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``; one product a layer."""
+        grads: Params = {}
+        n = weights.shape[-1]
+        for i, x, delta in self._deltas(d_out):
+            weighted = (weights[..., None] * delta[:, :, None]).flatten(2)  # [G, R, J * out]
+            product = torch.bmm(x.transpose(1, 2), weighted).unflatten(-1, (n, -1))
+            grads[f"w{i}"] = product.permute(2, 0, 1, 3)
+            if f"b{i}" in self.params:
+                grads[f"b{i}"] = torch.bmm(weights.transpose(1, 2), delta).transpose(0, 1)[:, :, None]
+        return {name: grads[name] for name in self.params}
+
+    @torch.no_grad()
+    def row_norms(self, d_out: Tensor) -> Tensor:
+        """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
+        total = torch.zeros_like(d_out[..., 0])
+        for i, x, delta in self._deltas(d_out):
+            total = total + (_row_squares(x) + float(f"b{i}" in self.params)) * _row_squares(delta)
+        return total
+
+    @torch.no_grad()
+    def jvp(self, tangent: Params) -> Tensor:
+        """Change of the outputs when the parameters move along ``tangent``."""
+        moved = affine(self._inputs[0], tangent["w0"], tangent.get("b0"))
+        for i in range(1, len(self._inputs)):
+            own = affine(self._inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
+            moved = torch.baddbmm(own, where_active(moved, self._inputs[i]), self.params[f"w{i}"])
+        return moved
+
+    def _deltas(self, d: Tensor):
+        """From the last layer to the first: its number, its input, and the derivative by what it gives."""
+        for i in reversed(range(len(self._inputs))):
+            yield i, self._inputs[i], d
+            if i:
+                d = where_active(torch.bmm(d, self.params[f"w{i}"].transpose(1, 2)), self._inputs[i])
+
+
+def n_layers(params: Params) -> int:
+    """Number of affine layers."""
+    return sum(name.startswith("w") for name in params)
+
+
+def affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """``x w + b`` network by network."""
+    return torch.bmm(x, w) if b is None else torch.baddbmm(b, x, w)
+
+
+def where_active(d: Tensor, activation: Tensor) -> Tensor:
+    """``d`` where the rectified unit fired, else 0."""
+    return torch.ops.aten.threshold_backward(d, activation, 0.0)
+
+
+def _row_squares(x: Tensor) -> Tensor:
+    """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
+    return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]

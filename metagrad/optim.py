@@ -1,0 +1,195 @@
+"""Optimiser steps as pure functions, and what the meta-gradient needs of them: their transposed derivatives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+Params = dict[str, torch.Tensor]
+
+_TINY = 1e-30
+
+
+class AdamState(NamedTuple):
+    """Moments and the number of steps done."""
+
+    m: Params
+    v: Params
+    t: int
+
+
+class AdamAdjoint(NamedTuple):
+    """Derivatives of the designer's objective with respect to Adam's moments."""
+
+    m: Params
+    v: Params
+
+
+def add(params: Params, other: Params, scale: float = 1.0) -> Params:
+    """``params + scale * other``."""
+    return _zip(params, torch._foreach_add(_list(params), _list(other), alpha=scale))
+
+
+@dataclass(frozen=True)
+class SGD:
+    """``θ - lr * g``."""
+
+    lr: float
+
+    def init(self, params: Params) -> None:
+        """No state."""
+
+    def step(self, params: Params, grads: Params, state: None) -> tuple[Params, None]:
+        """One step."""
+        return add(params, grads, -self.lr), None
+
+    def pullback(self, grads: Params, state: None, adjoint: Params, state_adjoint: None):
+        """Carry the adjoint of the new parameters back to ``-g``; see :meth:`Adam.pullback`."""
+        return _zip(adjoint, torch._foreach_mul(_list(adjoint), self.lr)), None
+
+    def pushforward(
+        self, grads: Params, state: None, d_params: Params, d_m: Params, d_grads: Params, steps: int = 1
+    ) -> tuple[Params, Params]:
+        """Carry tangents forward through steps with this tangent of the gradient; see :meth:`Adam.pushforward`."""
+        return {name: p - self.lr * steps * d_grads[name] for name, p in d_params.items()}, d_m
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam with the step index starting at 1.
+
+    Parameters
+    ----------
+    lr, beta1, beta2, eps : float
+        As usual.
+    eps_mode : {"torch", "tf1"}
+        Whether ``eps`` is added after the bias correction of the second moment, or before.
+    stop_second_moment : bool
+        Whether :meth:`pullback` and a differentiated :meth:`step` leave out the dependence of the second moment on
+        the gradient, as the published code does. Exact by default.
+    """
+
+    lr: float
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    eps_mode: str = "torch"
+    stop_second_moment: bool = False
+
+    def init(self, params: Params) -> AdamState:
+        """Zero moments."""
+        m, v = ({name: torch.zeros_like(p) for name, p in params.items()} for _ in range(2))
+        return AdamState(m, v, 0)
+
+    def _corrections(self, t: int) -> tuple[float, float]:
+        """Scale of the update and of ``sqrt(v)`` at step ``t``: update = scale * m / (root * sqrt(v) + eps)."""
+        first, second = 1 - self.beta1**t, (1 - self.beta2**t) ** 0.5
+        return (self.lr / first, 1 / second) if self.eps_mode == "torch" else (self.lr * second / first, 1.0)
+
+    def step(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
+        """One step; differentiable in ``params``, ``grads`` and the moments."""
+        t = state.t + 1
+        g = _list(grads)
+        squared = [x.detach() for x in g] if self.stop_second_moment else g
+        m = torch._foreach_lerp(_list(state.m), g, 1 - self.beta1)
+        v = torch._foreach_mul(_list(state.v), self.beta2)
+        v = torch._foreach_addcmul(v, squared, squared, 1 - self.beta2)
+        scale, root = self._corrections(t)
+        # The floor is far below eps; it gives units that never fired a derivative of 0 instead of 0 * inf.
+        sqrt_v = torch._foreach_sqrt(torch._foreach_clamp_min(v, _TINY))
+        denominator = torch._foreach_add(torch._foreach_mul(sqrt_v, root), self.eps)
+        if any(x.requires_grad for x in m):  # the derivative of _foreach_addcdiv fails for some shapes
+            new = torch._foreach_add(_list(params), torch._foreach_div(m, denominator), alpha=-scale)
+        else:
+            new = torch._foreach_addcdiv(_list(params), m, denominator, -scale)
+        return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
+
+    def pullback(
+        self, grads: Params, state: AdamState, adjoint: Params, state_adjoint: AdamAdjoint | None
+    ) -> tuple[Params, AdamAdjoint]:
+        """Carry adjoints of the new parameters and moments back through one step.
+
+        Parameters
+        ----------
+        grads : dict
+            The gradient ``g`` that the step used.
+        state : AdamState
+            State *before* the step.
+        adjoint : dict
+            Derivative of the objective with respect to the new parameters.
+        state_adjoint : AdamAdjoint or None
+            The same for the new moments, where later steps used them.
+
+        Returns
+        -------
+        u : dict
+            Derivative of the objective with respect to ``-g``.
+        state_adjoint : AdamAdjoint
+            Derivative with respect to the moments before the step.
+        """
+        scale, root = self._corrections(state.t + 1)
+        u: Params = {}
+        back_m: Params = {}
+        back_v: Params = {}
+        for name, g in grads.items():
+            m = torch.lerp(state.m[name], g, 1 - self.beta1)
+            v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
+            sqrt_v = v.clamp_min(_TINY).sqrt()
+            denominator = root * sqrt_v + self.eps
+            d_m = -scale * adjoint[name] / denominator
+            d_v = scale * adjoint[name] * m * root / (2 * denominator**2 * sqrt_v) * (v > _TINY)
+            if state_adjoint is not None:
+                d_m, d_v = d_m + state_adjoint.m[name], d_v + state_adjoint.v[name]
+            d_g = (1 - self.beta1) * d_m
+            if not self.stop_second_moment:
+                d_g = d_g + 2 * (1 - self.beta2) * g * d_v
+            u[name] = -d_g
+            back_m[name], back_v[name] = self.beta1 * d_m, self.beta2 * d_v
+        return u, AdamAdjoint(back_m, back_v)
+
+    def pushforward(
+        self, grads: Params, state: AdamState, d_params: Params, d_m: Params, d_grads: Params, steps: int = 1
+    ) -> tuple[Params, Params]:
+        """Carry tangents of parameters, first moment and gradient forward through steps with this tangent.
+
+        The second moment is held fixed at that of the step given: after some hundred steps its derivative is about a
+        hundredth of the whole. Tangents may have leading axes of their own.
+
+        Parameters
+        ----------
+        grads, state
+            Gradient of the (last) step, and the state before it.
+        d_params, d_m, d_grads : dict
+            Tangents of parameters and first moment before the steps, and of the gradient in each.
+        steps : int
+            Number of steps.
+
+        Returns
+        -------
+        d_params, d_m : dict
+            Tangents of the parameters and of the first moment after the steps.
+        """
+        scale, root = self._corrections(state.t + 1)
+        kept = self.beta1**steps
+        echo = self.beta1 * (1 - kept) / (1 - self.beta1)  # of the old moment in the sum of the new ones
+        after: Params = {}
+        moment: Params = {}
+        for name, g in grads.items():
+            v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
+            moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - kept)
+            total = echo * d_m[name] + (steps - echo) * d_grads[name]
+            after[name] = d_params[name] - scale * total / (root * v.clamp_min(_TINY).sqrt() + self.eps)
+        return after, moment
+
+
+Optimiser = SGD | Adam
+
+
+def _list(params: Params) -> list[torch.Tensor]:
+    return list(params.values())
+
+
+def _zip(like: Params, values) -> Params:
+    return dict(zip(like, values, strict=True))

@@ -1,0 +1,76 @@
+"""One counter-based random stream for each seed and purpose.
+
+What a seed sees depends neither on which others are trained beside it nor on what other purposes have drawn, and
+saving a stream means saving one counter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fastenvs import rng
+from fastenvs.jit import wrapping
+
+#: What random numbers are for. A purpose's place in this list keys its streams: new ones go to the end.
+PURPOSES = (
+    "parameters",
+    *(f"{phase} {use}" for phase in ("train", "eval", "test") for use in ("environment", "actions", "designer")),
+    "train shuffles",
+    "surrogates",
+    "designer critic",
+    "designer parameters",
+)
+
+
+class Streams:
+    """The random streams of S seeds in one phase of a run.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+        One a seed, not negative.
+    phase : {"train", "eval", "test"}
+        Training, the evaluations beside it, or the test at the end: each draws from streams of its own.
+    """
+
+    def __init__(self, seeds: Sequence[int], phase: str = "train") -> None:
+        self.seeds, self.phase = tuple(int(s) for s in seeds), phase
+        self._streams: dict[str, rng.Streams] = {}
+
+    def derived(self, purpose: str) -> list[int]:
+        """One derived seed for each seed."""
+        key = (PURPOSES.index(purpose),)
+        return [int(np.random.SeedSequence(s, spawn_key=key).generate_state(1, np.uint64)[0]) for s in self.seeds]
+
+    def env_seeds(self) -> list[int]:
+        """Seeds for the environments of this phase, one for each seed."""
+        return self.derived(f"{self.phase} environment")
+
+    def generators(self, purpose: str) -> list[np.random.Generator]:
+        """Fresh generators for initial parameters, one for each seed."""
+        return [np.random.default_rng(s) for s in self.derived(purpose)]
+
+    def uniforms(self, use: str, n: int) -> np.ndarray:
+        """The next ``n`` uniforms of every seed for ``actions``, ``designer`` or ``shuffles``, float64 ``[S, n]``."""
+        out = np.empty((len(self.seeds), n))
+        with wrapping():
+            rng.fill_uniform(self._of(use), out)
+        return out
+
+    def _of(self, use: str) -> rng.Streams:
+        if use not in self._streams:
+            self._streams[use] = rng.make_streams(self.derived(f"{self.phase} {use}"), len(self.seeds))
+        return self._streams[use]
+
+    def counters(self) -> dict[str, np.ndarray]:
+        """Positions of the streams drawn from so far, int64 ``[S]`` each."""
+        return {use: streams.counter.astype(np.int64) for use, streams in sorted(self._streams.items())}
+
+    def set_counters(self, counters: dict[str, np.ndarray]) -> None:
+        """Go on from :meth:`counters`."""
+        for use in self._streams.keys() - counters.keys():
+            self._streams[use].counter[:] = 0
+        for use, counter in counters.items():
+            self._of(use).counter[:] = np.asarray(counter).astype(np.uint64)

@@ -1,0 +1,319 @@
+"""Games as tasks: how to make environments, what to record, how to score."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fastenvs.vecenv import VecEnv
+from metagrad.agents.base import Interface
+from metagrad.batch import Batch
+from metagrad.rollout import as_dict
+
+#: A central policy chooses among no more joint actions than this.
+MAX_JOINT_ACTIONS = 10_000
+
+
+class TaskError(ValueError):
+    """A game does not offer what the learner needs, or offers what it cannot do."""
+
+
+class VectorTask:
+    """A task from any vectorised environment.
+
+    Parameters
+    ----------
+    make : callable
+        ``make(num_envs, seed=...)`` or ``make(num_envs)`` gives an environment with attributes ``num_envs``,
+        ``n_agents`` and ``n_actions`` and methods
+
+        - ``reset()`` → ``obs, info``
+        - ``step(actions [N, A])`` → ``obs, rewards [N, A], terminated [N], truncated [N], info``
+
+        where ``obs["agents"]`` is an array ``[N, A, ...]`` or a dict of such, with an optional key ``mask`` of legal
+        actions ``[N, A, n_actions]``, ``obs["designer"]`` is an array ``[N, ...]`` or a dict of such, and
+        ``info["designer_reward"]`` is ``[N]``. Copies need not reset themselves. Environments of ``fastenvs`` are such,
+        with any options. One environment is made for each seed, and ``reset`` is given ``seed=`` where it takes one, so
+        that a game with random numbers can be resumed bit for bit.
+    horizon : int
+        Step limit of an episode.
+    name : str, optional
+        Name of the game.
+
+    Raises
+    ------
+    TaskError
+        If the environment does not offer this; the message says what is missing or cannot be done.
+    """
+
+    #: Names of the scores that a table shows, ``[S]`` each; the first is the score. None for all of them.
+    fields: tuple[str, ...] | None = None
+
+    def __init__(self, make: Callable[..., Any], horizon: int, name: str | None = None) -> None:
+        if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
+            raise TaskError(f"horizon must be a number of steps of at least 1, got {horizon!r}")
+        self._make, self.horizon = make, int(horizon)
+        self.interface = probe(self._one(1, 0), self.horizon)
+        self.name = name or getattr(make, "__name__", "game")
+
+    @property
+    def n_agents(self) -> int:
+        """Number of agents, A."""
+        return self.interface.n_agents
+
+    @property
+    def n_actions(self) -> int:
+        """Number of actions of every agent, L."""
+        return self.interface.n_actions
+
+    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
+        """An environment of ``num_envs`` copies, shared out evenly and in order over the seeds."""
+        env = self._one(num_envs, list(seeds)) if self._is_fast() else None
+        if env is not None:
+            return env
+        each = num_envs // len(seeds)
+        return SideBySide([self._one(each, seed) for seed in seeds], seeds)
+
+    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Further arrays ``[N, ...]`` to keep of a step, called after it."""
+        return {}
+
+    def prepare(self, env: Any, episodes: int, source: Any = None) -> None:
+        """Called before episodes are played, with the number of training episodes of a seed so far.
+
+        ``source`` is the training environment where ``env`` is for an evaluation.
+        """
+
+    def scores(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Means over the episodes of a batch by name, ``[S]`` or ``[S, A, ...]``; the first is the score."""
+        return {
+            "welfare": per_seed(batch.designer_rewards),
+            "payments": per_seed(batch.payments),
+            "steps": per_seed(batch.alive),
+        }
+
+    def _is_fast(self) -> bool:
+        return isinstance(self._one(1, 0), VecEnv)
+
+    def _one(self, num_envs: int, seed: Any) -> Any:
+        parameters = inspect.signature(self._make).parameters.values()
+        takes_seed = any(p.name == "seed" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
+        return self._make(num_envs, seed=seed) if takes_seed else self._make(num_envs)
+
+
+def per_seed(x: Tensor) -> np.ndarray:
+    """Sum over steps and agents, mean over the K episodes, float64 ``[S]``."""
+    return (x.double().flatten(1).sum(1) / x.shape[2]).cpu().numpy()
+
+
+def per_agent(x: Tensor) -> np.ndarray:
+    """Sum over steps, mean over episodes of ``[S, T, K, A, ...]``, float64 ``[S, A, ...]``."""
+    return x.double().sum(1).mean(1).cpu().numpy()
+
+
+# ---------------------------------------------------------------------- what a game offers
+
+
+def probe(env: Any, horizon: int) -> Interface:
+    """What a game offers, seen in one copy of it.
+
+    Raises
+    ------
+    TaskError
+        If it is not enough, or not what the learner can do.
+    """
+    for name in ("num_envs", "n_agents", "n_actions", "reset", "step"):
+        if not hasattr(env, name):
+            raise TaskError(f"the environment {type(env).__name__} has no {name!r}; see metagrad.VectorTask")
+    n_agents, n_actions = _count(env, "n_agents", 1), _count(env, "n_actions", 2)
+    obs = env.reset()
+    if not (isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[0], dict)):
+        raise TaskError("reset() must give (obs, info), with obs a dict of 'agents' and 'designer'")
+    for key in ("agents", "designer"):
+        if key not in obs[0]:
+            raise TaskError(f"reset() gives observations without a key {key!r}")
+    n = env.num_envs
+    agents = _shapes(obs[0]["agents"], "agents", (n, n_agents))
+    designer = _shapes(obs[0]["designer"], "designer", (n,))
+    if "mask" in agents and agents["mask"] != (n_actions,):
+        raise TaskError(f"obs['agents']['mask'] must have shape [N, A, {n_actions}], got [N, A, *{agents['mask']}]")
+    if not agents.keys() - {"mask"}:
+        raise TaskError("the agents observe nothing but their mask")
+    _probe_step(env, obs[0], n_agents)
+    return Interface(n_agents, n_actions, horizon, agents, designer)
+
+
+def _count(env: Any, name: str, least: int) -> int:
+    value = getattr(env, name)
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        what = "the same number of actions for every agent" if name == "n_actions" else "an integer"
+        raise TaskError(
+            f"{name} must be {what}, got {value!r}; agents with other numbers of actions, or with continuous ones, "
+            "are not supported: give illegal actions a mask, and continuous ones levels"
+        )
+    if value < least:
+        raise TaskError(f"{name} must be at least {least}, got {value}")
+    return int(value)
+
+
+def _shapes(obs: Any, key: str, leading: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for name, x in as_dict(obs).items():
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
+            kind = f"{type(x).__name__}" if not isinstance(x, np.ndarray) else f"an array of {x.dtype}"
+            raise TaskError(f"obs[{key!r}] must be an array of numbers, or a dict of such; {name!r} is {kind}")
+        if x.shape[: len(leading)] != leading or x.ndim == len(leading):
+            raise TaskError(f"obs[{key!r}] {name!r} must have shape {[*leading, '...']}, got {list(x.shape)}")
+        shapes[name] = tuple(x.shape[len(leading) :])
+    return shapes
+
+
+def _probe_step(env: Any, obs: dict[str, Any], n_agents: int) -> None:
+    """Take one step, by legal actions, and look at what it gives."""
+    n, mask = env.num_envs, as_dict(obs["agents"]).get("mask")
+    actions = np.zeros((n, n_agents), np.int64) if mask is None else np.asarray(mask).astype(bool).argmax(-1)
+    result = env.step(actions)
+    if not (isinstance(result, tuple) and len(result) == 5):
+        raise TaskError("step(actions) must give (obs, rewards, terminated, truncated, info)")
+    _, rewards, terminated, truncated, info = result
+    for name, x, shape in (("rewards", rewards, (n, n_agents)), ("terminated", terminated, (n,)),
+                           ("truncated", truncated, (n,))):  # fmt: skip
+        if np.shape(x) != shape:
+            raise TaskError(f"step(actions) gives {name} of shape {list(np.shape(x))}, but {list(shape)} is needed")
+    for name, x in (("terminated", terminated), ("truncated", truncated)):
+        if np.asarray(x).dtype != np.bool_:
+            raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
+    if not isinstance(info, dict) or np.shape(info.get("designer_reward")) != (n,):
+        raise TaskError("info['designer_reward'] [N] is missing: what the designer is after, as welfare")
+
+
+class SideBySide:
+    """Environments of several seeds as one.
+
+    Parameters
+    ----------
+    envs : sequence of environments
+        One a seed, of equal numbers of copies.
+    seeds : sequence of int
+        From which each ``reset`` derives a seed of its own, where the environments take one.
+    """
+
+    def __init__(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.envs, self.seeds, self.resets = list(envs), list(seeds), 0
+        self.n_agents, self.n_actions = envs[0].n_agents, envs[0].n_actions
+        self.num_envs = sum(env.num_envs for env in envs)
+        self._takes_seed = "seed" in inspect.signature(envs[0].reset).parameters
+
+    def reset(self) -> tuple[dict[str, Any], dict]:
+        """Start new episodes in all copies."""
+        self.resets += 1
+        results = [env.reset(**self._seed(seed)) for env, seed in zip(self.envs, self.seeds, strict=True)]
+        return _stack([obs for obs, _ in results]), {}
+
+    def _seed(self, seed: int) -> dict[str, int]:
+        if not self._takes_seed:
+            return {}
+        return {"seed": int(np.random.SeedSequence(seed, spawn_key=(self.resets,)).generate_state(1)[0])}
+
+    def step(self, actions: np.ndarray) -> tuple:
+        """Advance all copies."""
+        parts = np.split(actions, len(self.envs))
+        results = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
+        obs, rewards, terminated, truncated, infos = zip(*results, strict=True)
+        arrays = (np.concatenate([np.asarray(x) for x in column]) for column in (rewards, terminated, truncated))
+        keys = set.intersection(*(set(info) for info in infos))
+        info = {key: _stack([info[key] for info in infos]) for key in sorted(keys)}
+        return (_stack(obs), *arrays, info)
+
+
+def _stack(trees: Sequence[Any]) -> Any:
+    if len(trees) == 1:
+        return trees[0]
+    if isinstance(trees[0], dict):
+        return {name: _stack([tree[name] for tree in trees]) for name in trees[0]}
+    if isinstance(trees[0], np.ndarray):
+        return np.concatenate(trees)
+    return list(trees)
+
+
+# ---------------------------------------------------------------------- one mind for all
+
+
+class JointEnv:
+    """An environment as one agent sees it that acts for all: the designer's view, the joint action, summed rewards."""
+
+    n_agents = 1
+
+    def __init__(self, env: Any) -> None:
+        self.env, self.num_envs = env, env.num_envs
+        self.n_actions = env.n_actions**env.n_agents
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.env, name)
+
+    def reset(self, **options: Any) -> tuple[dict[str, Any], dict]:
+        """Start new episodes."""
+        obs, info = self.env.reset(**options)
+        return self._view(obs), info
+
+    def step(self, actions: np.ndarray) -> tuple:
+        """Take a joint action: its digits are the agents' actions, the first agent's the lowest."""
+        base = self.env.n_actions
+        each = actions // base ** np.arange(self.env.n_agents) % base
+        obs, rewards, terminated, truncated, info = self.env.step(each)
+        info = {**info, "agent_rewards": rewards}
+        if "final_obs" in info:
+            info["final_obs"] = self._view(info["final_obs"])
+        return self._view(obs), rewards.sum(1, keepdims=True), terminated, truncated, info
+
+    @staticmethod
+    def _view(obs: dict[str, Any]) -> dict[str, Any]:
+        one = {name: x[:, None] for name, x in as_dict(obs["designer"]).items() if name != "mask"}
+        return {"agents": one, "designer": obs["designer"]}
+
+
+class JointAction(VectorTask):
+    """A task with one agent that acts for all.
+
+    Parameters
+    ----------
+    task : VectorTask
+        The game; its scores are reported.
+
+    Raises
+    ------
+    TaskError
+        If there are too many joint actions, or agents have masks.
+    """
+
+    def __init__(self, task: VectorTask) -> None:
+        inner, n = task.interface, task.n_actions**task.n_agents
+        if n > MAX_JOINT_ACTIONS:
+            raise TaskError(f"one mind would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
+        if "mask" in inner.agents:
+            raise TaskError("one mind for all cannot heed the agents' masks")
+        self.task, self.name, self.horizon, self.fields = task, f"{task.name} (central)", task.horizon, task.fields
+        seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
+        self.interface = Interface(1, n, task.horizon, seen, inner.designer)
+
+    def make(self, num_envs: int, seeds: Sequence[int]) -> JointEnv:
+        """An environment of ``num_envs`` copies."""
+        return JointEnv(self.task.make(num_envs, seeds))
+
+    def record(self, env: JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What the game records, and each agent's reward."""
+        return {**self.task.record(env.env, info), "agent_rewards": info["agent_rewards"]}
+
+    def prepare(self, env: JointEnv, episodes: int, source: Any = None) -> None:
+        """As the game does."""
+        self.task.prepare(env.env, episodes, None if source is None else source.env)
+
+    def scores(self, batch: Batch) -> dict[str, np.ndarray]:
+        """The game's scores."""
+        rewards = batch.extra["agent_rewards"]
+        return self.task.scores(replace(batch, rewards=rewards, payments=rewards * 0, memo={}))

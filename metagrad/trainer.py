@@ -1,0 +1,269 @@
+"""Algorithm 1, once: agents learn from incentives, a designer learns incentives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad.agents.base import Agents, AgentState
+from metagrad.batch import Batch, batch_of, flatten, unflatten
+from metagrad.designers.base import Designer, Notes, Transition
+from metagrad.networks.base import Where
+from metagrad.rollout import rollout
+from metagrad.streams import Streams
+
+
+class TrainState(NamedTuple):
+    """Everything that decides how training goes on, but for random streams and environment."""
+
+    agents: AgentState
+    designer: Any
+    pending: Batch | None  # episodes that the agents learn from next
+    iteration: int
+    episodes: int  # training episodes of each seed, validation episodes included
+
+
+class Trainer:
+    """Agents that learn from incentives and a designer that learns incentives, all seeds side by side.
+
+    Parameters
+    ----------
+    task : VectorTask
+        The game.
+    agents : Agents
+        How the agents act and learn, as :class:`metagrad.PolicyGradientAgents`.
+    designer : Designer
+        How incentives are set and learned, as :class:`metagrad.MetaGradient` or :class:`metagrad.NoDesigner`.
+    seeds : sequence of int
+        One independent training each; results of a seed do not depend on the others.
+    k : int
+        Episodes in an update, K.
+    agent_batches : int
+        Batches that the agents learn from before the designer learns; a meta-gradient then goes through all those steps.
+    pipeline : bool
+        Whether the fresh episodes of an iteration are the agents' next experience.
+    device : str
+        Where the networks live.
+    dtype : torch.dtype
+        Floating point type of the networks.
+
+    Attributes
+    ----------
+    state : TrainState
+    env_steps : ndarray ``[S]``
+        Environment steps of each seed so far.
+
+    Raises
+    ------
+    ValueError
+        If seeds, ``k`` or ``agent_batches`` are not as above.
+    """
+
+    def __init__(
+        self,
+        task: Any,
+        agents: Agents,
+        designer: Designer,
+        *,
+        seeds: Sequence[int] = (0,),
+        k: int = 16,
+        agent_batches: int = 1,
+        pipeline: bool = True,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        _check(seeds, k, agent_batches)
+        self.task, self.agents, self.designer = task, agents, designer
+        self.seeds, self.k, self.agent_batches, self.pipeline = tuple(seeds), k, agent_batches, pipeline
+        self.where = Where(device, dtype)
+        self.rng = Streams(seeds)
+        self.env = task.make(len(self.seeds) * k, self.rng.env_seeds())
+        first = agents.init(task.interface, self.rng, self.where)
+        started = designer.init(task.interface, agents, first, self.rng, self.where)
+        self.state = TrainState(first, started, None, 0, 0)
+        self.env_steps = np.zeros(len(self.seeds), np.int64)
+        self._keep = designer.validation != "none" and not getattr(agents, "one_step", True)
+
+    # ------------------------------------------------------------------ training
+
+    def collect(self, agent_state: AgentState) -> Batch:
+        """Play K episodes of every seed, and pay for them."""
+        s = self.state
+        self.task.prepare(self.env, s.episodes)
+        batch = rollout(
+            self.env, self.task, self.agents, agent_state, self.designer, s.designer, self.rng,
+            epsilon=self.agents.epsilon(s.iteration), where=self.where, keep=self._keep,
+        )  # fmt: skip
+        self.state = s._replace(episodes=s.episodes + self.k)
+        self.env_steps += batch.alive.sum((1, 2)).long().cpu().numpy()
+        return self.designer.pay(s.designer, batch, self.rng)
+
+    def iterate(self, diagnose: bool = False) -> Notes:
+        """One iteration of Algorithm 1; ``diagnose`` asks the designer for notes on its gradient."""
+        before = self.state.agents
+        batch = self.state.pending or self.collect(before)
+        fresh = self.collect(before) if self.designer.validation == "before" else None
+        # 1. The agents learn from what they earned and what they were paid.
+        designer, batch = self.designer.settle(self.state.designer, self.agents, before, batch)
+        after, steps = self.agents.update(before, batch, self.rng)
+        batches = [batch]
+        for _ in range(self.agent_batches - 1):
+            batches.append(self.collect(after))
+            after, more = self.agents.update(after, batches[-1], self.rng)
+            steps += more
+        # 2. The updated agents play fresh episodes.
+        if self.designer.validation == "after":
+            fresh = self.collect(after)
+        # 3. The designer learns, with the agents' steps at hand.
+        transition = Transition(before, steps, after, batches, fresh, diagnose)
+        designer, notes = self.designer.update(designer, self.agents, transition, self.rng)
+        # 4. The fresh episodes are the agents' next experience.
+        pending = fresh if self.pipeline else None
+        self.state = self.state._replace(
+            agents=after, designer=designer, pending=pending, iteration=self.state.iteration + 1
+        )
+        return notes
+
+    def train(self, iterations: int) -> None:
+        """Train for a number of iterations."""
+        for _ in range(iterations):
+            self.iterate()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(self, episodes: int = 100) -> dict[str, np.ndarray]:
+        """Scores of the present agents on fresh episodes, ``[S]`` or ``[S, A, ...]`` each; the same whenever called.
+
+        Exploration is off, actions are drawn from the policies. Training is not disturbed.
+        """
+        return Evaluator(self, "test", episodes)()
+
+    # ------------------------------------------------------------------ saving
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on, by name."""
+        flat = flatten(self.state._replace(pending=None))
+        if self.state.pending is not None:
+            flat |= flatten(self.state.pending, "pending/")
+        flat |= flatten({"streams": self.rng.counters(), "env": env_state(self.env), "env_steps": self.env_steps})
+        return {name: t.detach() for name, t in flat.items()}
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`.
+
+        Raises
+        ------
+        ValueError
+            If an entry is missing, or of another shape or type; nothing is changed then.
+        """
+        state = unflatten(self.state._replace(pending=None), tensors)
+        held = _below(tensors, "pending/")
+        state = state._replace(pending=batch_of(held, self.where.device) if held else None)
+        steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
+        set_env_state(self.env, _below(tensors, "env/"))
+        self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
+        self.state, self.env_steps = state, steps
+
+    def diverged(self) -> np.ndarray:
+        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
+        n, bad = len(self.seeds), np.zeros(len(self.seeds), np.bool_)
+        learned = {"policy": self.state.agents.policy, "critic": self.state.agents.critic,
+                   "eta": self.designer.eta(self.state.designer)}  # fmt: skip
+        for p in flatten(learned).values():
+            if p.is_floating_point() and p.dim() and len(p) % n == 0:
+                bad |= ~p.reshape(n, -1).isfinite().all(1).cpu().numpy()
+        return bad
+
+
+class Evaluator:
+    """Fresh episodes for scoring, in an environment and with random streams of their own.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Whose agents and designer play.
+    phase : {"eval", "test"}
+        Which streams: those of the evaluations during training, or those of the test at the end.
+    episodes : int
+        Episodes for each seed.
+    """
+
+    def __init__(self, trainer: Trainer, phase: str, episodes: int) -> None:
+        if episodes < 1:
+            raise ValueError(f"episodes must be at least 1, got {episodes}")
+        self.trainer, self.rng = trainer, Streams(trainer.seeds, phase)
+        self.env = trainer.task.make(len(trainer.seeds) * episodes, self.rng.env_seeds())
+
+    def play(self) -> Batch:
+        """The episodes themselves, payments included."""
+        t = self.trainer
+        t.task.prepare(self.env, t.state.episodes, t.env)
+        batch = rollout(
+            self.env, t.task, t.agents, t.state.agents, t.designer, t.state.designer, self.rng,
+            epsilon=0.0, where=t.where,
+        )  # fmt: skip
+        return t.designer.pay(t.state.designer, batch, self.rng)
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Scores of every seed."""
+        return self.trainer.task.scores(self.play())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Positions of the random streams, for checkpoints."""
+        return flatten({"streams": self.rng.counters(), "env": env_state(self.env)})
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`."""
+        set_env_state(self.env, _below(tensors, "env/"))
+        self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def env_state(env: Any) -> dict[str, np.ndarray]:
+    """What decides how an environment goes on between episodes, as arrays.
+
+    An environment that has ``snapshot`` and ``restore`` is asked; of others the number of resets is kept, from which
+    their next seeds follow.
+    """
+    inner = getattr(env, "env", env)
+    if hasattr(inner, "snapshot"):
+        try:
+            return {name.replace("/", "."): x for name, x in inner.snapshot().items()}
+        except RuntimeError:  # not reset yet
+            return {}
+    if hasattr(inner, "resets"):
+        return {"resets": np.array(inner.resets)}
+    return {}
+
+
+def set_env_state(env: Any, state: dict[str, Tensor]) -> None:
+    """Inverse of :func:`env_state`."""
+    inner = getattr(env, "env", env)
+    if not state:
+        return
+    if hasattr(inner, "snapshot"):
+        if not getattr(inner, "_started", True):
+            inner.reset()
+        like = inner.snapshot()
+        arrays = {name.replace(".", "/"): t.cpu().numpy() for name, t in state.items()}
+        missing = like.keys() - arrays.keys()
+        if missing:
+            raise ValueError(f"the saved environment lacks {', '.join(sorted(missing))}")
+        inner.restore({name: x.view(like[name].dtype) for name, x in arrays.items()})
+    else:
+        inner.resets = int(state["resets"].item())
+
+
+def _check(seeds: Sequence[int], k: int, agent_batches: int) -> None:
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be distinct and not negative, got {tuple(seeds)}")
+    for name, value in (("k", k), ("agent_batches", agent_batches)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
