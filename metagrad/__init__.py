@@ -6,8 +6,8 @@ import os
 # to be said before the first matrix product of the process.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
-from metagrad import optim  # noqa: E402
-from metagrad.agents import Critic, PolicyGradientAgents  # noqa: E402
-from metagrad.designers import IncentiveFunction, MetaGradient, NoDesigner  # noqa: E402
-from metagrad.tasks import VectorTask  # noqa: E402
-from metagrad.trainer import Trainer  # noqa: E402
+from metagrad import optim
+from metagrad.agents import Critic, PolicyGradientAgents
+from metagrad.designers import IncentiveFunction, MetaGradient, NoDesigner
+from metagrad.tasks import VectorTask
+from metagrad.trainer import Trainer

@@ -121,7 +121,9 @@ class Sensitivity:
         slopes = incentive.advantage_slopes(batch, agents.decay) / agents.advantage_std(batch)[..., None].double()
         weights = agents.rows.of(slopes).to(batch.rewards.dtype)  # [G, R, B]
         each = weights.shape[1] // batch.actions.shape[1]
-        some = torch.arange(weights.shape[1], device=weights.device).view(-1, each)[state.steps % self.stride :: self.stride]
+        some = torch.arange(weights.shape[1], device=weights.device).view(-1, each)[
+            state.steps % self.stride :: self.stride
+        ]
         rows = some.flatten()
         weights = weights[:, rows]
         reached = weights.flatten(0, 1).any(0)  # levers that touch anybody; the derivative by the others is 0
@@ -185,18 +187,15 @@ def unrolled(
     return dict(zip(leaves, result, strict=True))
 
 
-def paid_advantages(
-    agents: PolicyGradientAgents, incentive: Any, eta: Params, batch: Batch, giver: int = 0
-) -> Tensor:
+def paid_advantages(agents: PolicyGradientAgents, incentive: Any, eta: Params, batch: Batch, giver: int = 0) -> Tensor:
     """The agents' advantages as a function of η: their value is that of the stored payments."""
     paid = incentive.payments(eta, batch) if incentive.givers == 1 else incentive.payments_by(eta, batch, giver)
     return agents.advantages(batch, batch.total_rewards + (paid - paid.detach()))
 
 
-def log_prob_objective(
-    agents: PolicyGradientAgents, batch: Batch, weights: Tensor
-) -> Callable[[Params], Tensor]:
+def log_prob_objective(agents: PolicyGradientAgents, batch: Batch, weights: Tensor) -> Callable[[Params], Tensor]:
     """``-Σ weights · log π(a|o)`` as a function of the agents' parameters, weights ``[S, T, K, A]``."""
+
     def objective(policy: Params) -> Tensor:
         logits = agents.policy(policy, batch.obs, batch.actions.shape[1])
         log_p = losses.log_probabilities(logits, batch.epsilon, batch.obs.get("mask"))

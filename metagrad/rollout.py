@@ -67,9 +67,7 @@ class Recorder:
         self.obs: dict[str, np.ndarray] = {}
         self.plain: dict[str, np.ndarray] = {}
 
-    def see(
-        self, t: int, obs: dict[str, np.ndarray], hidden: np.ndarray | None, over: np.ndarray | None
-    ) -> Obs:
+    def see(self, t: int, obs: dict[str, np.ndarray], hidden: np.ndarray | None, over: np.ndarray | None) -> Obs:
         """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step.
 
         Nothing is written of ``hidden`` copies, and all actions are legal in those that are ``over``.

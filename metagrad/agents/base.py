@@ -98,7 +98,9 @@ class Agents(Protocol):
     def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
         """Carry an adjoint back through a step: the credit of its rewards, and the adjoint before the step."""
 
-    def replay(self, state: AgentState, steps: Sequence[Step], batches: Sequence[Batch]) -> tuple[AgentState, list[Step]]:
+    def replay(
+        self, state: AgentState, steps: Sequence[Step], batches: Sequence[Batch]
+    ) -> tuple[AgentState, list[Step]]:
         """Take the same policy steps from ``state`` on the same rows of batches with other payments."""
 
 

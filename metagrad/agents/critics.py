@@ -40,9 +40,7 @@ class Critic:
     target_tau: float = 1.0
     reads: tuple[str, ...] = ()
 
-    def init(
-        self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, where: Where
-    ) -> CriticState:
+    def init(self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, where: Where) -> CriticState:
         """Draw ``n`` networks from each generator."""
         params = self.network.init(generators, n, self.read(shapes), 1, where)
         return CriticState(params, dict(params), self.optimiser.init(params))

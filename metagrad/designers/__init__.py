@@ -1,6 +1,8 @@
 """Designers: who pays or taxes the agents, and how they learn to."""
 
+from metagrad.designers.amd import AMD
 from metagrad.designers.base import Designer, NoDesigner, Notes, Transition
+from metagrad.designers.dual_rl import Categorical, DualRL, SquashedGaussian
 from metagrad.designers.incentives import (
     ByAction,
     ByActionType,
@@ -13,6 +15,6 @@ from metagrad.designers.incentives import (
 from metagrad.designers.meta_gradient import MetaGradient
 
 __all__ = [
-    "ByAction", "ByActionType", "ByAgent", "Designer", "Incentive", "IncentiveFunction", "MetaGradient",
-    "MutualIncentive", "NoDesigner", "Notes", "Transition", "View",
+    "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Incentive", "IncentiveFunction", "MetaGradient",
+    "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian", "Transition", "View",
 ]  # fmt: skip

@@ -51,9 +51,7 @@ class Designer:
         """Fill in ``batch.payments``."""
         return batch
 
-    def settle(
-        self, state: Any, agents: Agents, agent_state: AgentState, batch: Batch
-    ) -> tuple[Any, Batch]:
+    def settle(self, state: Any, agents: Agents, agent_state: AgentState, batch: Batch) -> tuple[Any, Batch]:
         """Have the last word on payments before the agents learn."""
         return state, batch
 

@@ -69,7 +69,8 @@ class MetaGradient(Designer):
         How far it follows the agents' learning.
     chain, direct : float
         Weights of the gradient through the agents' learning, and of that of the designer's own return at fixed
-        behaviour, where the mechanism moves it.
+        behaviour, where the mechanism moves it. The chain sees what one step of the agents brings, which lasts, while
+        payments are due in every iteration: hence a weight above 1 beside ``cost``.
     agent_model : {"observed", "replayed", "surrogate"}
         Which steps it goes through: those that were taken; the same under the current η, as published; or those of a
         surrogate fitted to behaviour.
@@ -98,7 +99,7 @@ class MetaGradient(Designer):
     critic: DesignerCritic | LinearCritic | None = None
     gae_lambda: float = 1.0
     path: Path = field(default_factory=LastSteps)
-    chain: float = 1.0
+    chain: float = 10.0
     direct: float = 0.0
     agent_model: Literal["observed", "replayed", "surrogate"] = "observed"
     surrogate: Surrogate = field(default_factory=Surrogate)
@@ -138,9 +139,7 @@ class MetaGradient(Designer):
         """Called before an episode's first step."""
         self.incentive.begin(state.eta, env)
 
-    def act(
-        self, state: MetaGradientState, env: Any, obs: Any, step: int, rng: Streams
-    ) -> dict[str, np.ndarray]:
+    def act(self, state: MetaGradientState, env: Any, obs: Any, step: int, rng: Streams) -> dict[str, np.ndarray]:
         """Set what the game takes, before a step."""
         return self.incentive.act(state.eta, env, obs, step)
 
@@ -241,9 +240,7 @@ class MetaGradient(Designer):
             if acted is not None:
                 weights = weights * self._ratio(agents, model.after, acted, fresh, weights)
             adjoint = agents.score_vjp(model.after, fresh, weights)
-            part = self.path.gradient(
-                state.path, state.eta, agents, self.incentive, model.steps, adjoint, fresh, giver
-            )
+            part = self.path.gradient(state.path, state.eta, agents, self.incentive, model.steps, adjoint, fresh, giver)
             total = part if total is None else optim.add(total, part)
         assert total is not None
         return total
