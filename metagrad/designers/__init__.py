@@ -10,11 +10,12 @@ from metagrad.designers.incentives import (
     Incentive,
     IncentiveFunction,
     MutualIncentive,
+    StateAndActions,
     View,
 )
 from metagrad.designers.meta_gradient import MetaGradient
 
 __all__ = [
     "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Incentive", "IncentiveFunction", "MetaGradient",
-    "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian", "Transition", "View",
+    "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian", "StateAndActions", "Transition", "View",
 ]  # fmt: skip

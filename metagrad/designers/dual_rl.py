@@ -15,7 +15,7 @@ from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import DesignerCritic
 from metagrad.batch import Batch
 from metagrad.designers.base import Designer, Notes, Transition
-from metagrad.designers.incentives import View
+from metagrad.designers.incentives import StateAndActions, View
 from metagrad.networks.base import Network, Where, sigmoid
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
@@ -168,7 +168,7 @@ class DualRL(Designer):
     critic: DesignerCritic | None = None
     reward_less_payments: bool = True
     reduction: Literal["episode", "rows"] = "episode"
-    view: View = field(default_factory=View)
+    view: View = field(default_factory=StateAndActions)
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> DualRLState:
         """Network, optimiser and critic at the beginning."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -139,25 +139,30 @@ class IncentiveFunction(Incentive):
 # ---------------------------------------------------------------------- networks that pay
 
 
-def state_and_actions(batch: Batch) -> Obs:
-    """The designer's observation and the agents' joint action one-hot, as rows ``[S, T * K, width]``."""
-    seen = [batch.designer_obs[name].flatten(3) for name in sorted(batch.designer_obs)]
-    parts = [x.to(batch.alive.dtype) for x in seen] + [batch.onehot_actions().flatten(3)]
-    return {"obs": torch.cat(parts, -1).flatten(1, 2)}
+class View(Protocol):
+    """What an incentive's network sees of a step."""
 
+    def rows(self, batch: Batch) -> Obs:
+        """Rows ``[S, T * K, ...]``."""
 
-def state_and_actions_shapes(game: Interface) -> Shapes:
-    """Shape of a row of :func:`state_and_actions`."""
-    seen = sum(int(np.prod(shape)) for shape in game.designer.values())
-    return {"obs": (seen + game.n_agents * game.n_actions,)}
+    def shapes(self, game: Interface) -> Shapes:
+        """Shapes of a row."""
 
 
 @dataclass(frozen=True)
-class View:
-    """What an incentive's network sees of a step: its rows, and their shapes."""
+class StateAndActions:
+    """The designer's observation and the agents' joint action one-hot, in one vector."""
 
-    rows: Callable[[Batch], Obs] = state_and_actions
-    shapes: Callable[[Interface], Shapes] = state_and_actions_shapes
+    def rows(self, batch: Batch) -> Obs:
+        """Rows ``[S, T * K, width]``."""
+        seen = [batch.designer_obs[name].flatten(3) for name in sorted(batch.designer_obs)]
+        parts = [x.to(batch.alive.dtype) for x in seen] + [batch.onehot_actions().flatten(3)]
+        return {"obs": torch.cat(parts, -1).flatten(1, 2)}
+
+    def shapes(self, game: Interface) -> Shapes:
+        """Shape of a row."""
+        seen = sum(int(np.prod(shape)) for shape in game.designer.values())
+        return {"obs": (seen + game.n_agents * game.n_actions,)}
 
 
 class Outputs:
@@ -180,7 +185,7 @@ class _NetworkIncentive(Incentive):
     network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
     scale: float = 2.0
     cost_of: Literal["paid", "all_outputs"] = "paid"
-    view: View = field(default_factory=View)
+    view: View = field(default_factory=StateAndActions)
 
     def n_outputs(self, game: Interface) -> int:
         """Number of outputs of the network."""
