@@ -1,0 +1,1 @@
+"""Runs as folders, and the command line."""
