@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from metagrad.config import (
+from metagrad.legacy.config import (
     AMD,
     Agents,
     AnyConfig,
@@ -24,7 +24,7 @@ from metagrad.config import (
     TaxDesigner,
     Workers,
 )
-from metagrad.options import CleanupGame
+from metagrad.legacy.options import CleanupGame
 
 ITERATIONS = 5
 #: Learning rates that move parameters by a few per cent in five iterations.

@@ -19,7 +19,7 @@ import torch
 
 from frozen import record, reference
 from frozen.cases import CASES, DEFAULTS
-from metagrad.config import to_dict
+from metagrad.legacy.config import to_dict
 
 
 def freeze(name: str) -> None:

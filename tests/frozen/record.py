@@ -15,10 +15,10 @@ from torch import Tensor
 
 from frozen.cases import ADOPTED, ITERATIONS
 from frozen.reference import FULL_BATCH, Arrays, Reference, sketch, stored
-from metagrad import actor_critic, train
-from metagrad.config import AnyConfig, Config, to_dict
-from metagrad.games import kit
-from metagrad.planner import PlanningPlayer
+from metagrad.legacy import actor_critic, train
+from metagrad.legacy.config import AnyConfig, Config, to_dict
+from metagrad.legacy.games import kit
+from metagrad.legacy.planner import PlanningPlayer
 
 # Parts of names in a learner's state that are no parameters.
 _STATE = (
