@@ -128,9 +128,9 @@ class MLPForward:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
         for i, x, delta in self._deltas(d_out):
-            grads[f"w{i}"] = torch.bmm(x.transpose(1, 2), delta)
+            grads[f"w{i}"] = product(x.transpose(1, 2), delta)
             if f"b{i}" in self.params:
-                grads[f"b{i}"] = delta.sum(1, keepdim=True)
+                grads[f"b{i}"] = _column_sums(delta)
         return {name: grads[name] for name in self.params}
 
     @torch.no_grad()
@@ -176,9 +176,19 @@ def n_layers(params: Params) -> int:
     return sum(name.startswith("w") for name in params)
 
 
+def product(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    """``a b``, plus ``c`` if given, matrix by matrix, with the same bits however many there are.
+
+    A product with one column is computed in another way by the library if it is the only one, so it is given a second.
+    """
+    if b.shape[2] == 1:
+        return product(a, b.expand(-1, -1, 2), None if c is None else c.expand(-1, -1, 2))[..., :1]
+    return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b)
+
+
 def affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
     """``x w + b`` network by network."""
-    return torch.bmm(x, w) if b is None else torch.baddbmm(b, x, w)
+    return product(x, w, b)
 
 
 def where_active(d: Tensor, activation: Tensor) -> Tensor:
@@ -186,6 +196,11 @@ def where_active(d: Tensor, activation: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(d, activation, 0.0)
 
 
+def _column_sums(x: Tensor) -> Tensor:
+    """Sums over the rows of each network, ``[G, 1, width]``; by a batched product, as :func:`_row_squares`."""
+    return product(x.new_ones(len(x), 1, x.shape[1]), x)
+
+
 def _row_squares(x: Tensor) -> Tensor:
     """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
-    return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
+    return product(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
