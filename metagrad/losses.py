@@ -6,10 +6,14 @@ Rows are those of networks: tensors ``[G, R, L]`` with G networks, R rows and L 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+_FEW = 8
 
 
 class Softmax(NamedTuple):
@@ -24,9 +28,18 @@ def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
     return logits if mask is None else logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
 
 
+def softmax(logits: Tensor) -> Tensor:
+    """Softmax over the last axis; for few actions action by action, which takes a quarter of the library's time."""
+    if logits.shape[-1] > _FEW:
+        return logits.softmax(-1)
+    top = functools.reduce(torch.maximum, logits.unbind(-1))
+    raised = (logits - top[..., None]).exp()
+    return raised / functools.reduce(torch.add, raised.unbind(-1))[..., None]
+
+
 def probabilities(logits: Tensor, epsilon: float, mask: Tensor | None = None) -> Softmax:
     """Softmax over the legal actions, and ``(1 - ε) p + ε / legal``, the policy that acts."""
-    p = masked(logits, mask).softmax(-1)
+    p = softmax(masked(logits, mask))
     if epsilon == 0:
         return Softmax(p, p)
     if mask is None:
@@ -63,7 +76,7 @@ def score(policy: Softmax, actions: Tensor, epsilon: float) -> Tensor:
 
 def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     """Derivative of the entropy of the acting policy with respect to the logits, ``[G, R, L]``."""
-    p_log = torch.special.xlogy(policy.p, policy.mixed)
+    p_log = policy.p * policy.mixed.clamp_min(torch.finfo(policy.p.dtype).tiny).log()
     out = policy.p * p_log.sum(-1, keepdim=True) - p_log
     return out if epsilon == 0 else (1 - epsilon) * out
 

@@ -14,6 +14,7 @@ from metagrad import estimators, losses, optim
 from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import DesignerCritic
 from metagrad.batch import Batch
+from metagrad.checks import Checked, CountOrNone, NonNegative, Positive, Share
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.designers.incentives import StateAndActions, View
 from metagrad.networks.base import Network, Where, sigmoid
@@ -49,7 +50,7 @@ def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Categorical:
+class Categorical(Checked):
     """One choice among all assignments of a level of payment to every action.
 
     Designer action x, read in base ``len(levels)`` with the lowest digit first, names the level of each agent action.
@@ -60,7 +61,7 @@ class Categorical:
         Payments to choose from.
     """
 
-    levels: tuple[float, ...] = (0.0, 1.1)
+    levels: tuple[NonNegative, ...] = (0.0, 1.1)
 
     def table(self, n_actions: int) -> np.ndarray:
         """Payment of every agent action under every designer action, ``[levels ** n_actions, n_actions]``."""
@@ -87,7 +88,7 @@ class Categorical:
 
 
 @dataclass(frozen=True)
-class SquashedGaussian:
+class SquashedGaussian(Checked):
     """Gaussian payments of unit deviation, squashed to ``(0, scale)``.
 
     Parameters
@@ -100,8 +101,8 @@ class SquashedGaussian:
         Name of the types in ``batch.extra``.
     """
 
-    scale: float = 2.0
-    types: int = 0
+    scale: Positive = 2.0
+    types: CountOrNone = 0
     record: str = "action_type"
 
     def n_outputs(self, game: Interface) -> int:
@@ -134,7 +135,7 @@ class DualRLState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class DualRL(Designer):
+class DualRL(Checked, Designer):
     """A designer that draws its payments and learns by policy gradients, beside agents that learn.
 
     Parameters
@@ -162,9 +163,9 @@ class DualRL(Designer):
     head: Head = field(default_factory=Categorical)
     network: Network = field(default_factory=lambda: MLP((64, 32)))
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
-    gamma: float = 0.99
-    gae_lambda: float = 1.0
-    entropy: float = 0.0
+    gamma: Share = 0.99
+    gae_lambda: Share = 1.0
+    entropy: NonNegative = 0.0
     critic: DesignerCritic | None = None
     reward_less_payments: bool = True
     reduction: Literal["episode", "rows"] = "episode"

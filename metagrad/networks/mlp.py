@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagrad.checks import Checked, NonNegative, Positive, Widths
 from metagrad.networks.base import Forward, Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
 
 
 @dataclass(frozen=True)
-class Normal:
+class Normal(Checked):
     """Initial parameters with normal kernels and constant biases, or none at all.
 
     Parameters
@@ -31,12 +32,12 @@ class Normal:
         Of every unit; None for layers without biases.
     """
 
-    deviation: float
+    deviation: NonNegative
     bias: float | None = None
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Checked):
     """A multilayer perceptron with rectified hidden layers on all observations, flattened and joined.
 
     Parameters
@@ -51,10 +52,10 @@ class MLP:
         Factor of the last layer's initial kernel: small first logits keep a policy close to uniform.
     """
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: Widths = (64, 32)
     output_bias: bool = True
     initial: Literal["glorot", "torch"] | Normal = "glorot"
-    head_scale: float = 1.0
+    head_scale: Positive = 1.0
     stacks = True
     sequential = False
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch
-from metagrad.rollout import as_dict
+from metagrad.recorder import as_dict
 
 #: A central policy chooses among no more joint actions than this.
 MAX_JOINT_ACTIONS = 10_000

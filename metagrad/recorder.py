@@ -1,0 +1,242 @@
+"""What a rollout writes down, in the order in which networks read it, and the kernels that draw and write."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastenvs.jit import kernel
+from metagrad.batch import Batch
+from metagrad.networks.base import Obs, Where
+
+
+@kernel
+def choose(logits, mask, uniform, epsilon, actions, log_prob):
+    """Sample from the masked softmax, mixed with a uniform choice among the legal actions, by inverse distribution.
+
+    ``logits`` is ``[S, K, A, L]``, ``mask`` uint8 ``[S * K, A, L]`` or without rows, ``uniform`` ``[S, K * A]``; one
+    uniform is used for every action whatever happens.
+    """
+    n_seeds, k, n_agents, n_actions = logits.shape
+    masked = mask.shape[0] > 0
+    for s in range(n_seeds):
+        for j in range(k):
+            e = s * k + j
+            for i in range(n_agents):
+                top, legal = -np.inf, 0
+                for a in range(n_actions):
+                    if not masked or mask[e, i, a]:
+                        top, legal = max(top, np.float64(logits[s, j, i, a])), legal + 1
+                total = 0.0
+                for a in range(n_actions):
+                    if not masked or mask[e, i, a]:
+                        total += np.exp(np.float64(logits[s, j, i, a]) - top)
+                left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
+                for a in range(n_actions):
+                    if (not masked or mask[e, i, a]) and left >= 0:
+                        p = (1.0 - epsilon) * np.exp(np.float64(logits[s, j, i, a]) - top) / total + epsilon / legal
+                        left -= p
+                        chosen, probability = a, p
+                actions[s, j, i] = chosen
+                log_prob[s, j, i] = np.log(probability)
+
+
+class Kept(NamedTuple):
+    """What is kept of every step, ``[S, T, K, ...]``."""
+
+    actions: np.ndarray  # int64, by agent
+    log_prob: np.ndarray  # by agent
+    rewards: np.ndarray  # by agent
+    designer_rewards: np.ndarray
+    alive: np.ndarray
+    cut: np.ndarray
+
+
+@kernel
+def _keep(t, last, earned, designer_earned, terminated, truncated, actions, log_prob, over, hidden, kept):
+    """Write what a step brought in the copies that were not over before it, and bring their flags up to date.
+
+    ``last`` says whether the step limit cuts off what still goes on. Returns whether any copy is over, and whether all
+    are.
+    """
+    k = kept.alive.shape[2]
+    some, everyone = False, True
+    for e in range(over.shape[0]):
+        s, j = e // k, e % k
+        if over[e]:
+            hidden[e] = True
+            some = True
+            continue
+        kept.alive[s, t, j] = 1
+        kept.designer_rewards[s, t, j] = designer_earned[e]
+        for i in range(earned.shape[1]):
+            kept.actions[s, t, j, i] = actions[s, j, i]
+            kept.log_prob[s, t, j, i] = log_prob[s, j, i]
+            kept.rewards[s, t, j, i] = earned[e, i]
+        # What a copy shows once it was cut off stands for what would have followed.
+        kept.cut[s, t, j] = not terminated[e] and (truncated[e] or last)
+        over[e] = terminated[e] or truncated[e]
+        hidden[e] = terminated[e]
+        some |= over[e]
+        everyone &= over[e]
+    return some, everyone
+
+
+class Recorder:
+    """Arrays that a rollout fills.
+
+    Parameters
+    ----------
+    n_seeds, k, n_agents, steps : int
+        S, K, A, and the step limit.
+    where : Where
+        Device and type of the batch.
+    shared : bool
+        Whether the agents of a seed share one network.
+
+    Attributes
+    ----------
+    over : bool ``[N]``
+        Copies whose episode is over.
+    """
+
+    def __init__(self, n_seeds: int, k: int, n_agents: int, steps: int, where: Where, shared: bool) -> None:
+        self.n_seeds, self.k, self.steps, self.where, self.shared = n_seeds, k, steps, where, shared
+        self.float = torch.empty(0, dtype=where.dtype).numpy().dtype
+        by_agent, by_copy = (n_seeds, steps, k, n_agents), (n_seeds, steps, k)
+        self.kept = Kept(
+            np.zeros(by_agent, np.int64),
+            *(np.zeros(by_agent, self.float) for _ in range(2)),
+            *(np.zeros(by_copy, self.float) for _ in range(3)),
+        )
+        self.over = np.zeros(n_seeds * k, np.bool_)
+        self._hidden = np.zeros(n_seeds * k, np.bool_)  # copies that show nothing any more
+        self._some_over = False
+        self._obs: dict[str, np.ndarray] = {}  # [S, T + 1, K, A, ...] or [S, A, T + 1, K, ...]
+        self._designer: dict[str, np.ndarray] = {}  # [S, T + 1, K, ...]
+        self._extra: dict[str, np.ndarray] = {}  # [S, T, K, ...]
+
+    # ------------------------------------------------------------------ writing
+
+    def see(self, t: int, obs: dict[str, np.ndarray]) -> Obs:
+        """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step."""
+        seen: Obs = {}
+        for name, x in obs.items():
+            if name not in self._obs:
+                self._obs[name] = self._rows_like(name, x)
+            rows = self._obs[name][:, t] if self.shared else self._obs[name][:, :, t]
+            by_copy = rows if self.shared else rows.swapaxes(1, 2)
+            np.copyto(by_copy, x.reshape(by_copy.shape), casting="unsafe")
+            if self._some_over:  # all actions are legal there, so that every row has a distribution
+                blank = self.over if name == "mask" else self._hidden
+                by_copy[blank.reshape(self.n_seeds, self.k)] = name == "mask"
+            seen[name] = self._tensor(rows).flatten(*((1, 2) if self.shared else (0, 1)))
+        return seen
+
+    def see_designer(self, t: int, obs: dict[str, np.ndarray]) -> None:
+        """Write the designer's observations ``[N, ...]`` of step ``t``."""
+        for name, x in obs.items():
+            if name not in self._designer:
+                self._designer[name] = self._zeros(self.steps + 1, x, self._dtype_of(x, 1))
+            self._write(self._designer[name][:, t], x, self._hidden)
+
+    def note(self, t: int, extra: dict[str, np.ndarray]) -> None:
+        """Write what task and designer record of step ``t``, ``[N, ...]``; before :meth:`keep`."""
+        for name, x in extra.items():
+            if name not in self._extra:
+                self._extra[name] = self._zeros(self.steps, x, x.dtype)
+            self._write(self._extra[name][:, t], x, self.over)
+
+    def keep(self, t: int, result: tuple, actions: np.ndarray, log_prob: np.ndarray) -> bool:
+        """Write what step ``t`` brought; returns whether all copies are over."""
+        _, rewards, terminated, truncated, info = result
+        self._some_over, everyone = _keep(
+            t, t + 1 == self.steps, _as(rewards, self.float), _as(info["designer_reward"], self.float),
+            _as(terminated, np.bool_), _as(truncated, np.bool_), actions, log_prob, self.over, self._hidden, self.kept,
+        )  # fmt: skip
+        return everyone
+
+    def by_copy(self, logits: Tensor) -> np.ndarray:
+        """Outputs of the networks for one step, ``[S, K, A, L]``."""
+        x = logits.cpu().numpy()
+        if self.shared:
+            return x.reshape(self.n_seeds, self.k, -1, x.shape[-1])
+        return x.reshape(self.n_seeds, -1, self.k, x.shape[-1]).swapaxes(1, 2)
+
+    def _write(self, rows: np.ndarray, x: np.ndarray, blank: np.ndarray) -> None:
+        np.copyto(rows, x.reshape(rows.shape), casting="unsafe")
+        if self._some_over:
+            rows[blank.reshape(self.n_seeds, self.k)] = 0
+
+    def _rows_like(self, name: str, x: np.ndarray) -> np.ndarray:
+        """Room for an observation at all steps and after the last."""
+        dtype = np.dtype(np.bool_) if name == "mask" else self._dtype_of(x, 2)
+        s, t, k, a = self.n_seeds, self.steps + 1, self.k, x.shape[1]
+        shape = (s, t, k, a) if self.shared else (s, a, t, k)
+        return (np.ones if name == "mask" else np.zeros)((*shape, *x.shape[2:]), dtype)
+
+    def _zeros(self, steps: int, x: np.ndarray, dtype: Any) -> np.ndarray:
+        return np.zeros((self.n_seeds, steps, self.k, *x.shape[1:]), dtype)
+
+    def _dtype_of(self, x: np.ndarray, leading: int) -> np.dtype:
+        """Pictures of bytes stay bytes, all other observations are floats of the run's type."""
+        return x.dtype if x.dtype == np.uint8 and x.ndim > leading + 1 else self.float
+
+    # ------------------------------------------------------------------ reading
+
+    def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
+        """All that was written of ``used`` steps; with payments of zero, and without values."""
+        steps = steps_to_keep(used, self.steps, self.k)
+        kept = {name: self._tensor(x[:, :steps]) for name, x in self.kept._asdict().items()}
+        return Batch(
+            **kept,
+            obs={name: self._rows(x, 0, steps) for name, x in self._obs.items()},
+            payments=torch.zeros_like(kept["rewards"]),
+            designer_obs={name: self._tensor(x[:, :steps]) for name, x in self._designer.items()},
+            values=None,
+            epsilon=epsilon,
+            shared=self.shared,
+            n_actions=n_actions,
+            horizon=self.steps,
+            last_obs={name: self._rows(x, steps, steps + 1) for name, x in self._obs.items()},
+            last_designer_obs={name: self._tensor(x[:, steps]) for name, x in self._designer.items()},
+            extra={name: self._tensor(x[:, :steps]) for name, x in self._extra.items()},
+        )
+
+    def _rows(self, x: np.ndarray, first: int, end: int) -> Tensor:
+        rows = torch.from_numpy(x)
+        rows = rows[:, first:end].flatten(1, 3) if self.shared else rows[:, :, first:end].flatten(2, 3).flatten(0, 1)
+        return rows.to(self.where.device)
+
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x).to(self.where.device)
+
+
+def _as(x: Any, dtype: Any) -> np.ndarray:
+    return np.ascontiguousarray(x, dtype)
+
+
+def as_bytes(mask: np.ndarray) -> np.ndarray:
+    """Legal actions as bytes; no copy where they are bytes or booleans already."""
+    if mask.dtype.itemsize != 1:
+        mask = mask.astype(np.bool_)
+    return np.ascontiguousarray(mask).view(np.uint8)
+
+
+def as_dict(obs: Any) -> dict[str, np.ndarray]:
+    """Observations by name; a single array is called ``obs``."""
+    return obs if isinstance(obs, dict) else {"obs": obs}
+
+
+def steps_to_keep(used: int, steps: int, k: int) -> int:
+    """Steps of a batch, with trailing empty ones cut off where that changes no sum by a bit.
+
+    How long the longest episode is depends on all seeds, and matrix kernels sum other numbers of rows in another order;
+    but they do not tell multiples of 16 apart.
+    """
+    block = math.lcm(k, 16) // k
+    return -(-used // block) * block if steps % block == 0 else steps

@@ -1,0 +1,1 @@
+"""Reference values of the learners, and what reads, makes and compares them."""
