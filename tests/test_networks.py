@@ -230,7 +230,9 @@ def test_a_trunk_needs_one_picture(shapes):
         ConvTrunk().init([np.random.default_rng(0)], 1, shapes, 4, Where())
 
 
-@pytest.mark.parametrize("options", [{"kernel": 2}, {"filters": 0}, {"convolutions": -1}, {"threads": 0}])
+@pytest.mark.parametrize(
+    "options", [{"kernel": 2}, {"filters": 0}, {"convolutions": -1}, {"threads": 0}, {"scale": 0.0}]
+)
 def test_options_of_a_trunk_are_checked(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         ConvTrunk(**options)

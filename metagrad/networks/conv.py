@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metagrad.checks import Checked, Count, CountOrNone, Positive, Widths
 from metagrad.networks import sparse_conv
 from metagrad.networks.base import (
     Forward,
@@ -37,7 +38,7 @@ _LEAST = 128  # rows that are worth handing to a thread
 
 
 @dataclass(frozen=True)
-class ConvTrunk:
+class ConvTrunk(Checked):
     """Convolutions of a picture and a dense layer, joined by a vector, then dense layers on both; rectified units.
 
     The picture is the observation of shape ``[h, w, C]``; all others but the mask are the vector, in the order of their
@@ -63,25 +64,21 @@ class ConvTrunk:
         Chunks of rows worked on at a time.
     """
 
-    filters: int = 16
-    kernel: int = 3
-    convolutions: int = 1
-    map_width: int | None = None
-    hidden: tuple[int, ...] = (64,)
-    head_scale: float = 0.1
-    scale: float = 1.0
-    threads: int = 1
+    filters: Count = 16
+    kernel: Count = 3
+    convolutions: CountOrNone = 1
+    map_width: Count | None = None
+    hidden: Widths = (64,)
+    head_scale: Positive = 0.1
+    scale: Positive = 1.0
+    threads: Count = 1
     stacks = False
     sequential = False
 
     def __post_init__(self) -> None:
-        for name in ("filters", "kernel", "threads"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} of a ConvTrunk must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.kernel % 2 == 0:
-            raise ValueError(f"kernel of a ConvTrunk must be odd, got {self.kernel}")
-        if self.convolutions < 0:
-            raise ValueError(f"convolutions of a ConvTrunk must not be negative, got {self.convolutions}")
+            raise ValueError(f"ConvTrunk.kernel must be odd, got {self.kernel}")
 
     def init(
         self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastenvs.jit import kernel
+from metagrad.checks import Checked, Count, CountOrNone, Positive, Widths
 from metagrad.networks.base import (
     Forward,
     Obs,
@@ -37,7 +38,7 @@ _CHUNK = 1024  # rows whose activations fit the second-level cache by and large
 
 
 @dataclass(frozen=True)
-class PlaneMLP:
+class PlaneMLP(Checked):
     """A dense layer on binary planes of a picture, joined by a vector, then dense layers on both; rectified units.
 
     The picture is the observation of shape ``[h, w, C]``, of bytes; all others but the mask are the vector, in the
@@ -58,25 +59,22 @@ class PlaneMLP:
         Chunks of rows worked on at a time.
     """
 
-    planes: tuple[tuple[int, int, int], ...]
-    map_width: int = 128
-    hidden: tuple[int, ...] = (128, 128)
-    head_scale: float = 0.1
-    threads: int = 1
+    planes: tuple[tuple[CountOrNone, Count, Count], ...]
+    map_width: Count = 128
+    hidden: Widths = (128, 128)
+    head_scale: Positive = 0.1
+    threads: Count = 1
     stacks = True
     sequential = False
 
     def __post_init__(self) -> None:
-        if self.map_width < 1 or self.threads < 1:
-            raise ValueError(
-                f"map_width and threads of a PlaneMLP must be at least 1, got {self.map_width} and {self.threads}"
-            )
+        super().__post_init__()
         if not self.planes:
             raise ValueError("a PlaneMLP needs planes")
         taken: set[tuple[int, int]] = set()
         for channel, least, most in self.planes:
-            values = {(channel, value) for value in range(least, most + 1)}
-            if channel < 0 or not 1 <= least <= most <= 255 or values & taken:
+            values = {(channel, value) for value in range(least, min(most, 255) + 1)}
+            if not least <= most <= 255 or values & taken:
                 raise ValueError(
                     f"planes of a PlaneMLP are (channel, least, largest) with values from 1 to 255 that do not overlap "
                     f"in a channel, got {self.planes}"

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from metagrad.checks import Checked, Positive
 from metagrad.networks.base import Forward, Obs, Shapes, Where
 from metagrad.networks.conv import ConvForward, ConvTrunk, draw_layers, one_network
 from metagrad.optim import Params
@@ -19,7 +20,7 @@ _OWN = (*_CELL, "head", "head_bias")
 
 
 @dataclass(frozen=True)
-class RecurrentTrunk:
+class RecurrentTrunk(Checked):
     """A :class:`ConvTrunk`, a recurrent layer (LSTM) as wide as the trunk's last one, and outputs.
 
     Each sequence starts from a state of zeros. A network with a memory serves as a critic, which reads whole episodes;
@@ -34,11 +35,12 @@ class RecurrentTrunk:
     """
 
     trunk: ConvTrunk
-    head_scale: float = 0.1
+    head_scale: Positive = 0.1
     stacks = False
     sequential = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.trunk.hidden:
             raise ValueError("the trunk of a RecurrentTrunk needs a hidden layer")
 
