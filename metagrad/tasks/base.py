@@ -98,6 +98,22 @@ class VectorTask:
             "steps": per_seed(batch.alive),
         }
 
+    def bounds(self) -> dict[str, float]:
+        """What is known of the best possible score, by name."""
+        return {}
+
+    def frame(self, env: Any, copy: int) -> np.ndarray:
+        """Picture of one copy, uint8 ``[height, width, 3]``."""
+        if not hasattr(env, "render"):
+            raise TaskError(f"{self.name} cannot be replayed: its environments have no method render(copy)")
+        return env.render(copy)
+
+    def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
+        """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
+        from metagrad.tasks import figures
+
+        figures.curves(figure, runs)
+
     def _is_fast(self) -> bool:
         return isinstance(self._one(1, 0), VecEnv)
 
