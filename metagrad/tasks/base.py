@@ -349,6 +349,18 @@ class JointAction(VectorTask):
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env)
 
+    def bounds(self) -> dict[str, float]:
+        """The game's."""
+        return self.task.bounds()
+
+    def frame(self, env: JointEnv, copy: int) -> np.ndarray:
+        """As the game shows it."""
+        return self.task.frame(env.env, copy)
+
+    def draw(self, figure: Any, runs: Any) -> None:
+        """As the game does."""
+        self.task.draw(figure, runs)
+
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """The game's scores."""
         rewards = batch.extra["agent_rewards"]
