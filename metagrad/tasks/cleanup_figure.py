@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from metagrad.tasks.cleanup import KINDS
 from metagrad.tasks.figures import Metrics, Runs, at_end, band, by_seed, limits
-
-KINDS = ("cleaned", "collected", "other")
 
 
 def draw(figure: Any, runs: Runs) -> None:
