@@ -207,6 +207,8 @@ RUNS = {
     "cost": (with_designer(tiny(), cost=0.1), {}),
     "no_pipeline": (tiny("metagrad-no-cv"), {"pipeline": False}),
     "ppo": (with_agents(tiny(), minibatches=2, epochs=2), {}),
+    "ppo_whole_batches": (with_agents(tiny(), epochs=2), {}),
+    "ppo_replayed": (with_designer(with_agents(tiny(), epochs=2), agent_model="replayed"), {}),
 }
 
 

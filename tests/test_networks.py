@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from metagrad import PolicyGradientAgents
 from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
@@ -255,6 +256,11 @@ def test_the_recurrent_network_is_an_lstm_from_zeros():
     want = cell(features)[0].flatten(0, 1) @ params["head"][0].T + params["head_bias"]
     torch.testing.assert_close(network.forward(params, obs, 6).out[0], want.detach())
     assert (params["input_bias"][0, 8:16] == 1).all()
+
+
+def test_a_network_with_a_memory_is_no_policy():
+    with pytest.raises(ValueError, match="critic"):
+        PolicyGradientAgents(network=RecurrentTrunk(ConvTrunk(map_width=4)), share_parameters=True)
 
 
 # ---------------------------------------------------------------------- modules
