@@ -86,7 +86,7 @@ class Trainer:
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)
         self.env_steps = np.zeros(len(self.seeds), np.int64)
-        self._keep = designer.validation != "none" and not getattr(agents, "one_step", True)
+        self._keep = designer.validation != "none" and getattr(agents, "keeps_passes", False)
 
     # ------------------------------------------------------------------ training
 

@@ -85,6 +85,13 @@ class PolicyGradientAgents(Checked):
     minibatches: Count = 1
     clip: PositiveShare = 0.2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy.sequential:
+            raise ValueError(
+                "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"
+            )
+
     @property
     def policy(self) -> Network:
         """The network of a policy."""
@@ -104,6 +111,15 @@ class PolicyGradientAgents(Checked):
     def one_step(self) -> bool:
         """Whether a batch is learned from in one step, where every probability ratio is 1."""
         return self.epochs * self.minibatches == 1
+
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether passes of the acting policy may serve a designer.
+
+        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
+        pending episodes anew, all rows at once, and its last bits must not differ.
+        """
+        return self.minibatches > 1
 
     # ------------------------------------------------------------------ acting
 

@@ -12,6 +12,7 @@ __all__ = ["GAMES", "JointAction", "TaskError", "VectorTask", "experiment", "gam
 #: Name on the command line -> module with ``PRESETS`` and ``METHODS``, the first preset being the default.
 GAMES = {
     "escape-room": "metagrad.tasks.escape_room",
+    "cleanup": "metagrad.tasks.cleanup",
 }
 
 
