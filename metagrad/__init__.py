@@ -1,34 +1,39 @@
 """A central designer that learns incentives by differentiating through the agents' own learning step."""
 
+from __future__ import annotations
+
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
 
 # MKL may choose the order of a sum by where its operands lie in memory; this asks for one order on one machine. It has
 # to be said before the first matrix product of the process.
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
-from metagrad import optim
-from metagrad.agents import Agents, Critic, DesignerCritic, LinearCritic, PolicyGradientAgents, Surrogate
-from metagrad.batch import Batch
-from metagrad.designers import (
-    AMD,
-    ByAction,
-    ByActionType,
-    ByAgent,
-    Categorical,
-    Designer,
-    DualRL,
-    Incentive,
-    IncentiveFunction,
-    MetaGradient,
-    MutualIncentive,
-    NoDesigner,
-    SquashedGaussian,
-)
-from metagrad.metagradient import LastSteps, Sensitivity
-from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk
-from metagrad.schedules import Linear
-from metagrad.tasks import JointAction, TaskError, VectorTask
-from metagrad.trainer import Trainer
+if TYPE_CHECKING:
+    from metagrad import optim
+    from metagrad.agents import Agents, Critic, DesignerCritic, LinearCritic, PolicyGradientAgents, Surrogate
+    from metagrad.batch import Batch
+    from metagrad.designers import (
+        AMD,
+        ByAction,
+        ByActionType,
+        ByAgent,
+        Categorical,
+        Designer,
+        DualRL,
+        Incentive,
+        IncentiveFunction,
+        MetaGradient,
+        MutualIncentive,
+        NoDesigner,
+        SquashedGaussian,
+    )
+    from metagrad.metagradient import LastSteps, Sensitivity
+    from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk
+    from metagrad.schedules import Linear
+    from metagrad.tasks import JointAction, TaskError, VectorTask
+    from metagrad.trainer import Trainer
 
 __all__ = [
     "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "ConvTrunk", "Critic",
@@ -37,3 +42,21 @@ __all__ = [
     "PolicyGradientAgents", "RecurrentTrunk", "Sensitivity", "SquashedGaussian", "Surrogate", "TaskError", "Trainer",
     "VectorTask", "optim",
 ]  # fmt: skip
+
+# Modules of the names above. They import torch, which takes seconds that a command line's --help need not.
+_HOMES = ("agents", "batch", "designers", "metagradient", "networks", "schedules", "tasks", "trainer")
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used."""
+    if name == "optim":
+        return importlib.import_module("metagrad.optim")
+    for home in _HOMES if name in __all__ else ():
+        module = importlib.import_module(f"metagrad.{home}")
+        if hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
