@@ -216,10 +216,13 @@ def _leaf(like: Any, flat: dict[str, Tensor], path: str) -> Any:
             )
         return value.to(like.device).clone()
     if isinstance(like, np.ndarray):
+        kind = np.dtype(np.int64) if like.dtype == np.uint64 else like.dtype
         array = value.cpu().numpy().copy()
-        if array.shape != like.shape:
-            raise ValueError(f"{path} has shape {list(array.shape)}, but {list(like.shape)} is needed")
-        return array.view(np.uint64) if like.dtype == np.uint64 else array.astype(like.dtype)
+        if array.shape != like.shape or array.dtype != kind:
+            raise ValueError(f"{path} is {array.dtype} {list(array.shape)}, but {kind} {list(like.shape)} is needed")
+        return array.view(like.dtype)
+    if value.dim() or value.is_floating_point() != isinstance(like, float):
+        raise ValueError(f"{path} must be one {'number' if isinstance(like, float) else 'integer'}")
     return type(like)(value.item())
 
 

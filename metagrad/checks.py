@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -28,8 +30,19 @@ class Bound:
 
     def __str__(self) -> str:
         if self.high < 1e30:
-            return f"{'above' if self.open_low else 'from'} {self.low:g} {'and at most' if self.open_low else 'to'} {self.high:g}"
+            return f"{'above' if self.open_low else 'of at least'} {self.low:g} and at most {self.high:,.12g}"
         return f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """Bound of the length of a tuple."""
+
+    entries: int
+
+    def allows(self, value: Sequence[Any]) -> bool:
+        """Whether it is short enough."""
+        return len(value) <= self.entries
 
 
 #: More than any machine can hold of what options count.
@@ -41,7 +54,8 @@ PositiveShare = Annotated[float, Bound(0, 1, open_low=True)]
 BelowOne = Annotated[float, Bound(0, 1 - 1e-12)]
 Count = Annotated[int, Bound(1, MOST)]
 CountOrNone = Annotated[int, Bound(0, MOST)]
-Widths = tuple[Annotated[int, Bound(1, 10**6)], ...]
+Widths = Annotated[tuple[Annotated[int, Bound(1, 10**6)], ...], AtMost(100)]
+Threads = Annotated[int, Bound(1, 1024)]
 
 
 class Checked:
@@ -62,14 +76,10 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     """``value`` as the declared type; of a union, as the one that it is of."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        number = _checked(name, value, args[0])
-        for bound in args[1:]:
-            if isinstance(bound, Bound) and not bound.allows(number):
-                raise ValueError(f"{name} must be a number {bound}, got {value!r}")
-        return number
+        return _bounded(name, _checked(name, value, args[0]), args[1:])
     if origin is Literal:
         if not isinstance(value, str) or value not in args:
-            raise ValueError(f"{name} must be one of {list(args)}, got {value!r}")
+            raise ValueError(f"{name} must be one of {list(args)}, got {shown(value)}")
         return str(value)
     if origin is tuple:
         return _tuple(name, value, args)
@@ -78,31 +88,64 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
     if hint in (int, float, bool, str):
         return _plain(name, value, hint)
     if hint is type(None) and value is not None:
-        raise ValueError(f"{name} must be None, got {value!r}")
-    if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
-        raise ValueError(f"{name} must be of type {hint.__name__}, got {value!r}")  # type: ignore[union-attr]
-    return value  # protocols and other objects are the concern of who uses them
+        raise ValueError(f"{name} must be None, got {shown(value)}")
+    if isinstance(hint, type) and not (offers(value, hint) if _is_protocol(hint) else isinstance(value, hint)):
+        raise ValueError(f"{name} must be of type {hint.__name__}, got {shown(value)}")
+    return value
+
+
+def _bounded(name: str, value: Any, bounds: tuple) -> Any:
+    for bound in bounds:
+        if isinstance(bound, Bound) and not bound.allows(value):
+            raise ValueError(f"{name} must be a number {bound}, got {shown(value)}")
+        if isinstance(bound, AtMost) and not bound.allows(value):
+            raise ValueError(f"{name} must have at most {bound.entries:,} entries, got {len(value):,}")
+    return value
+
+
+def _is_protocol(hint: type) -> bool:
+    return bool(getattr(hint, "_is_protocol", False))
+
+
+def offers(value: Any, protocol: type) -> bool:
+    """Whether an object has everything that a protocol names; a class is no such object."""
+    own = [c for c in protocol.__mro__ if _is_protocol(c) and c is not typing.Protocol]
+    names = {n for c in own for n in (*vars(c), *inspect.get_annotations(c))}
+    public = (n for n in names if not n.startswith("_") or n == "__call__")
+    return not isinstance(value, type) and all(hasattr(value, n) for n in public)
+
+
+def shown(value: Any) -> str:
+    """A value in a message of one line."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of thousands of digits
+        text = "a huge number"
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _plain(name: str, value: Any, hint: type) -> Any:
     boolean = isinstance(value, bool | np.bool_)
     kinds: dict[type, Any] = {int: int | np.integer, float: int | float | np.integer | np.floating, str: str}
     if boolean != (hint is bool) or (hint is not bool and not isinstance(value, kinds[hint])):
-        raise ValueError(f"{name} must be of type {hint.__name__}, got {value!r}")
+        raise ValueError(f"{name} must be of type {hint.__name__}, got {shown(value)}")
     try:
-        return hint(value)
+        plain = hint(value)
     except OverflowError:
-        raise ValueError(f"{name} is too large: {value!r}") from None
+        raise ValueError(f"{name} is too large: {shown(value)}") from None
+    if hint is float and not math.isfinite(plain):
+        raise ValueError(f"{name} must be finite, got {plain}")
+    return plain
 
 
 def _tuple(name: str, value: Any, args: tuple) -> tuple:
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, tuple | list):
-        raise ValueError(f"{name} must be a sequence, got {value!r}")
+        raise ValueError(f"{name} must be a sequence, got {shown(value)}")
     kinds = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
     if len(kinds) != len(value):
-        raise ValueError(f"{name} must have {len(kinds)} entries, got {value!r}")
+        raise ValueError(f"{name} must have {len(kinds)} entries, got {shown(value)}")
     return tuple(_checked(f"{name}[{i}]", v, kind) for i, (v, kind) in enumerate(zip(value, kinds, strict=True)))
 
 

@@ -55,9 +55,8 @@ class LastSteps(Checked):
 
     m: CountOrNone = 0
 
-    def init(self, agents: AgentState, incentive: Any, eta: Params) -> dict:
+    def init(self, agents: AgentState, incentive: Any, eta: Params) -> None:
         """No state."""
-        return {}
 
     def advance(self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step]) -> Any:
         """Nothing to take in."""

@@ -65,12 +65,11 @@ class Streams:
         return self._streams[use]
 
     def counters(self) -> dict[str, np.ndarray]:
-        """Positions of the streams drawn from so far, int64 ``[S]`` each."""
-        return {use: streams.counter.astype(np.int64) for use, streams in sorted(self._streams.items())}
+        """Positions of all streams of this phase, int64 ``[S]`` each."""
+        uses = (p.removeprefix(f"{self.phase} ") for p in PURPOSES if p.startswith(f"{self.phase} "))
+        return {use: self._of(use).counter.astype(np.int64) for use in uses if use != "environment"}
 
     def set_counters(self, counters: dict[str, np.ndarray]) -> None:
         """Go on from :meth:`counters`."""
-        for use in self._streams.keys() - counters.keys():
-            self._streams[use].counter[:] = 0
         for use, counter in counters.items():
             self._of(use).counter[:] = np.asarray(counter).astype(np.uint64)

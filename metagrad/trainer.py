@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagrad import fitting
 from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, batch_of, flatten, unflatten
 from metagrad.designers.base import Designer, Notes, Transition
@@ -166,40 +167,31 @@ class Trainer:
         ValueError
             If an entry is missing, unknown, or of another shape or type; nothing is changed then.
         """
-        held = _below(tensors, "pending/")
-        template = self.state._replace(pending=None)
-        state = unflatten(template, tensors)
-        pending = batch_of(held, self.where.device) if held else None
-        if pending is not None:
-            self._check_pending(pending)
+        held, env, streams = (_below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
+        state = unflatten(self.state._replace(pending=None), tensors)
         steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
-        rest = {n for n in tensors if not n.startswith(("pending/", "env/", "streams/"))}
-        unknown = rest - flatten(state).keys() - {"env_steps"}
-        if unknown:
-            raise ValueError(f"{min(unknown)} is unknown")
+        own = [*flatten(state), "env_steps"]
+        inside = ("pending/", "env/", "streams/")
+        fitting.check_names({n: t for n, t in tensors.items() if not n.startswith(inside)}, own)
+        _check_place(self.task, self.rng, self.env.num_envs, env, streams)
+        if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
+            raise ValueError("iteration and episodes do not go with the streams")
+        if self.pipeline and self.designer.validation != "none" and state.iteration:
+            fitting.check_batch(held, self._one_episode(), len(self.seeds), self.k, "pending/")
+        elif held:
+            raise ValueError(f"pending/{min(held)} is unknown")
         if not dry:
-            set_env_state(self.env, _below(tensors, "env/"))
-            self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
+            self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
+            pending = batch_of(held, self.where.device) if held else None
             self.state, self.env_steps = state._replace(pending=pending), steps
 
-    def _check_pending(self, batch: Batch) -> None:
-        """Refuse saved episodes of another game or size."""
-        game, s, k = self.task.interface, len(self.seeds), self.k
-        t = batch.actions.shape[1] if batch.actions.dim() == 4 else 0
-        by_agent, by_copy = (s, t, k, game.n_agents), (s, t, k)
-        wanted = {
-            "actions": by_agent, "log_prob": by_agent, "rewards": by_agent, "payments": by_agent, "alive": by_copy,
-            "cut": by_copy, "designer_rewards": by_copy,
-        }  # fmt: skip
-        for name, shape in wanted.items():
-            if tuple(getattr(batch, name).shape) != shape:
-                raise ValueError(f"pending/{name} has shape {list(getattr(batch, name).shape)}, not {list(shape)}")
-        rows = self.agents.share_parameters
-        leading = (s, t * k * game.n_agents) if rows else (s * game.n_agents, t * k)
-        for name, shape in game.agents.items():
-            found = tuple(batch.obs[name].shape) if name in batch.obs else ()
-            if found != (*leading, *shape):
-                raise ValueError(f"pending/obs/{name} has shape {list(found)}, not {[*leading, *shape]}")
+    def _one_episode(self) -> Batch:
+        """An episode of a trainer with one seed, to see what batches are made of."""
+        other = Trainer(
+            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=1, device=self.where.device,
+            dtype=self.where.dtype,
+        )  # fmt: skip
+        return other.collect(other.state.agents)
 
     def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
@@ -207,6 +199,8 @@ class Trainer:
         Fresh optimisers would jolt them. Schedules start anew.
         """
         agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
+        theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
+        fitting.check_names(theirs, list(flatten({"agents": agents})))
         self.state = self.state._replace(agents=agents._replace(batches=0))
 
     def diverged(self) -> np.ndarray:
@@ -257,10 +251,31 @@ class Evaluator:
         """Positions of the random streams, for checkpoints."""
         return flatten({"streams": self.rng.counters(), "env": env_state(self.env)})
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from :meth:`tensors`."""
-        set_env_state(self.env, _below(tensors, "env/"))
-        self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
+        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
+        env, streams = _below(tensors, "env/"), _below(tensors, "streams/")
+        fitting.check_names({n: t for n, t in tensors.items() if not n.startswith(("env/", "streams/"))}, [])
+        _check_place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
+        if not dry:
+            self.env = _place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
+
+
+def _check_place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams: dict[str, Tensor]) -> None:
+    """Refuse a saved environment and random streams that do not fit."""
+    fitting.check_streams(streams, rng, "streams/")
+    other = task.make(copies, rng.env_seeds())
+    if streams["actions"].any():
+        other.reset()
+    fitting.check_env(env, env_state(other))
+    set_env_state(other, env)
+
+
+def _place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams: dict[str, Tensor]) -> Any:
+    """The environment as it was saved; the random streams go on from where they were."""
+    rng.set_counters({name: t.cpu().numpy() for name, t in streams.items()})
+    made = task.make(copies, rng.env_seeds())
+    set_env_state(made, env)
+    return made
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -38,8 +38,8 @@ class Designer:
     validation: Literal["after", "before", "none"] = "none"
 
     def init(self, game: Interface, agents: Agents, state: AgentState, rng: Streams, where: Where) -> Any:
-        """The state to begin with."""
-        return {}
+        """The state to begin with; none where there is nothing to learn."""
+        return None
 
     def begin(self, state: Any, env: Any, rng: Streams) -> None:
         """Called before an episode's first step."""

@@ -102,12 +102,20 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{path / 'state.json'} does not say which configuration it is of")
     if config is not None and theirs != config:
-        differing = sorted(k for k in config.keys() | theirs.keys() if config.get(k) != theirs.get(k))
-        raise CheckpointError(f"checkpoint {path} belongs to another configuration: {', '.join(differing)}")
+        differing = ", ".join(sorted(_differing(config, theirs)))
+        raise CheckpointError(f"checkpoint {path} belongs to another configuration: {differing}")
     try:
         return load_tensors(data), sidecar
     except SafetensorError as error:
         raise CheckpointError(f"{path / 'state.safetensors'} does not hold tensors: {error}") from error
+
+
+def _differing(mine: Any, theirs: Any, path: str = "") -> list[str]:
+    """Paths of the options in which two configurations differ."""
+    if isinstance(mine, dict) and isinstance(theirs, dict):
+        names = sorted(mine.keys() | theirs.keys())
+        return [p for n in names for p in _differing(mine.get(n), theirs.get(n), f"{path}.{n}" if path else n)]
+    return [] if mine == theirs else [path]
 
 
 def _digest(data: bytes, sidecar: dict[str, Any]) -> str:

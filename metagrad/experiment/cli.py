@@ -27,7 +27,6 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
        metagrad --version
 
 `metagrad train --help` lists games and methods, `metagrad train escape-room --help` all options of that game."""
-MAX_SEEDS = 10_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,6 +132,7 @@ def _games() -> str:
 
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
+    from metagrad.experiment.config import MAX_SEEDS
     from metagrad.experiment.flags import parse
     from metagrad.tasks import experiment
 

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import os
+import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from metagrad.checks import Checked, Count
+from metagrad.checks import AtMost, Bound, Checked, Count, Threads, offers, shown
+
+#: A seed, which other programs may read from JSON as a floating point number, and how many a run has at most.
+Seed = Annotated[int, Bound(0, 2**53 - 1)]
+MAX_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -42,10 +50,10 @@ class RunOptions(Checked):
     dtype : {"float32", "float64"}
         Floating point type of the networks.
     threads : int
-        Threads of tensor operations.
+        Threads of tensor operations, of which no more are used than there are cores.
     """
 
-    seeds: tuple[int, ...] = (12340,)
+    seeds: Annotated[tuple[Seed, ...], AtMost(MAX_SEEDS)] = (12340,)
     target: float | None = None
     episodes: Count = 10_000
     k: Count = 16
@@ -58,30 +66,37 @@ class RunOptions(Checked):
     init_from: str | None = None
     device: str = "cpu"
     dtype: Literal["float32", "float64"] = "float32"
-    threads: Count = 1
+    threads: Threads = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"seeds must be distinct and not negative, got {self.seeds}")
-        if max(self.seeds) >= 2**53:
-            raise ValueError(f"seeds must be below 2**53, got {max(self.seeds)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds must be distinct, and at least one, got {shown(self.seeds)}")
         if self.episodes < self.k:
             raise ValueError(f"episodes ({self.episodes}) must be at least k ({self.k})")
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(Checked):
     """Everything that decides what a run does.
 
     Parameters
     ----------
     game, preset, method : str
         Names by which it was made.
-    task, agents, designer
-        The objects of the library themselves.
+    task : VectorTask
+        The game.
+    agents : Agents
+        How its agents act and learn.
+    designer : Designer
+        How incentives are set and learned.
     run : RunOptions
         How to train.
+
+    Raises
+    ------
+    ValueError
+        If a part is of another kind.
     """
 
     game: str
@@ -91,6 +106,17 @@ class Experiment:
     agents: Any
     designer: Any
     run: RunOptions = field(default_factory=RunOptions)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from metagrad.agents.base import Agents
+        from metagrad.designers.base import Designer
+        from metagrad.tasks.base import VectorTask
+
+        for name, kind in (("task", VectorTask), ("designer", Designer), ("agents", Agents)):
+            part = getattr(self, name)
+            if not (offers(part, kind) if kind is Agents else isinstance(part, kind)):
+                raise ValueError(f"Experiment.{name} must be of type {kind.__name__}, got {shown(part)}")
 
 
 class ConfigError(ValueError):
@@ -114,20 +140,29 @@ _MODULES = (
 )  # fmt: skip
 
 
-def to_dict(value: Any) -> Any:
-    """Plain values of an object of options, with the names of classes under ``type``."""
-    if is_dataclass(value):
-        return {"type": _name_of(type(value)), **{f.name: to_dict(getattr(value, f.name)) for f in fields(value)}}
+def to_dict(value: Any, path: str = "") -> Any:
+    """Plain values of an object of options, with the names of classes under ``type``.
+
+    Raises
+    ------
+    ConfigError
+        If a part cannot be written; the message says which.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        inner = {f.name: to_dict(getattr(value, f.name), _joined(path, f.name)) for f in fields(value)}
+        return {"type": _name_of(type(value)), **inner}
     if isinstance(value, tuple):
-        return [to_dict(v) for v in value]
+        return [to_dict(v, f"{path}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{path} must be finite, got {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     source = getattr(value, "imported_from", None)
     if source is not None:
         return {"import": source}
     raise ConfigError(
-        f"a {type(value).__name__} cannot be written to a run's folder: give what a run is made of as frozen "
-        "dataclasses, or name the module that makes it (metagrad train MODULE:NAME)"
+        f"{path} is a {type(value).__name__}, which cannot be written to a run's folder: give what a run is made of as "
+        "frozen dataclasses, or name the module that makes it (metagrad train MODULE:NAME)"
     )
 
 
@@ -151,17 +186,29 @@ def from_dict(values: Any, path: str = "") -> Any:
     if not isinstance(values, dict):
         return values
     if "import" in values:
-        return imported(str(values["import"]))
+        if not isinstance(values["import"], str) or len(values) > 1:
+            raise ConfigError(f"{path or 'the configuration'} must name one import")
+        return imported(values["import"])
     cls = _class_of(values.get("type"), path)
     known = {f.name for f in fields(cls)}
     unknown = sorted(values.keys() - known - {"type"})
     if unknown:
-        raise ConfigError(f"unknown option {_joined(path, unknown[0])}")
+        raise ConfigError(f"unknown option {shown(_joined(path, unknown[0]))}")
     arguments = {name: from_dict(v, _joined(path, name)) for name, v in values.items() if name != "type"}
     try:
         return cls(**arguments)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"{path}: {error}" if path else str(error)) from error
+    except Exception as error:  # whatever a class of the user's own raises
+        raise ConfigError(located(error, cls, path)) from error
+
+
+def located(error: Exception, cls: type, path: str) -> str:
+    """What was wrong with an option of a class, by the path to it."""
+    text, own = str(error), f"{cls.__name__}."
+    if not isinstance(error, ValueError):
+        text = f"{type(error).__name__}: {text}"
+    if text.startswith(own):
+        return _joined(path, text.removeprefix(own))
+    return f"{path}: {text}" if path else text
 
 
 def _joined(path: str, name: str) -> str:
@@ -178,25 +225,34 @@ def _class_of(name: Any, path: str) -> type:
         found = (getattr(importlib.import_module(module), name, None) for module in _MODULES)
         cls = next((c for c in found if c is not None), None)
     if not isinstance(cls, type) or not is_dataclass(cls):
-        raise ConfigError(f"{where} is of an unknown type {name!r}")
+        raise ConfigError(f"{where} is of an unknown type {shown(name)}")
     return cls
 
 
 def imported(source: str) -> Any:
-    """What ``module:name`` stands for.
+    """What ``module:name`` stands for; modules are looked for in the working folder too.
+
+    What is no dataclass remembers the name, so that it can be written to a run's folder.
 
     Raises
     ------
     ConfigError
-        If there is no such module or name.
+        If there is no such module or name, or the module fails.
     """
     module, _, name = source.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     try:
         value = importlib.import_module(module)
         for part in name.split("."):
             value = getattr(value, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"{source!r} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if isinstance(error, ImportError | AttributeError) else f" ({where.filename}, line {where.lineno})"
+        reason = f"{type(error).__name__}: {error}{place}"
+        raise ConfigError(f"{shown(source)} cannot be imported: {reason}") from error
+    if not is_dataclass(value) and hasattr(value, "__dict__") and not isinstance(value, type):
+        value.imported_from = source
     return value
 
 
@@ -209,18 +265,30 @@ def load(text: str, where: str) -> Experiment:
         If it is not valid, or not an experiment; the message names ``where`` it came from.
     """
     try:
-        values = json.loads(text)
+        values = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
+        if isinstance(values, dict) and "game_name" in values:
+            raise ConfigError("it was written by metagrad 0.1; that version reads it")
+        experiment = from_dict(values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid JSON: {error}") from error
-    if isinstance(values, dict) and "game_name" in values:
-        raise ConfigError(f"{where} was written by metagrad 0.1; that version reads it")
-    try:
-        experiment = from_dict(values)
-    except (ConfigError, RecursionError) as error:
-        raise ConfigError(f"{where}: {error}") from error
     if not isinstance(experiment, Experiment):
         raise ConfigError(f"{where} is not the configuration of a run")
     return experiment
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ; of two values of an option one would be dropped without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ConfigError(f"option {shown(next(n for n in names if names.count(n) > 1))} is there twice")
+    return values
+
+
+def _refuse(constant: str) -> None:
+    raise ConfigError(f"{constant} is no number of JSON")
 
 
 def dump(experiment: Experiment) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import docstring_parser
 import tyro
 
-from metagrad.experiment.config import ConfigError, Experiment
+from metagrad.experiment.config import ConfigError, Experiment, located
 
 GROUPS = ("task", "agents", "designer", "run")
 
@@ -33,7 +33,7 @@ def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experime
     parsed = tyro.cli(
         mirror, args=list(args), prog=program, description=_about(experiment), config=(tyro.conf.AvoidSubcommands,)
     )
-    changed = {name: _back(shown[name], getattr(parsed, name, None), name) for name in GROUPS}
+    changed = {name: _back(shown[name], getattr(parsed, name, None), "" if name == "run" else name) for name in GROUPS}
     return dataclasses.replace(experiment, **changed)
 
 
@@ -108,7 +108,7 @@ def _back(value: Any, parsed: Any, path: str) -> Any:
     changes = {}
     for f in fields(parsed):
         mine, theirs = getattr(value, f.name), getattr(parsed, f.name)
-        new = _back(mine, theirs, f"{path}.{f.name}") if is_dataclass(mine) else theirs
+        new = _back(mine, theirs, f"{path}.{f.name}".lstrip(".")) if is_dataclass(mine) else theirs
         if new is not mine and new != mine:
             changes[f.name] = new
     if not changes:
@@ -116,4 +116,4 @@ def _back(value: Any, parsed: Any, path: str) -> Any:
     try:
         return dataclasses.replace(value, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise ConfigError(f"--{path}: {error}") from error
+        raise ConfigError(f"--{located(error, type(value), path)}") from error

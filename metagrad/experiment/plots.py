@@ -13,8 +13,8 @@ import numpy as np
 from fastenvs.render import save_gif
 from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import read_experiment
+from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import read_metrics
-from metagrad.experiment.run import Learners
 from metagrad.tasks import starting_point
 from metagrad.trainer import Evaluator
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from torch import Tensor
 
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
-from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict, trees
+from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
 from metagrad.experiment.folder import (
     Held,
     RunError,
@@ -26,142 +23,9 @@ from metagrad.experiment.folder import (
     without_checkpoint,
     write_results,
 )
+from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
-from metagrad.trainer import Evaluator, Trainer
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
-
-
-# ---------------------------------------------------------------------- the trainers of a run
-
-
-class Learners:
-    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack.
-
-    Parameters
-    ----------
-    experiment : Experiment
-
-    Raises
-    ------
-    ConfigError
-        If the machine cannot do what is asked.
-    """
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment, run = experiment, experiment.run
-        size.check(experiment)
-        torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
-        stacks = all(getattr(part, "stacks", True) for part in (*trees(experiment.agents), *trees(experiment.designer)))
-        groups = [run.seeds] if stacks else [(seed,) for seed in run.seeds]
-        try:
-            torch.zeros(1, device=run.device).numpy(force=True)
-            self.trainers = [self._trainer(seeds) for seeds in groups]
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-        self.notes: dict[str, np.ndarray] = {}
-
-    def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
-        e, run = self.experiment, self.experiment.run
-        return Trainer(
-            e.task, e.agents, e.designer, seeds=seeds, k=run.k, agent_batches=run.agent_batches, pipeline=run.pipeline,
-            device=run.device, dtype=DTYPES[run.dtype],
-        )  # fmt: skip
-
-    @property
-    def episode(self) -> int:
-        """Training episodes of each seed so far."""
-        return self.trainers[0].state.episodes
-
-    @property
-    def iteration(self) -> int:
-        """Iterations so far."""
-        return self.trainers[0].state.iteration
-
-    @property
-    def env_steps(self) -> np.ndarray:
-        """Environment steps of each seed so far, ``[S]``."""
-        return np.concatenate([t.env_steps for t in self.trainers])
-
-    def next_episode(self) -> int:
-        """Training episodes of each seed after one more iteration."""
-        t = self.trainers[0]
-        batches = (t.agent_batches - 1) + (t.state.pending is None) + (t.designer.validation != "none")
-        return t.state.episodes + t.k * batches
-
-    def iterate(self, diagnose: bool) -> None:
-        """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
-        notes = [t.iterate(diagnose) for t in self.trainers]
-        if diagnose:
-            self.notes = {n: np.concatenate([one[n].double().cpu().numpy() for one in notes]) for n in notes[0]}
-
-    def diverged(self) -> np.ndarray:
-        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
-        return np.concatenate([t.diverged() for t in self.trainers])
-
-    def evaluators(self, phase: str, episodes: int) -> Evaluators:
-        """Fresh episodes for scoring."""
-        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that decides how training goes on, by name."""
-        return _prefixed(t.tensors() for t in self.trainers)
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from :meth:`tensors`; nothing is changed if they do not fit."""
-        parts = [_below(tensors, i) for i in range(len(self.trainers))]
-        for t, part in zip(self.trainers, parts, strict=True):
-            t.load(part, dry=True)
-        for t, part in zip(self.trainers, parts, strict=True):
-            t.load(part)
-
-    def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
-        """Start with the agents of another run, seed by seed."""
-        mine = self.experiment.run.seeds
-        if len(self.trainers) == 1 and mine != theirs.run.seeds:
-            raise ConfigError(f"it is of seeds {_shown(theirs.run.seeds)}, not of {_shown(mine)}")
-        for i, (seed, t) in enumerate(zip(mine, self.trainers, strict=False)):
-            if seed not in theirs.run.seeds:
-                raise ConfigError(f"it has no agents of seed {seed}")
-            t.adopt(_below(tensors, i if len(self.trainers) == 1 else theirs.run.seeds.index(seed)))
-
-
-def _shown(seeds: tuple[int, ...]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
-
-
-def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in part.items()}
-
-
-def _below(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    prefix = f"{i}/"
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-class Evaluators:
-    """Evaluations of all seeds."""
-
-    def __init__(self, parts: list[Evaluator]) -> None:
-        self.parts = parts
-
-    def __call__(self) -> dict[str, np.ndarray]:
-        """Scores of every seed."""
-        scores = [part() for part in self.parts]
-        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Positions of the random streams, for checkpoints."""
-        return _prefixed(part.tensors() for part in self.parts)
-
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Go on from :meth:`tensors`."""
-        for i, part in enumerate(self.parts):
-            part.load(_below(tensors, i))
-
 
 # ---------------------------------------------------------------------- start, resume, evaluate
 
@@ -249,18 +113,34 @@ def _restore(learners: Learners, folder: Path, evaluators: Evaluators | None = N
     Nothing changes if it does not fit.
     """
     tensors, values = checkpoint.load(folder / "checkpoints", to_dict(learners.experiment))
+    newest = checkpoint.saved(folder / "checkpoints")[-1]
     try:
-        for name, kind in (("wall_time", float), ("metrics_size", int)):
-            if isinstance(values.get(name), bool) or not isinstance(values.get(name), int | kind):
-                raise ValueError(f"{name} must be a number")
-        mine = {n.removeprefix("training/"): t for n, t in tensors.items() if n.startswith("training/")}
-        learners.load(mine)
-        if evaluators is not None:
-            evaluators.load({n.removeprefix("eval/"): t for n, t in tensors.items() if n.startswith("eval/")})
+        _check_values(values)
+        training, evaluation = (_starting(tensors, prefix) for prefix in ("training/", "eval/"))
+        if len(training) + len(evaluation) < len(tensors):
+            raise ValueError("it holds tensors of another kind")
+        (evaluators or learners.evaluators("eval", learners.experiment.run.eval_episodes)).load(evaluation, dry=True)
+        learners.load(training)
+        if learners.episode != int(newest.name):
+            raise ValueError(f"it is of episode {learners.episode:,}")
     except (ValueError, KeyError, RuntimeError) as error:
-        newest = checkpoint.saved(folder / "checkpoints")[-1]
         raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
+    if evaluators is not None:
+        evaluators.load(evaluation)
     return values
+
+
+def _starting(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """Refuse plain values of a checkpoint that are not numbers as they should be."""
+    seconds, size_of_metrics = values.get("wall_time"), values.get("metrics_size")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
+        raise ValueError("wall_time must be a number of seconds")
+    if isinstance(size_of_metrics, bool) or not isinstance(size_of_metrics, int) or not 0 <= size_of_metrics < 2**63:
+        raise ValueError("metrics_size must be a number of bytes")
 
 
 def evaluate(folder: Path, episodes: int | None = None) -> dict[str, Any]:
@@ -383,8 +263,7 @@ def _adopt(learners: Learners) -> None:
             done = f"{int(newest[-1].name):,} of {theirs.run.episodes:,} episodes"
             raise ConfigError(f"it has trained {done}; finish it with `{resume_command(folder)}`")
         tensors, _ = checkpoint.load(folder / "checkpoints")
-        mine = {n.removeprefix("training/"): t for n, t in tensors.items() if n.startswith("training/")}
-        learners.adopt(mine, theirs)
+        learners.adopt(_starting(tensors, "training/"), theirs)
     except (RunError, ConfigError, CheckpointError, ValueError) as error:
         raise ConfigError(f"init_from {source}: {error}" if source else str(error)) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from metagrad.experiment.config import ConfigError, Experiment, trees
+from metagrad.experiment.config import ConfigError, Experiment, RunOptions, trees
 
 _STEPS_KEPT = 3  # parameters, and two moments
 
@@ -25,8 +25,12 @@ def check(experiment: Experiment) -> None:
     ConfigError
         With the part that is too large.
     """
+    _fits(copies(experiment))  # before one copy is made to see what it shows
+    _fits(needed(experiment))
+
+
+def _fits(parts: dict[str, float]) -> None:
     available = memory()
-    parts = needed(experiment)
     what, most = max(parts.items(), key=lambda item: item[1])
     if sum(parts.values()) > available:
         raise ConfigError(
@@ -35,29 +39,52 @@ def check(experiment: Experiment) -> None:
         )
 
 
+def copies(experiment: Experiment) -> dict[str, float]:
+    """Bytes of the copies of the game as far as its options tell, by what they are for."""
+    run = experiment.run
+    return {what: n * experiment.task.bytes_per_copy() * len(run.seeds) for what, n in _episodes(run).items()}
+
+
+def _episodes(run: RunOptions) -> dict[str, float]:
+    return {
+        f"k = {run.k} episodes of a batch": float(run.k * run.agent_batches),
+        f"eval_episodes = {run.eval_episodes} episodes": float(run.eval_episodes),
+        f"test_episodes = {run.test_episodes} episodes": float(run.test_episodes),
+    }
+
+
 def needed(experiment: Experiment) -> dict[str, float]:
     """Bytes by what they are for; lower bounds, since what stands beside episodes and networks is small."""
     run, task = experiment.run, experiment.task
     width = 4.0 if run.dtype == "float32" else 8.0
-    agents, seeds = float(task.n_agents), float(len(run.seeds))
+    agents, steps, seeds = float(task.n_agents), float(task.horizon), float(len(run.seeds))
+    # Observations are kept as they are, which may be bytes.
     row = agents * sum(float(np.prod(shape, dtype=float)) for shape in task.interface.agents.values())
-    episode = row * float(task.horizon) + agents * width * float(task.horizon)
-    return {
-        f"k = {run.k} episodes of a batch": seeds * run.k * float(run.agent_batches) * episode,
-        f"eval_episodes = {run.eval_episodes} episodes": run.eval_episodes * seeds * episode,
-        f"test_episodes = {run.test_episodes} episodes": run.test_episodes * seeds * episode,
-        "the networks": seeds * _STEPS_KEPT * width * sum(_dense(part) for part in _parts(experiment)),
-    }
+    episode = (row + agents * width) * steps + task.bytes_per_copy()
+    at_once = 1.0 if alone(experiment) else seeds  # of the seeds that take turns one learns at a time
+    kept = {what: n * episode * at_once for what, n in _episodes(run).items()}
+    weights = sum(_weights(part) for part in _parts(experiment))
+    return kept | {"the networks": seeds * _STEPS_KEPT * width * weights}
+
+
+def alone(experiment: Experiment) -> bool:
+    """Whether each seed trains by itself, since the networks do not stack."""
+    return not all(getattr(part, "stacks", True) for part in _parts(experiment))
 
 
 def _parts(experiment: Experiment) -> list[Any]:
     return [part for whole in (experiment.agents, experiment.designer) for part in trees(whole)]
 
 
-def _dense(network: Any) -> float:
-    """Parameters between the hidden layers of a network."""
-    hidden = getattr(network, "hidden", ())
-    return sum(float(a) * float(b) for a, b in pairwise((1, *hidden, 1))) if isinstance(hidden, tuple) else 0.0
+def _weights(network: Any) -> float:
+    """Parameters of a network as far as the widths of its layers tell, by the names that networks give them."""
+    hidden, filters = getattr(network, "hidden", ()), float(getattr(network, "filters", 0))
+    if not isinstance(hidden, tuple):
+        return 0.0
+    first = float(getattr(network, "map_width", None) or 1)
+    kernel, layers = float(getattr(network, "kernel", 1)), float(getattr(network, "convolutions", 1))
+    seen = filters * kernel**2 * (1 + filters * max(0.0, layers - 1)) + filters * first
+    return seen + sum(float(a) * float(b) for a, b in pairwise((first, *hidden, 1)))
 
 
 def memory() -> float:

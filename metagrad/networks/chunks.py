@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -17,7 +18,7 @@ B = TypeVar("B")
 
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads)
+    return ThreadPoolExecutor(min(threads, os.cpu_count() or 1))
 
 
 def each(f: Callable[[A], B], chunks: Sequence[A], threads: int) -> list[B]:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metagrad.checks import Checked, Count, CountOrNone, Positive, Widths
+from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks import sparse_conv
 from metagrad.networks.base import (
     Forward,
@@ -71,7 +71,7 @@ class ConvTrunk(Checked):
     hidden: Widths = (64,)
     head_scale: Positive = 0.1
     scale: Positive = 1.0
-    threads: Count = 1
+    threads: Threads = 1
     stacks = False
     sequential = False
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastenvs.jit import kernel
-from metagrad.checks import Checked, Count, CountOrNone, Positive, Widths
+from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks.base import (
     Forward,
     Obs,
@@ -63,7 +63,7 @@ class PlaneMLP(Checked):
     map_width: Count = 128
     hidden: Widths = (128, 128)
     head_scale: Positive = 0.1
-    threads: Count = 1
+    threads: Threads = 1
     stacks = True
     sequential = False
 

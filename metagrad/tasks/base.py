@@ -14,6 +14,7 @@ from torch import Tensor
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch
+from metagrad.checks import Checked
 from metagrad.recorder import as_dict
 
 #: A central policy chooses among no more joint actions than this.
@@ -101,6 +102,10 @@ class VectorTask:
     def bounds(self) -> dict[str, float]:
         """What is known of the best possible score, by name."""
         return {}
+
+    def bytes_per_copy(self) -> float:
+        """Memory of one copy of the game by and large, where its options say it before one is made."""
+        return 0.0
 
     def frame(self, env: Any, copy: int) -> np.ndarray:
         """Picture of one copy, uint8 ``[height, width, 3]``."""
@@ -295,7 +300,7 @@ class JointEnv:
 
 
 @dataclass(frozen=True)
-class JointAction(VectorTask):
+class JointAction(Checked, VectorTask):
     """A task with one agent that acts for all.
 
     Parameters
@@ -331,7 +336,8 @@ class JointAction(VectorTask):
         """One agent with the designer's view and the joint actions."""
         inner, n = self.task.interface, self.task.n_actions**self.task.n_agents
         if n > MAX_JOINT_ACTIONS:
-            raise TaskError(f"one mind would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
+            how_many = f"{self.task.n_actions}**{self.task.n_agents}"
+            raise TaskError(f"one mind would choose among {how_many} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
         if "mask" in inner.agents:
             raise TaskError("one mind for all cannot heed the agents' masks")
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
@@ -348,6 +354,10 @@ class JointAction(VectorTask):
     def prepare(self, env: JointEnv, episodes: int, source: Any = None) -> None:
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env)
+
+    def bytes_per_copy(self) -> float:
+        """The game's."""
+        return self.task.bytes_per_copy()
 
     def bounds(self) -> dict[str, float]:
         """The game's."""

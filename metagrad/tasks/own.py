@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -29,7 +27,7 @@ class OwnGame:
     ----------
     source : str
         ``module:name`` of a :class:`metagrad.VectorTask`, which is trained with default agents and
-        ``ByAction`` incentives, or of an ``Experiment``. The module is looked for in the working folder too.
+        ``ByAction`` incentives, or of an ``Experiment``.
 
     Raises
     ------
@@ -40,11 +38,8 @@ class OwnGame:
     METHODS = METHODS
 
     def __init__(self, source: str) -> None:
-        if os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())
         found = imported(source)
         if isinstance(found, VectorTask):
-            found.imported_from = source  # type: ignore[attr-defined]
             made = Experiment(
                 source, "own", "metagrad", found, PolicyGradientAgents(), MetaGradient(ByAction()), RunOptions()
             )

@@ -1,0 +1,156 @@
+"""The trainers of a run, and their evaluations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad.experiment import size
+from metagrad.experiment.config import ConfigError, Experiment
+from metagrad.trainer import Evaluator, Trainer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class Learners:
+    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Raises
+    ------
+    ConfigError
+        If the machine cannot do what is asked.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, run = experiment, experiment.run
+        size.check(experiment)
+        torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
+        self.alone = size.alone(experiment)
+        groups = [(seed,) for seed in run.seeds] if self.alone else [run.seeds]
+        try:
+            torch.zeros(1, device=run.device).numpy(force=True)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        try:
+            self.trainers = [
+                self._trainer(seeds) for seeds in ([(s,) for s in run.seeds] if self.alone else [run.seeds])
+            ]
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
+            raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
+        self.notes: dict[str, np.ndarray] = {}
+
+    def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
+        e, run = self.experiment, self.experiment.run
+        return Trainer(
+            e.task, e.agents, e.designer, seeds=seeds, k=run.k, agent_batches=run.agent_batches, pipeline=run.pipeline,
+            device=run.device, dtype=DTYPES[run.dtype],
+        )  # fmt: skip
+
+    @property
+    def episode(self) -> int:
+        """Training episodes of each seed so far."""
+        return self.trainers[0].state.episodes
+
+    @property
+    def iteration(self) -> int:
+        """Iterations so far."""
+        return self.trainers[0].state.iteration
+
+    @property
+    def env_steps(self) -> np.ndarray:
+        """Environment steps of each seed so far, ``[S]``."""
+        return np.concatenate([t.env_steps for t in self.trainers])
+
+    def next_episode(self) -> int:
+        """Training episodes of each seed after one more iteration."""
+        t = self.trainers[0]
+        batches = (t.agent_batches - 1) + (t.state.pending is None) + (t.designer.validation != "none")
+        return t.state.episodes + t.k * batches
+
+    def iterate(self, diagnose: bool) -> None:
+        """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
+        notes = [t.iterate(diagnose) for t in self.trainers]
+        if diagnose:
+            self.notes = {n: np.concatenate([one[n].double().cpu().numpy() for one in notes]) for n in notes[0]}
+
+    def diverged(self) -> np.ndarray:
+        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
+        return np.concatenate([t.diverged() for t in self.trainers])
+
+    def evaluators(self, phase: str, episodes: int) -> Evaluators:
+        """Fresh episodes for scoring."""
+        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on, by name."""
+        return _prefixed(t.tensors() for t in self.trainers)
+
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
+        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
+        _load(self.trainers, tensors, dry)
+
+    def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
+        """Start with the agents of another run, seed by seed; nothing is changed if they do not fit."""
+        mine, others = self.experiment.run.seeds, theirs.run.seeds
+        if self.alone != size.alone(theirs):
+            raise ConfigError("its networks are of another kind")
+        if not self.alone and mine != others:
+            raise ConfigError(f"it is of seeds {_shown(others)}, not of {_shown(mine)}")
+        for seed in mine:
+            if seed not in others:
+                raise ConfigError(f"it has no agents of seed {seed}")
+        places = [others.index(seed) for seed in mine] if self.alone else [0]
+        for t, place in zip(self.trainers, places, strict=True):
+            t.adopt(_below(tensors, place))
+
+
+def _shown(seeds: tuple[int, ...]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in part.items()}
+
+
+def _below(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    prefix = f"{i}/"
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+class Evaluators:
+    """Evaluations of all seeds."""
+
+    def __init__(self, parts: list[Evaluator]) -> None:
+        self.parts = parts
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Scores of every seed."""
+        scores = [part() for part in self.parts]
+        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Positions of the random streams, for checkpoints."""
+        return _prefixed(part.tensors() for part in self.parts)
+
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
+        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
+        _load(self.parts, tensors, dry)
+
+
+def _load(parts: Sequence[Trainer | Evaluator], tensors: dict[str, Tensor], dry: bool) -> None:
+    own = [_below(tensors, i) for i in range(len(parts))]
+    if sum(map(len, own)) < len(tensors):
+        raise ValueError("there are more tensors than those of the run's seeds")
+    for check in (True, False)[: 1 if dry else 2]:
+        for part, mine in zip(parts, own, strict=True):
+            part.load(mine, dry=check)
