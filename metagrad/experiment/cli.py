@@ -134,7 +134,7 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
     from metagrad.experiment.config import MAX_SEEDS
     from metagrad.experiment.flags import parse
-    from metagrad.tasks import experiment
+    from metagrad.tasks import experiment, game
 
     head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
     head.add_argument("--preset")
@@ -151,6 +151,7 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     if not 1 <= n <= MAX_SEEDS or first < 0:
         raise ValueError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
     chosen = replace(chosen, run=replace(chosen.run, seeds=tuple(range(first, first + n))))
+    chosen = getattr(game(args[0]), "adjusted", lambda chosen, base: chosen)(chosen, base)
     return named.out or _new_folder(Path("runs") / f"{chosen.preset}-{chosen.method}"), chosen
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import math
@@ -232,7 +233,7 @@ def _class_of(name: Any, path: str) -> type:
 def imported(source: str) -> Any:
     """What ``module:name`` stands for; modules are looked for in the working folder too.
 
-    What is no dataclass remembers the name, so that it can be written to a run's folder.
+    Parts that are no dataclasses remember how they are imported, so that they can be written to a run's folder.
 
     Raises
     ------
@@ -251,9 +252,20 @@ def imported(source: str) -> Any:
         place = "" if isinstance(error, ImportError | AttributeError) else f" ({where.filename}, line {where.lineno})"
         reason = f"{type(error).__name__}: {error}{place}"
         raise ConfigError(f"{shown(source)} cannot be imported: {reason}") from error
-    if not is_dataclass(value) and hasattr(value, "__dict__") and not isinstance(value, type):
-        value.imported_from = source
+    _name_parts(value, source)
     return value
+
+
+def _name_parts(value: Any, source: str) -> None:
+    """Let the parts that are no dataclasses remember how they are imported."""
+    if isinstance(value, type) or value is None or isinstance(value, bool | int | float | str | tuple):
+        return
+    if is_dataclass(value):
+        for f in fields(value):
+            _name_parts(getattr(value, f.name), f"{source}.{f.name}")
+        return
+    with contextlib.suppress(AttributeError, TypeError):  # it takes no attributes, and is refused where it is written
+        value.imported_from = source
 
 
 def load(text: str, where: str) -> Experiment:

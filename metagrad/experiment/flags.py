@@ -116,4 +116,5 @@ def _back(value: Any, parsed: Any, path: str) -> Any:
     try:
         return dataclasses.replace(value, **changes)  # type: ignore[type-var]
     except ValueError as error:
-        raise ConfigError(f"--{located(error, type(value), path)}") from error
+        name, space, reason = located(error, type(value), path).partition(" ")
+        raise ConfigError(f"--{name.replace('_', '-')}{space}{reason}") from error

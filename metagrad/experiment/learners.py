@@ -40,9 +40,7 @@ class Learners:
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
         try:
-            self.trainers = [
-                self._trainer(seeds) for seeds in ([(s,) for s in run.seeds] if self.alone else [run.seeds])
-            ]
+            self.trainers = [self._trainer(seeds) for seeds in groups]
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
         except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:

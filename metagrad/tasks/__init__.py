@@ -9,7 +9,8 @@ from metagrad.tasks.base import JointAction, TaskError, VectorTask
 
 __all__ = ["GAMES", "JointAction", "TaskError", "VectorTask", "experiment", "game", "starting_point"]
 
-#: Name on the command line -> module with ``PRESETS`` and ``METHODS``, the first preset being the default.
+#: Name on the command line -> module with ``PRESETS`` and ``METHODS``, the first preset being the default, and where a
+#: game needs it ``adjusted(experiment, base)``: what follows from the options that were changed on the command line.
 GAMES = {
     "escape-room": "metagrad.tasks.escape_room",
     "cleanup": "metagrad.tasks.cleanup",

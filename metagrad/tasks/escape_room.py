@@ -228,6 +228,17 @@ PRESETS: dict[str, Callable[[], Experiment]] = {
 }
 
 
+def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
+    """An experiment on another room than its preset's: named by it, with a target of its own unless one was given."""
+    if experiment.task == base.task:
+        return experiment
+    renamed = replace(experiment, preset=f"{experiment.task.rooms()} from {base.preset}")
+    bounds = experiment.task.bounds()
+    if experiment.run.target != base.run.target or not bounds:
+        return renamed
+    return replace(renamed, run=replace(renamed.run, target=0.95 * bounds["threshold pay"]))
+
+
 # ---------------------------------------------------------------------- methods
 
 
