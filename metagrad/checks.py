@@ -89,9 +89,9 @@ def _checked(name: str, value: Any, hint: Any) -> Any:
         return _plain(name, value, hint)
     if hint is type(None) and value is not None:
         raise ValueError(f"{name} must be None, got {shown(value)}")
-    if isinstance(hint, type) and hint is not Any:  # a class itself since Python 3.11
-        if not (offers(value, hint) if _is_protocol(hint) else isinstance(value, hint)):
-            raise ValueError(f"{name} must be of type {hint.__name__}, got {shown(value)}")
+    known = isinstance(hint, type) and hint is not Any  # which is a class since Python 3.11
+    if known and not (offers(value, hint) if _is_protocol(hint) else isinstance(value, hint)):
+        raise ValueError(f"{name} must be of type {hint.__name__}, got {shown(value)}")
     return value
 
 

@@ -44,7 +44,8 @@ def test_it_resumes_in_a_fresh_process(finished, tmp_path, monkeypatch, capsys):
     others = [p for p in sys.path if p and p != here]
     done = subprocess.run(
         [sys.executable, "-m", "metagrad.experiment.cli", "train", "--resume", str(folder)],
-        cwd=here, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(others)}, check=False,
+        cwd=here, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(others)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert_same_run(finished, folder)

@@ -120,7 +120,7 @@ def test_every_method_trains_and_resumes(options, tmp_path):
 
 def test_resume_with_random_starts_and_exploration(tmp_path):
     options = ["--task.randomize", "--agents.exploration.over", "9", "--agents.epochs", "2"]
-    options += ["--preset", "er_2_1_amd_paper", "--k", "4"]
+    options += ["--preset", "er_2_1_amd_paper", "--k", "8"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     assert train(whole, *options) == 0
     shutil.copytree(whole, cut)
