@@ -7,7 +7,32 @@ import os
 os.environ.setdefault("MKL_CBWR", "AUTO")
 
 from metagrad import optim
-from metagrad.agents import Critic, PolicyGradientAgents
-from metagrad.designers import IncentiveFunction, MetaGradient, NoDesigner
-from metagrad.tasks import VectorTask
+from metagrad.agents import Agents, Critic, DesignerCritic, LinearCritic, PolicyGradientAgents, Surrogate
+from metagrad.batch import Batch
+from metagrad.designers import (
+    AMD,
+    ByAction,
+    ByActionType,
+    ByAgent,
+    Categorical,
+    Designer,
+    DualRL,
+    Incentive,
+    IncentiveFunction,
+    MetaGradient,
+    MutualIncentive,
+    NoDesigner,
+    SquashedGaussian,
+)
+from metagrad.metagradient import LastSteps, Sensitivity
+from metagrad.networks import MLP, Normal
+from metagrad.schedules import Linear
+from metagrad.tasks import JointAction, TaskError, VectorTask
 from metagrad.trainer import Trainer
+
+__all__ = [
+    "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "Critic", "Designer",
+    "DesignerCritic", "DualRL", "Incentive", "IncentiveFunction", "JointAction", "LastSteps", "Linear", "LinearCritic",
+    "MetaGradient", "MutualIncentive", "NoDesigner", "Normal", "PolicyGradientAgents", "Sensitivity",
+    "SquashedGaussian", "Surrogate", "TaskError", "Trainer", "VectorTask", "optim",
+]  # fmt: skip

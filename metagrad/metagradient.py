@@ -23,6 +23,7 @@ from metagrad import losses, optim
 from metagrad.agents.base import Adjoint, AgentState, Step
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count, CountOrNone, Positive
 from metagrad.optim import Params
 
 
@@ -43,7 +44,7 @@ class Path(Protocol):
 
 
 @dataclass(frozen=True)
-class LastSteps:
+class LastSteps(Checked):
     """Backward through the agents' last M steps.
 
     Parameters
@@ -52,7 +53,7 @@ class LastSteps:
         How many steps to follow; 1 is the published method, 0 stands for all steps of an iteration.
     """
 
-    m: int = 0
+    m: CountOrNone = 0
 
     def init(self, agents: AgentState, incentive: Any, eta: Params) -> dict:
         """No state."""
@@ -86,7 +87,7 @@ class Response(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Sensitivity:
+class Sensitivity(Checked):
     """Forward through all steps so far (real-time recurrent learning), for mechanisms with few levers, as tax rates.
 
     One step of the agents answers a change of a lever only a little: Adam lets a tenth of a gradient act at once, and
@@ -103,8 +104,8 @@ class Sensitivity:
         are much alike.
     """
 
-    response_time: float = 64.0
-    stride: int = 8
+    response_time: Positive = 64.0
+    stride: Count = 8
 
     def init(self, agents: AgentState, incentive: Any, eta: Params) -> Response:
         """No response yet."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+
+from metagrad.checks import BelowOne, Checked, NonNegative
 
 Params = dict[str, torch.Tensor]
 
@@ -33,10 +35,16 @@ def add(params: Params, other: Params, scale: float = 1.0) -> Params:
 
 
 @dataclass(frozen=True)
-class SGD:
-    """``θ - lr * g``."""
+class SGD(Checked):
+    """Plain gradient descent, ``θ - lr * g``.
 
-    lr: float
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    """
+
+    lr: NonNegative
 
     def init(self, params: Params) -> None:
         """No state."""
@@ -57,7 +65,7 @@ class SGD:
 
 
 @dataclass(frozen=True)
-class Adam:
+class Adam(Checked):
     """Adam with the step index starting at 1.
 
     Parameters
@@ -71,11 +79,11 @@ class Adam:
         the gradient, as the published code does. Exact by default.
     """
 
-    lr: float
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    eps_mode: str = "torch"
+    lr: NonNegative
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
+    eps: NonNegative = 1e-8
+    eps_mode: Literal["torch", "tf1"] = "torch"
     stop_second_moment: bool = False
 
     def init(self, params: Params) -> AdamState:

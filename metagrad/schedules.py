@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metagrad.checks import Checked, NonNegative, Positive
+
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Checked):
     """A quantity that goes in a straight line from one value to another, and stays there.
 
     Parameters
@@ -18,9 +20,9 @@ class Linear:
         bonus.
     """
 
-    start: float
-    end: float
-    over: float
+    start: NonNegative
+    end: NonNegative
+    over: Positive
 
     def __call__(self, done: float) -> float:
         """The value after so much has been done."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from metagrad import estimators, optim
 from metagrad.agents.base import CriticState
 from metagrad.batch import Batch
+from metagrad.checks import Checked, PositiveShare, Share
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where
 from metagrad.networks.mlp import MLP
 
@@ -20,7 +21,7 @@ _RIDGE = 1e-3  # of the features' variances
 
 
 @dataclass(frozen=True)
-class Critic:
+class Critic(Checked):
     """A value network, its target network and its optimiser.
 
     Parameters
@@ -37,7 +38,7 @@ class Critic:
 
     network: Network = field(default_factory=lambda: MLP((64,)))
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
-    target_tau: float = 1.0
+    target_tau: PositiveShare = 1.0
     reads: tuple[str, ...] = ()
 
     def init(self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, where: Where) -> CriticState:
@@ -80,7 +81,7 @@ class Critic:
 
 
 @dataclass(frozen=True)
-class DesignerCritic:
+class DesignerCritic(Checked):
     """A critic of the designer's states that learns λ-returns of the designer's rewards.
 
     Parameters
@@ -91,7 +92,7 @@ class DesignerCritic:
     """
 
     critic: Critic
-    learn_lambda: float = 0.0
+    learn_lambda: Share = 0.0
 
     def init(self, generators: Sequence[np.random.Generator], shapes: Shapes, where: Where) -> CriticState:
         """Draw a network for every seed."""

@@ -19,10 +19,11 @@ from metagrad import estimators, losses, optim
 from metagrad.agents.base import Adjoint, AgentState, Credit, Interface, Step
 from metagrad.agents.critics import Critic
 from metagrad.batch import Batch, Rows
+from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
 from metagrad.networks.base import Forward, Network, Obs, Where
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
-from metagrad.schedules import Schedule, value_at
+from metagrad.schedules import Linear, value_at
 from metagrad.streams import Streams
 
 
@@ -35,7 +36,7 @@ class Pass(NamedTuple):
 
 
 @dataclass(frozen=True)
-class PolicyGradientAgents:
+class PolicyGradientAgents(Checked):
     """Agents that follow the gradient of what they earn and are paid.
 
     Parameters
@@ -68,21 +69,21 @@ class PolicyGradientAgents:
         Clipping range of the probability ratio, idle in the first step on a batch.
     """
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: Widths = (64, 32)
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.SGD(0.05))
     network: Network | None = None
     share_parameters: bool = False
-    gamma: float = 0.99
-    gae_lambda: float = 1.0
-    entropy: Schedule = 0.01
-    exploration: Schedule = 0.0
+    gamma: Share = 0.99
+    gae_lambda: Share = 1.0
+    entropy: NonNegative | Linear = 0.01
+    exploration: Share | Linear = 0.0
     critic: Critic | None = None
     terminal: Literal["zero", "bootstrap"] = "zero"
     normalise: bool = False
     reduction: Literal["episode", "rows"] = "episode"
-    epochs: int = 1
-    minibatches: int = 1
-    clip: float = 0.2
+    epochs: Count = 1
+    minibatches: Count = 1
+    clip: PositiveShare = 0.2
 
     @property
     def policy(self) -> Network:

@@ -10,6 +10,7 @@ from metagrad import optim
 from metagrad.agents.base import AgentState, Interface, Step
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count
 from metagrad.networks.base import Where
 from metagrad.streams import Streams
 
@@ -22,7 +23,7 @@ class SurrogateState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Checked):
     """Behavioural cloning of the agents by maximum likelihood.
 
     Parameters
@@ -34,7 +35,7 @@ class Surrogate:
     """
 
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
-    steps: int = 1
+    steps: Count = 1
 
     def init(self, agents: PolicyGradientAgents, game: Interface, rng: Streams, where: Where) -> SurrogateState:
         """Draw surrogates: agents with networks of their own."""

@@ -17,6 +17,7 @@ from metagrad.designers.incentives import (
 from metagrad.designers.meta_gradient import MetaGradient
 
 __all__ = [
-    "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Head", "Incentive", "IncentiveFunction", "MetaGradient",
-    "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian", "StateAndActions", "StateOnly", "Transition", "View",
+    "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Head", "Incentive",
+    "IncentiveFunction", "MetaGradient", "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian",
+    "StateAndActions", "StateOnly", "Transition", "View",
 ]  # fmt: skip

@@ -13,6 +13,7 @@ from metagrad import estimators, optim
 from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch, Rows
+from metagrad.checks import Checked, NonNegative, Positive
 from metagrad.designers.base import Designer
 from metagrad.networks.base import Forward, Network, Obs, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
@@ -28,7 +29,7 @@ class AMDState(NamedTuple):
 
 
 @dataclass(frozen=True)
-class AMD(Designer):
+class AMD(Checked, Designer):
     """A planner that values how far a payment moves the probability of an action.
 
     How far one agent's step on one action moves that action's probability is ``lr ||∇ log π||²`` times the payment, and
@@ -55,10 +56,10 @@ class AMD(Designer):
 
     network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
     optimiser: optim.Adam = field(default_factory=lambda: optim.Adam(1e-3))
-    agents_lr: float = 0.01
-    scale: float = 2.0
-    cost_weight: float = 4.24e-4
-    grad_clip: float = 10.0
+    agents_lr: NonNegative = 0.01
+    scale: Positive = 2.0
+    cost_weight: NonNegative = 4.24e-4
+    grad_clip: Positive = 10.0
     scores_at: Literal["own", "planner"] = "own"
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> AMDState:

@@ -14,6 +14,7 @@ from metagrad import estimators, losses, optim
 from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import DesignerCritic
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count, CountOrNone, NonNegative, Positive, PositiveShare, Share
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.designers.incentives import StateAndActions, View
 from metagrad.networks.base import Network, Where, sigmoid
@@ -76,7 +77,7 @@ def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Categorical(Head):
+class Categorical(Checked, Head):
     """One choice among all assignments of a level of payment to every action.
 
     Designer action x, read in base ``len(levels)`` with the lowest digit first, names the level of each agent action.
@@ -87,7 +88,7 @@ class Categorical(Head):
         Payments to choose from.
     """
 
-    levels: tuple[float, ...] = (0.0, 1.1)
+    levels: tuple[NonNegative, ...] = (0.0, 1.1)
 
     def table(self, n_actions: int) -> np.ndarray:
         """Payment of every agent action under every designer action, ``[levels ** n_actions, n_actions]``."""
@@ -118,7 +119,7 @@ class Categorical(Head):
 
 
 @dataclass(frozen=True)
-class SquashedGaussian(Head):
+class SquashedGaussian(Checked, Head):
     """Gaussian payments of unit deviation, squashed to ``(0, scale)``.
 
     Parameters
@@ -131,8 +132,8 @@ class SquashedGaussian(Head):
         Name of the types in ``batch.extra``.
     """
 
-    scale: float = 2.0
-    types: int = 0
+    scale: Positive = 2.0
+    types: CountOrNone = 0
     record: str = "action_type"
 
     def n_outputs(self, game: Interface) -> int:
@@ -173,7 +174,7 @@ class Rewards(Protocol):
 
 
 @dataclass(frozen=True)
-class DualRL(Designer):
+class DualRL(Checked, Designer):
     """A designer that draws its payments or acts, and learns by policy gradients, beside agents that learn.
 
     Parameters
@@ -209,17 +210,17 @@ class DualRL(Designer):
     head: Head = field(default_factory=Categorical)
     network: Network = field(default_factory=lambda: MLP((64, 32)))
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
-    gamma: float = 0.99
-    gae_lambda: float = 1.0
-    entropy: float = 0.0
+    gamma: Share = 0.99
+    gae_lambda: Share = 1.0
+    entropy: NonNegative = 0.0
     critic: DesignerCritic | None = None
     reward_less_payments: bool = True
     reduction: Literal["episode", "rows"] = "episode"
     view: View = field(default_factory=StateAndActions)
     rewards: Rewards | None = None
     normalise: bool = False
-    epochs: int = 1
-    clip: float = 0.2
+    epochs: Count = 1
+    clip: PositiveShare = 0.2
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> DualRLState:
         """Network, optimiser and critic at the beginning."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from metagrad import estimators
 from metagrad.agents.base import Credit, Interface, grad_of
 from metagrad.batch import Batch, Rows
+from metagrad.checks import Checked, Count, Positive
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
@@ -211,11 +212,11 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class _NetworkIncentive(Incentive):
+class _NetworkIncentive(Checked, Incentive):
     """Payments ``scale * σ(f_η)`` from a network on what the designer sees of a step."""
 
     network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
-    scale: float = 2.0
+    scale: Positive = 2.0
     cost_of: Literal["paid", "all_outputs"] = "paid"
     view: View = field(default_factory=StateAndActions)
 
@@ -322,7 +323,7 @@ class ByActionType(ByAction):
         As for :class:`ByAction`.
     """
 
-    types: int = 3
+    types: Count = 3
     record: str = "action_type"
 
     def n_outputs(self, game: Interface) -> int:
@@ -351,7 +352,8 @@ class ByAgent(_NetworkIncentive):
         return d * batch.alive[..., None]
 
 
-class MutualIncentive(Incentive):
+@dataclass(frozen=True)
+class MutualIncentive(Checked, Incentive):
     """Decentralised incentives: every agent has a function of its own and pays the others (LIO, Yang et al., 2020).
 
     Networks are stacked giver by giver, ``[S * A, ...]``. A giver sees its own observation and the others' actions, is
@@ -370,17 +372,20 @@ class MutualIncentive(Incentive):
         As for :class:`ByAction`.
     """
 
-    def __init__(
-        self,
-        n_agents: int,
-        network: Network | None = None,
-        scale: float = 2.0,
-        cost_of: Literal["paid", "all_outputs"] = "paid",
-    ) -> None:
-        if n_agents < 2:
+    n_agents: Count
+    network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
+    scale: Positive = 2.0
+    cost_of: Literal["paid", "all_outputs"] = "paid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_agents < 2:
             raise ValueError("a MutualIncentive needs at least 2 agents: nobody pays itself")
-        self.givers, self.scale, self.cost_of = n_agents, scale, cost_of
-        self.network = MLP((64, 16), output_bias=False) if network is None else network
+
+    @property
+    def givers(self) -> int:  # type: ignore[override]
+        """All agents."""
+        return self.n_agents
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """A network for every giver of every seed."""

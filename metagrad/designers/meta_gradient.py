@@ -16,6 +16,7 @@ from metagrad.agents.critics import DesignerCritic, LinearCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.agents.surrogates import Surrogate, SurrogateState
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.designers.incentives import Incentive
 from metagrad.metagradient import LastSteps, Path
@@ -43,7 +44,7 @@ class Model(NamedTuple):
 
 
 @dataclass(frozen=True)
-class MetaGradient(Designer):
+class MetaGradient(Checked, Designer):
     """A designer that differentiates its own return on fresh episodes through the agents' learning steps.
 
     Parameters
@@ -92,26 +93,27 @@ class MetaGradient(Designer):
 
     incentive: Incentive
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
-    cost: float = 0.0
+    cost: NonNegative = 0.0
     cost_optimiser: optim.Optimiser | None = None
-    gamma: float = 0.99
+    gamma: Share = 0.99
     advantages: Literal["returns", "leave_one_out", "gae"] = "leave_one_out"
     critic: DesignerCritic | LinearCritic | None = None
-    gae_lambda: float = 1.0
+    gae_lambda: Share = 1.0
     path: Path = field(default_factory=LastSteps)
-    chain: float = 10.0
-    direct: float = 0.0
+    chain: NonNegative = 10.0
+    direct: NonNegative = 0.0
     agent_model: Literal["observed", "replayed", "surrogate"] = "observed"
     surrogate: Surrogate = field(default_factory=Surrogate)
     repay: bool = False
-    epochs: int = 1
-    clip: float = 0.2
+    epochs: Count = 1
+    clip: PositiveShare = 0.2
     validation: Literal["after", "before"] = "after"  # type: ignore[assignment]
     reduction: Literal["episode", "rows"] = "episode"
     discount_scores: bool = False
     compare_halves: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.advantages == "gae") != (self.critic is not None):
             raise ValueError("MetaGradient needs a critic for advantages 'gae', and for no others")
 

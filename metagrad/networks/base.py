@@ -37,7 +37,7 @@ class Forward(Protocol):
         """Change of the outputs when the parameters move along ``tangent``, ``[G, R, outputs]``."""
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
-        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j of ``weights [G, R, J]``, ``[J, G, ...]``."""
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j: ``[G, R, J]`` to ``[J, G, ...]``."""
 
     def row_norms(self, d_out: Tensor) -> Tensor:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
@@ -78,6 +78,53 @@ def joined_inputs(obs: Obs, dtype: torch.dtype) -> Tensor:
 def width_of(shapes: Shapes) -> int:
     """Numbers in a row of all observations but the mask."""
     return sum(int(np.prod(shape)) for name, shape in shapes.items() if name != "mask")
+
+
+class Sight(NamedTuple):
+    """What a network on pictures reads."""
+
+    picture: Tensor  # [G, R, h, w, C], bytes or floats
+    vector: Tensor  # [G, R, F], of the network's type
+
+
+def picture_of(shapes: Shapes, network: str) -> str:
+    """Name of the picture ``(h, w, C)`` among the observations.
+
+    Raises
+    ------
+    ValueError
+        Unless there is exactly one.
+    """
+    found = [name for name, shape in shapes.items() if len(shape) == 3 and name != "mask"]
+    if len(found) != 1:
+        seen = ", ".join(f"{name!r} {list(shape)}" for name, shape in shapes.items())
+        raise ValueError(f"{network} reads one picture [h, w, C] and vectors, but the observations are {seen}")
+    return found[0]
+
+
+def sight_of(obs: Obs, dtype: torch.dtype) -> Sight:
+    """The picture, and all other observations but the mask as one vector, in the order of their names."""
+    picture, parts = None, []
+    for x in inputs_of(obs).values():
+        if x.dim() == 5:
+            picture = x
+        else:
+            parts.append(x.flatten(2).to(dtype))
+    assert picture is not None
+    if not parts:
+        return Sight(picture, picture.new_zeros(*picture.shape[:2], 0, dtype=dtype))
+    return Sight(picture, parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+
+
+def vector_width(shapes: Shapes) -> int:
+    """Numbers in a row of all observations but picture and mask."""
+    return width_of({name: shape for name, shape in shapes.items() if len(shape) != 3})
+
+
+def glorot(generator: np.random.Generator, shape: Sequence[int], fans: int, scale: float = 1.0) -> np.ndarray:
+    """A kernel drawn uniformly in ``± sqrt(6 / fans) * scale``; ``fans`` are its inputs and outputs together."""
+    limit = np.sqrt(6 / fans) * scale
+    return generator.uniform(-limit, limit, tuple(shape))
 
 
 def sigmoid(x: Tensor) -> Tensor:

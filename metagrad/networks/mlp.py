@@ -7,7 +7,7 @@ times longer than the arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagrad.checks import Checked, NonNegative, Positive, Widths
 from metagrad.networks.base import Forward, Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
 
 
 @dataclass(frozen=True)
-class Normal:
+class Normal(Checked):
     """Initial parameters with normal kernels and constant biases, or none at all.
 
     Parameters
@@ -31,12 +32,12 @@ class Normal:
         Of every unit; None for layers without biases.
     """
 
-    deviation: float
+    deviation: NonNegative
     bias: float | None = None
 
 
 @dataclass(frozen=True)
-class MLP:
+class MLP(Checked):
     """A multilayer perceptron with rectified hidden layers on all observations, flattened and joined.
 
     Parameters
@@ -51,10 +52,10 @@ class MLP:
         Factor of the last layer's initial kernel: small first logits keep a policy close to uniform.
     """
 
-    hidden: tuple[int, ...] = (64, 32)
+    hidden: Widths = (64, 32)
     output_bias: bool = True
     initial: Literal["glorot", "torch"] | Normal = "glorot"
-    head_scale: float = 1.0
+    head_scale: Positive = 1.0
     stacks = True
     sequential = False
 
@@ -110,64 +111,89 @@ class MLP:
 
 
 class MLPForward:
-    """A forward pass of stacked perceptrons; see :class:`metagrad.networks.base.Forward`."""
+    """A forward pass of stacked perceptrons; see :class:`metagrad.networks.base.Forward`.
+
+    Attributes
+    ----------
+    inputs : list of Tensor ``[G, R, width]``
+        What each layer reads.
+    """
 
     def __init__(self, params: Params, x: Tensor) -> None:
-        self.params, self._inputs = params, [x]
+        self.params, self.inputs = params, [x]
         layers = n_layers(params)
         for i in range(layers):
             x = affine(x, params[f"w{i}"], params.get(f"b{i}"))
             if i < layers - 1:
                 x = x.relu_()
-                self._inputs.append(x)
+                self.inputs.append(x)
         self.out = x
+
+    @classmethod
+    def joined(cls, parts: Sequence[MLPForward]) -> MLPForward:
+        """Of the rows of ``parts`` one after the other."""
+        whole = cls.__new__(cls)
+        whole.params, whole.out = parts[0].params, torch.cat([part.out for part in parts], 1)
+        whole.inputs = [torch.cat(layer, 1) for layer in zip(*(part.inputs for part in parts), strict=True)]
+        return whole
 
     @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
-        for i, x, delta in self._deltas(d_out):
-            grads[f"w{i}"] = torch.bmm(x.transpose(1, 2), delta)
-            if f"b{i}" in self.params:
-                grads[f"b{i}"] = delta.sum(1, keepdim=True)
+        for i, x, delta in self.deltas(d_out):
+            grads |= self.layer_grads(i, x, delta)
         return {name: grads[name] for name in self.params}
 
     @torch.no_grad()
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``; one product a layer."""
         grads: Params = {}
-        n = weights.shape[-1]
-        for i, x, delta in self._deltas(d_out):
-            weighted = (weights[..., None] * delta[:, :, None]).flatten(2)  # [G, R, J * out]
-            product = torch.bmm(x.transpose(1, 2), weighted).unflatten(-1, (n, -1))
-            grads[f"w{i}"] = product.permute(2, 0, 1, 3)
-            if f"b{i}" in self.params:
-                grads[f"b{i}"] = torch.bmm(weights.transpose(1, 2), delta).transpose(0, 1)[:, :, None]
+        for i, x, delta in self.deltas(d_out):
+            grads |= self.layer_vjps(i, x, delta, weights)
         return {name: grads[name] for name in self.params}
 
     @torch.no_grad()
     def row_norms(self, d_out: Tensor) -> Tensor:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
         total = torch.zeros_like(d_out[..., 0])
-        for i, x, delta in self._deltas(d_out):
-            total = total + (_row_squares(x) + float(f"b{i}" in self.params)) * _row_squares(delta)
+        for i, x, delta in self.deltas(d_out):
+            total = total + (row_squares(x) + float(f"b{i}" in self.params)) * row_squares(delta)
         return total
 
     @torch.no_grad()
-    def jvp(self, tangent: Params) -> Tensor:
-        """Change of the outputs when the parameters move along ``tangent``."""
-        moved = affine(self._inputs[0], tangent["w0"], tangent.get("b0"))
-        for i in range(1, len(self._inputs)):
-            own = affine(self._inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
-            moved = torch.baddbmm(own, where_active(moved, self._inputs[i]), self.params[f"w{i}"])
+    def jvp(self, tangent: Params, moved_input: Tensor | None = None) -> Tensor:
+        """Change of the outputs when the parameters move along ``tangent``, and with them the first inputs of a row."""
+        moved = affine(self.inputs[0], tangent["w0"], tangent.get("b0"))
+        if moved_input is not None:
+            moved = torch.baddbmm(moved, moved_input, self.params["w0"][:, : moved_input.shape[2]])
+        for i in range(1, len(self.inputs)):
+            own = affine(self.inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
+            moved = torch.baddbmm(own, where_active(moved, self.inputs[i]), self.params[f"w{i}"])
         return moved
 
-    def _deltas(self, d: Tensor):
+    def deltas(self, d: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """From the last layer to the first: its number, its input, and the derivative by what it gives."""
-        for i in reversed(range(len(self._inputs))):
-            yield i, self._inputs[i], d
+        for i in reversed(range(len(self.inputs))):
+            yield i, self.inputs[i], d
             if i:
-                d = where_active(torch.bmm(d, self.params[f"w{i}"].transpose(1, 2)), self._inputs[i])
+                d = where_active(torch.bmm(d, self.params[f"w{i}"].transpose(1, 2)), self.inputs[i])
+
+    def layer_grads(self, i: int, x: Tensor, delta: Tensor) -> Params:
+        """Gradient of layer ``i``, as :meth:`deltas` gives it."""
+        grads = {f"w{i}": torch.bmm(x.transpose(1, 2), delta)}
+        if f"b{i}" in self.params:
+            grads[f"b{i}"] = delta.sum(1, keepdim=True)
+        return grads
+
+    def layer_vjps(self, i: int, x: Tensor, delta: Tensor, weights: Tensor) -> Params:
+        """Gradients ``[J, G, ...]`` of layer ``i`` for all weights ``[G, R, J]``."""
+        weighted = (weights[..., None] * delta[:, :, None]).flatten(2)  # [G, R, J * out]
+        product = torch.bmm(x.transpose(1, 2), weighted).unflatten(-1, (weights.shape[-1], delta.shape[-1]))
+        grads = {f"w{i}": product.permute(2, 0, 1, 3)}
+        if f"b{i}" in self.params:
+            grads[f"b{i}"] = torch.bmm(weights.transpose(1, 2), delta).transpose(0, 1)[:, :, None]
+        return grads
 
 
 def n_layers(params: Params) -> int:
@@ -185,6 +211,6 @@ def where_active(d: Tensor, activation: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(d, activation, 0.0)
 
 
-def _row_squares(x: Tensor) -> Tensor:
+def row_squares(x: Tensor) -> Tensor:
     """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
     return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]

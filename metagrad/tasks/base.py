@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -277,6 +278,7 @@ class JointEnv:
         return {"agents": one, "designer": obs["designer"]}
 
 
+@dataclass(frozen=True)
 class JointAction(VectorTask):
     """A task with one agent that acts for all.
 
@@ -288,18 +290,36 @@ class JointAction(VectorTask):
     Raises
     ------
     TaskError
-        If there are too many joint actions, or agents have masks.
+        When its interface is asked for, if there are too many joint actions, or agents have masks.
     """
 
-    def __init__(self, task: VectorTask) -> None:
-        inner, n = task.interface, task.n_actions**task.n_agents
+    task: VectorTask
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """Name of the game."""
+        return f"{self.task.name} (central)"
+
+    @property
+    def horizon(self) -> int:  # type: ignore[override]
+        """Step limit of an episode."""
+        return self.task.horizon
+
+    @property
+    def fields(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """The game's."""
+        return self.task.fields
+
+    @cached_property
+    def interface(self) -> Interface:  # type: ignore[override]
+        """One agent with the designer's view and the joint actions."""
+        inner, n = self.task.interface, self.task.n_actions**self.task.n_agents
         if n > MAX_JOINT_ACTIONS:
             raise TaskError(f"one mind would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
         if "mask" in inner.agents:
             raise TaskError("one mind for all cannot heed the agents' masks")
-        self.task, self.name, self.horizon, self.fields = task, f"{task.name} (central)", task.horizon, task.fields
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
-        self.interface = Interface(1, n, task.horizon, seen, inner.designer)
+        return Interface(1, n, self.horizon, seen, inner.designer)
 
     def make(self, num_envs: int, seeds: Sequence[int]) -> JointEnv:
         """An environment of ``num_envs`` copies."""

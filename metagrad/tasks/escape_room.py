@@ -14,6 +14,7 @@ from metagrad.agents.base import Interface
 from metagrad.agents.critics import Critic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count
 from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive, NoDesigner
 from metagrad.designers.dual_rl import SquashedGaussian
 from metagrad.experiment.config import Experiment, RunOptions
@@ -27,7 +28,7 @@ PLACES = ("lever", "start", "door")
 
 
 @dataclass(frozen=True)
-class EscapeRoom(VectorTask):
+class EscapeRoom(Checked, VectorTask):
     """Escape Room: M of N agents have to pull a lever so that the others can leave.
 
     Parameters
@@ -42,15 +43,16 @@ class EscapeRoom(VectorTask):
         Start episodes at random places.
     """
 
-    n_agents: int = 5  # type: ignore[assignment]
-    min_at_lever: int = 2
-    max_steps: int = 5
+    n_agents: Count = 5  # type: ignore[assignment]
+    min_at_lever: Count = 2
+    max_steps: Count = 5
     randomize: bool = False
 
     name = "escape-room"
     fields = ("r_id", "environment_return", "incentives_paid", "steps_per_episode")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.min_at_lever > self.n_agents:
             raise TaskError(
                 f"task.min_at_lever is {self.min_at_lever} with {self.n_agents} agents: the door could never open"

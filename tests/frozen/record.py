@@ -148,9 +148,11 @@ def _sketched(batches: Arrays) -> Arrays:
     """Large arrays of floats by batch and seed as sketches, under a name that says so; without those that are all 0."""
     out: Arrays = {}
     for n, x in batches.items():
+        if not x.any():
+            continue
         if x.dtype.kind == "f" and x[0, 0].size > FULL_BATCH:
             out[f"{n}_sketch"] = np.stack([np.stack([sketch(part) for part in batch]) for batch in x])
-        elif x.any():
+        else:
             out[n] = x
     return out
 

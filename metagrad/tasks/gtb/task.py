@@ -13,10 +13,12 @@ from torch import Tensor
 
 import fastenvs
 from fastenvs.gtb import PAPER_ANNEAL
-from fastenvs.gtb.config import TaxMode
+from fastenvs.gtb.config import make_options
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch
+from metagrad.checks import Checked, Count, Share
 from metagrad.tasks.base import TaskError, VectorTask, probe
+from metagrad.tasks.gtb.tax_math import RULES
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -24,7 +26,7 @@ BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", 
 
 
 @dataclass(frozen=True)
-class GatherTradeBuild(VectorTask):
+class GatherTradeBuild(Checked, VectorTask):
     """Gather-Trade-Build: agents with different skills gather, trade and build, and are taxed.
 
     Parameters
@@ -50,24 +52,25 @@ class GatherTradeBuild(VectorTask):
 
     tax_mode: Literal["external", "planner", "us_federal", "fixed", "saez", "none"] = "external"
     map: str = "pure_mixed_15"
-    n_agents: int = 4  # type: ignore[assignment]
+    n_agents: Count = 4  # type: ignore[assignment]
     fixed_four: bool = True
-    steps: int = 100
-    tax_period: int = 10
+    steps: Count = 100
+    tax_period: Count = 10
     anneal: bool = False
-    rates: tuple[float, ...] = (0.5,) * 7
+    rates: tuple[Share, ...] = (0.5,) * 7
 
     name = "gtb"
     fields = ("welfare", "productivity", "equality", "houses")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         try:
-            fastenvs.gtb.config.make_options("paper", **self._options())
+            make_options("paper", **self._options())
         except (TypeError, ValueError) as error:
             raise TaskError(f"task: {error}") from error
 
     def _options(self) -> dict[str, Any]:
-        mode: TaxMode = self.tax_mode
+        mode = self.tax_mode
         return {
             "map": self.map, "n_agents": self.n_agents, "fixed_four": self.fixed_four, "steps": self.steps,
             "tax_period": self.tax_period, "tax_mode": mode, "anneal": PAPER_ANNEAL if self.anneal else None,
@@ -154,7 +157,7 @@ class GatherTradeBuild(VectorTask):
         """Rates in force on the tax days, ``[S, B]``; 0 without any."""
         days = batch.extra["tax_day"][0, :, 0].bool()
         if not days.any():
-            return torch.zeros(len(batch.alive), len(fastenvs.gtb.config.Options().cutoffs), dtype=torch.float64)
+            return torch.zeros(len(batch.alive), len(RULES.cutoffs), dtype=torch.float64)
         return batch.extra["rates"][:, days].mean((1, 2))
 
     def _by_rank(self, batch: Batch, name: str) -> Tensor:

@@ -55,8 +55,8 @@ class TaxRecord(NamedTuple):
         day = extra["tax_day"][:, 0].nonzero()[:, 0]
         wealth, coin, income, goods = (extra[name].double() for name in AFTER)
         return cls(
-            *(extra[name][day] for name in ("income", "taxed_coin", "rates")), extra["cap"][day, :, None], day, wealth,
-            shifted(income, 0.0), shifted(coin, RULES.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),
+            extra["income"][day], extra["taxed_coin"][day], extra["rates"][day], extra["cap"][day, :, None], day,
+            wealth, shifted(income, 0.0), shifted(coin, RULES.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),
         )  # fmt: skip
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from metagrad.agents.base import Credit, Interface, grad_of
 from metagrad.batch import Batch
+from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.designers.incentives import Incentive, StateOnly
 from metagrad.networks.base import Network, Where, sigmoid
 from metagrad.optim import Params
@@ -27,6 +28,7 @@ from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord
 
 #: Name in ``batch.extra`` of the rates that a batch was really taxed by, once it has been paid anew under others.
 _TAXED_BY = "taxed_by"
+_BELOW_ONE = 1 - 1e-12
 
 
 def records(batch: Batch) -> list[TaxRecord]:
@@ -39,7 +41,7 @@ def records(batch: Batch) -> list[TaxRecord]:
 
 
 @dataclass(frozen=True)
-class Welfare:
+class Welfare(Checked):
     """Welfare, equality times mean coin, as what a designer is after.
 
     Parameters
@@ -57,7 +59,7 @@ class Welfare:
 
 
 @dataclass(frozen=True)
-class TaxSchedule(Incentive):
+class TaxSchedule(Checked, Incentive):
     """Marginal tax rates by bracket, set on the first day of every period; the tax is shared out equally.
 
     Parameters
@@ -76,29 +78,18 @@ class TaxSchedule(Incentive):
         Least coin in the differentiated utility, which bounds the derivative for those who have none.
     view : StateOnly
         What the network sees.
-
-    Raises
-    ------
-    ValueError
-        If the starting rate lies outside of (0, 1) or the least coin is negative.
     """
 
     network: Network | None = None
-    start: float = 0.2
+    start: Annotated[float, Bound(0, _BELOW_ONE, open_low=True)] = 0.2
     reward: Welfare = field(default_factory=Welfare)
     baseline: bool = True
     carry: bool = False
-    coin_floor: float = 0.01
+    coin_floor: NonNegative = 0.01
     view: StateOnly = field(default_factory=StateOnly)
 
     levers = len(RULES.cutoffs)
     in_rewards = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.start < 1:
-            raise ValueError(f"start must lie between 0 and 1, got {self.start}")
-        if not 0 <= self.coin_floor < math.inf:
-            raise ValueError(f"coin_floor must not be negative, got {self.coin_floor}")
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """The logits of a schedule, or a network, for every seed."""
@@ -111,7 +102,7 @@ class TaxSchedule(Incentive):
 
     def begin(self, eta: Params, env: Any) -> None:
         """Check that this is an economy that the taxes know."""
-        options = getattr(env, "options", None)
+        options: Any = getattr(env, "options", None)
         if getattr(options, "tax_mode", None) != "external":
             raise ValueError("a TaxSchedule needs Gather-Trade-Build with tax_mode 'external'")
         if Rules.of(options) != RULES:

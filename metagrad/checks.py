@@ -1,0 +1,118 @@
+"""Checks of options: types and bounds stand beside each option, and are checked where it is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import types
+import typing
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Bounds of a number; ``open_low`` leaves out the lower one."""
+
+    low: float
+    high: float = math.inf
+    open_low: bool = False
+
+    def allows(self, value: float) -> bool:
+        """Whether a value is in bounds, and finite."""
+        above = value > self.low if self.open_low else value >= self.low
+        return above and value <= self.high and math.isfinite(value)
+
+    def __str__(self) -> str:
+        if self.high < math.inf:
+            return f"{'above' if self.open_low else 'from'} {self.low:g} {'and at most' if self.open_low else 'to'} {self.high:g}"
+        return f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+
+
+#: More than any machine can hold of what options count.
+MOST = 2**31 - 1
+Positive = Annotated[float, Bound(0, open_low=True)]
+NonNegative = Annotated[float, Bound(0)]
+Share = Annotated[float, Bound(0, 1)]
+PositiveShare = Annotated[float, Bound(0, 1, open_low=True)]
+BelowOne = Annotated[float, Bound(0, 1 - 1e-12)]
+Count = Annotated[int, Bound(1, MOST)]
+CountOrNone = Annotated[int, Bound(0, MOST)]
+Widths = tuple[Count, ...]
+
+
+class Checked:
+    """Base of frozen dataclasses whose fields are brought to their declared types and checked at construction."""
+
+    def __post_init__(self) -> None:
+        for name, hint in _hints(type(self)).items():
+            object.__setattr__(self, name, _checked(f"{type(self).__name__}.{name}", getattr(self, name), hint))
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """``value`` as the declared type; of a union, as the one that it is of."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        number = _checked(name, value, args[0])
+        for bound in args[1:]:
+            if isinstance(bound, Bound) and not bound.allows(number):
+                raise ValueError(f"{name} must be a number {bound}, got {value!r}")
+        return number
+    if origin is Literal:
+        if not isinstance(value, str) or value not in args:
+            raise ValueError(f"{name} must be one of {list(args)}, got {value!r}")
+        return str(value)
+    if origin is tuple:
+        return _tuple(name, value, args)
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(name, value, args)
+    if hint in (int, float, bool, str):
+        return _plain(name, value, hint)
+    if hint is type(None) and value is not None:
+        raise ValueError(f"{name} must be None, got {value!r}")
+    if dataclasses.is_dataclass(hint) and not isinstance(value, hint):  # type: ignore[arg-type]
+        raise ValueError(f"{name} must be of type {hint.__name__}, got {value!r}")  # type: ignore[union-attr]
+    return value  # protocols and other objects are the concern of who uses them
+
+
+def _plain(name: str, value: Any, hint: type) -> Any:
+    boolean = isinstance(value, bool | np.bool_)
+    kinds: dict[type, Any] = {int: int | np.integer, float: int | float | np.integer | np.floating, str: str}
+    if boolean != (hint is bool) or (hint is not bool and not isinstance(value, kinds[hint])):
+        raise ValueError(f"{name} must be of type {hint.__name__}, got {value!r}")
+    try:
+        return hint(value)
+    except OverflowError:
+        raise ValueError(f"{name} is too large: {value!r}") from None
+
+
+def _tuple(name: str, value: Any, args: tuple) -> tuple:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, tuple | list):
+        raise ValueError(f"{name} must be a sequence, got {value!r}")
+    kinds = args[:1] * len(value) if len(args) == 2 and args[1] is Ellipsis else args
+    if len(kinds) != len(value):
+        raise ValueError(f"{name} must have {len(kinds)} entries, got {value!r}")
+    return tuple(_checked(f"{name}[{i}]", v, kind) for i, (v, kind) in enumerate(zip(value, kinds, strict=True)))
+
+
+def _one_of(name: str, value: Any, args: tuple) -> Any:
+    if value is None and type(None) in args:
+        return None
+    reasons = []
+    for kind in (a for a in args if a is not type(None)):
+        try:
+            return _checked(name, value, kind)
+        except ValueError as error:
+            reasons.append(str(error))
+    raise ValueError(reasons[0] if len(reasons) == 1 else " or ".join(reasons))

@@ -1,0 +1,392 @@
+"""Networks on a picture and a vector: convolutions, a dense layer, then dense layers on both.
+
+The passes that learning needs are written by hand: one forward pass serves the agents' gradient, the designer's, and
+the tangent of its meta-gradient. They go through the rows in chunks that stay in cache and may run on several threads;
+sums over chunks are taken in order, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count, takewhile
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from metagrad.checks import Checked, Count, CountOrNone, Positive, Widths
+from metagrad.networks import sparse_conv
+from metagrad.networks.base import (
+    Forward,
+    Obs,
+    Shapes,
+    Sight,
+    Where,
+    glorot,
+    picture_of,
+    sight_of,
+    vector_width,
+)
+from metagrad.networks.chunks import each, summed
+from metagrad.networks.mlp import where_active
+from metagrad.optim import Params
+
+_CHUNK = 800  # rows whose activations fit the second-level cache by and large
+_LEAST = 128  # rows that are worth handing to a thread
+
+
+@dataclass(frozen=True)
+class ConvTrunk(Checked):
+    """Convolutions of a picture and a dense layer, joined by a vector, then dense layers on both; rectified units.
+
+    The picture is the observation of shape ``[h, w, C]``; all others but the mask are the vector, in the order of their
+    names. There is one network: agents share it, and seeds train one after the other.
+
+    Parameters
+    ----------
+    filters : int
+        Filters of every convolution.
+    kernel : int
+        Width of the convolutions, odd; padding keeps the picture's size.
+    convolutions : int
+        How many there are; with 0 the dense layer reads the picture itself.
+    map_width : int, optional
+        Width of the dense layer on the convolved picture; None for that of the vector.
+    hidden : tuple of int
+        Widths of the hidden layers on both.
+    head_scale : float
+        Factor of the last layer's initial kernel: large first logits of one action drown the others for long.
+    scale : float
+        Factor of the picture's numbers.
+    threads : int
+        Chunks of rows worked on at a time.
+    """
+
+    filters: Count = 16
+    kernel: Count = 3
+    convolutions: CountOrNone = 1
+    map_width: Count | None = None
+    hidden: Widths = (64,)
+    head_scale: Positive = 0.1
+    scale: Positive = 1.0
+    threads: Count = 1
+    stacks = False
+    sequential = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel % 2 == 0:
+            raise ValueError(f"ConvTrunk.kernel must be odd, got {self.kernel}")
+
+    def init(
+        self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
+    ) -> Params:
+        """Draw the network: Glorot-uniform kernels, zero biases."""
+        (generator,) = one_network(generators, n, "a ConvTrunk")
+        height, width, channels = shapes[picture_of(shapes, "a ConvTrunk")]
+        vector = vector_width(shapes)
+        map_width = vector if self.map_width is None else self.map_width
+        last = self.filters if self.convolutions else channels
+        layers: dict[str, tuple[int, ...]] = {}
+        for i in range(self.convolutions):
+            layers[f"c{i}"] = (self.filters, self.filters if i else channels, self.kernel, self.kernel)
+        layers["map"] = (map_width, last * height * width)
+        sizes = (map_width + vector, *self.hidden, outputs)
+        layers |= {f"f{i}": (b, a) for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))}
+        return draw_layers(generator, layers, where, self.head_scale)
+
+    def forward(self, params: Params, obs: Obs, steps: int = 1) -> ConvForward:
+        """Run the network on rows; no autograd graph is built."""
+        dtype = params["map"].dtype
+        return ConvForward(params, sight_of(obs, dtype), self.scale, self.threads)
+
+    def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
+        """The same outputs, differentiable."""
+        single = {name: p[0] for name, p in params.items()}
+        picture, vector = sight_of(obs, params["map"].dtype)
+        x = picture[0].permute(0, 3, 1, 2).to(vector.dtype) * self.scale
+        for name in numbered(single, "c"):
+            x = F.relu(F.conv2d(x, single[name], single[f"{name}_bias"], padding=single[name].shape[-1] // 2))
+        x = F.relu(F.linear(x.permute(0, 2, 3, 1).flatten(1), single["map"], single["map_bias"]))
+        x = torch.cat([x, vector[0]], 1)
+        names = numbered(single, "f")
+        for name in names:
+            x = F.linear(x, single[name], single[f"{name}_bias"])
+            if name != names[-1]:
+                x = F.relu(x)
+        return x[None]
+
+    def join(self, parts: Sequence[Forward], obs: Obs) -> Forward:
+        """One pass over the rows of ``parts`` one after the other; nothing is computed anew."""
+        return ConvForward.joined(parts, sight_of(obs, parts[0].out.dtype))  # type: ignore[arg-type]
+
+
+def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
+    """The generators, if they are for one network.
+
+    Raises
+    ------
+    ValueError
+        If there are several.
+    """
+    if len(generators) * n != 1:
+        raise ValueError(
+            f"{what} is one network, but {len(generators)} seeds of {n} are asked for: its agents share parameters "
+            "(share_parameters=True), and each seed trains in a Trainer of its own"
+        )
+    return generators
+
+
+def draw_layers(
+    generator: np.random.Generator, layers: dict[str, tuple[int, ...]], where: Where, head_scale: float = 1.0
+) -> Params:
+    """Glorot-uniform kernels ``[1, ...]`` and zero biases ``[1, width]``; the last layer's times ``head_scale``."""
+    params: Params = {}
+    for name, shape in layers.items():
+        fans = int(np.prod(shape[2:])) * (shape[0] + shape[1])
+        kernel = glorot(generator, shape, fans, head_scale if name == list(layers)[-1] else 1.0)
+        params[name] = torch.tensor(kernel, device=where.device, dtype=where.dtype)[None]
+        params[f"{name}_bias"] = torch.zeros(1, shape[0], device=where.device, dtype=where.dtype)
+    return params
+
+
+def numbered(params: Params, letter: str) -> list[str]:
+    """Names of the layers that begin with a letter, in order."""
+    return list(takewhile(params.__contains__, (f"{letter}{i}" for i in count())))
+
+
+class ConvForward:
+    """A trunk's pass over rows; see :class:`metagrad.networks.base.Forward`.
+
+    The factor of the picture is put into the first layer's weight, so that pictures of bytes stay as they are.
+
+    Parameters
+    ----------
+    params : dict
+        As :meth:`ConvTrunk.init` draws them.
+    sight : Sight
+        Picture and vector.
+    scale : float
+        Factor of the picture.
+    threads : int
+        Chunks worked on at a time.
+    """
+
+    def __init__(self, params: Params, sight: Sight, scale: float, threads: int) -> None:
+        self._prepare(params, scale, threads)
+        self._inputs = _split(sight)
+        self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
+        self.out = torch.cat([layers.pop() for layers in self._layers])[None]
+
+    def _prepare(self, params: Params, scale: float, threads: int) -> None:
+        self.params, self.scale, self.threads = params, scale, threads
+        self._first = "c0" if "c0" in params else "map"
+        self._single = self._scaled({name: p[0].detach() for name, p in params.items()})
+
+    @classmethod
+    def joined(cls, parts: Sequence[ConvForward], sight: Sight) -> ConvForward:
+        """Of the rows of ``parts`` one after the other, which ``sight`` holds as well; not computed anew."""
+        whole = cls.__new__(cls)
+        whole._prepare(parts[0].params, parts[0].scale, parts[0].threads)
+        whole._inputs, whole.out = _split(sight), torch.cat([part.out for part in parts], 1)
+        chunks = [chunk for part in parts for chunk in part._layers]
+        sizes = [len(vector) for _, vector in whole._inputs]
+        pieces = [torch.cat(layer).split(sizes) for layer in zip(*chunks, strict=True)]
+        whole._layers = [list(chunk) for chunk in zip(*pieces, strict=True)]
+        return whole
+
+    def vjp(self, d_out: Tensor) -> Params:
+        """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
+        return {name: g[None] for name, g in self._scaled(self._summed(_vjp, d_out[0])).items()}
+
+    def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``.
+
+        The way back through the layers is gone once for all.
+        """
+        return {name: g[:, None] for name, g in self._scaled(self._summed(_vjps, d_out[0], weights[0])).items()}
+
+    @torch.no_grad()
+    def jvp(self, tangent: Params) -> Tensor:
+        """Change of the outputs when the parameters move along ``tangent``."""
+        along = self._scaled({name: p[0] for name, p in tangent.items()})
+        chunks = list(zip(self._inputs, self._layers, strict=True))
+        return torch.cat(each(lambda chunk: _jvp(self._single, along, *chunk), chunks, self.threads))[None]
+
+    def row_norms(self, d_out: Tensor) -> Tensor:
+        """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``."""
+        return torch.cat(self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0]))[
+            None
+        ]
+
+    def _scaled(self, params: Params) -> Params:
+        """The first layer's kernel times the picture's factor."""
+        return params if self.scale == 1 else {**params, self._first: params[self._first] * self.scale}
+
+    def _summed(self, f: Callable[..., Params], *rows: Tensor) -> Params:
+        return summed(self._each(lambda *part: f(self._single, *part), *rows), list(self.params))
+
+    def _each(self, f: Callable, *rows: Tensor) -> list:
+        """``f`` of every chunk's inputs and layers, and its part of these rows."""
+        sizes = [len(vector) for _, vector in self._inputs]
+        chunks = list(zip(self._inputs, self._layers, *(r.split(sizes) for r in rows), strict=True))
+        return each(lambda chunk: f(*chunk), chunks, self.threads)
+
+
+def _split(sight: Sight) -> list[tuple[Tensor, Tensor]]:
+    picture, vector = sight.picture[0], sight.vector[0]
+    size = min(_CHUNK, max(_LEAST, -(-len(vector) // 2)))
+    return list(zip(picture.split(size), vector.split(size), strict=True))
+
+
+# ---------------------------------------------------------------------- one chunk
+
+
+def _forward(params: Params, picture: Tensor, vector: Tensor) -> list[Tensor]:
+    """Activations: every convolution ``[B, h, w, f]``, input of every dense layer, outputs."""
+    convolutions = numbered(params, "c")
+    layers = [_readable(picture, vector.dtype, bool(convolutions))]
+    for name in convolutions:
+        layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
+    x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
+    layers.append(torch.cat([x, vector], 1))
+    names = numbered(params, "f")
+    for name in names:
+        x = F.linear(layers[-1], params[name], params[f"{name}_bias"])
+        layers.append(x.relu_() if name != names[-1] else x)
+    return layers[1:]
+
+
+def _arranged(
+    params: Params, picture: Tensor, layers: list[Tensor], dtype: torch.dtype
+) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """Names of the convolutions, inputs of them and of the dense layer on the picture, inputs of the other layers."""
+    convolutions = numbered(params, "c")
+    n = len(convolutions)
+    return convolutions, [_readable(picture, dtype, n > 0), *layers[:n]], layers[n:]
+
+
+def _deltas(
+    params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """From the last layer to the first: name, input, and the derivative with respect to what it gives before ReLU."""
+    convolutions, maps, dense = _arranged(params, inputs[0], layers, d.dtype)
+    for i, name in reversed(list(enumerate(numbered(params, "f")))):
+        yield name, dense[i], d
+        d = d @ params[name]
+        if i:
+            d = where_active(d, dense[i])
+    width = len(params["map_bias"])
+    d = where_active(d[:, :width], dense[0][:, :width])
+    yield "map", maps[-1].flatten(1), d
+    if convolutions:
+        d = (d @ params["map"]).view_as(maps[-1])
+    for i, name in reversed(list(enumerate(convolutions))):
+        d = where_active(d, maps[i + 1])
+        yield name, maps[i], d
+        if i:
+            d = _conv_input_gradient(d, maps[i], params[name])
+
+
+def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
+    grads: Params = {}
+    for name, x, delta in _deltas(params, inputs, layers, d):
+        grads |= _layer_gradient(name, x, delta, params[name])
+    return grads
+
+
+def _vjps(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor, weights: Tensor) -> Params:
+    """All of them side by side, ``[J, ...]``."""
+    grads = {name: p.new_empty(weights.shape[1], *p.shape) for name, p in params.items()}
+    for name, x, delta in _deltas(params, inputs, layers, d):
+        for j, weight in enumerate(weights.unbind(1)):
+            weighted = delta * weight.view(-1, *[1] * (delta.dim() - 1))
+            for key, grad in _layer_gradient(name, x, weighted, params[name]).items():
+                grads[key][j] = grad
+    return grads
+
+
+def _layer_gradient(name: str, x: Tensor, delta: Tensor, weight: Tensor) -> Params:
+    """Of a convolution or a dense layer, given its input and the derivative with respect to its output."""
+    if weight.dim() == 2:
+        return {name: delta.T @ x, f"{name}_bias": delta.sum(0)}
+    return {name: _conv_kernel_gradient(delta, x, weight), f"{name}_bias": delta.sum((0, 1, 2))}
+
+
+def _row_norms(
+    params: Params, first: str, scale: float, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor
+) -> Tensor:
+    """Squared lengths ``[B]`` of the gradients of single rows."""
+    total = d.new_zeros(len(d))
+    for name, x, delta in _deltas(params, inputs, layers, d):
+        factor = scale**2 if name == first else 1.0
+        if delta.dim() == 2:
+            total += (factor * _squares(x) + 1) * _squares(delta)
+            continue
+        k = params[name].shape[-1]
+        patches = F.unfold(x.permute(0, 3, 1, 2).to(d.dtype), k, padding=k // 2)  # [B, C k k, h w]
+        total += factor * _squares(torch.bmm(patches, delta.flatten(1, 2))) + _squares(delta.sum((1, 2)))
+    return total
+
+
+def _squares(x: Tensor) -> Tensor:
+    return (x * x).flatten(1).sum(1)
+
+
+def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor]) -> Tensor:
+    convolutions, maps, dense = _arranged(params, inputs[0], layers, layers[-1].dtype)
+    moved = maps[0]
+    for i, name in enumerate(convolutions):
+        own = _conv(maps[i], tangent[name], tangent[f"{name}_bias"])
+        moved = where_active(own + _conv(moved, params[name], None) if i else own, maps[i + 1])
+    own = F.linear(maps[-1].flatten(1), tangent["map"], tangent["map_bias"])
+    width = len(params["map_bias"])
+    moved = where_active(moved.flatten(1) @ params["map"].T + own if convolutions else own, dense[0][:, :width])
+    for i, name in enumerate(numbered(params, "f")):
+        own = F.linear(dense[i], tangent[name], tangent[f"{name}_bias"])
+        weight = params[name] if i else params[name][:, :width]  # the vector does not move
+        moved = torch.addmm(own, moved if i == 0 else where_active(moved, dense[i]), weight.T)
+    return moved
+
+
+# ---------------------------------------------------------------------- convolutions
+
+
+def _readable(picture: Tensor, dtype: torch.dtype, convolved: bool) -> Tensor:
+    """Bytes stay bytes where the convolution goes by the entries that are not 0."""
+    by_entries = convolved and picture.dtype == torch.uint8 and _by_entries(picture)
+    return picture if by_entries else picture.to(dtype)
+
+
+def _by_entries(x: Tensor) -> bool:
+    return x.device.type == "cpu"
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Convolution of channel-last maps ``[B, h, w, C]``."""
+    if _by_entries(x):
+        return sparse_conv.convolve(x, weight, bias)
+    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
+
+
+def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Derivative of ``sum(d * _conv(x, weight, bias))`` with respect to ``x``."""
+    if _by_entries(x):
+        return sparse_conv.input_gradient(d, weight)
+    return _library_backward(d, x, weight, 0).permute(0, 2, 3, 1).contiguous()
+
+
+def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """The same with respect to the weight."""
+    if _by_entries(x):
+        return sparse_conv.kernel_gradient(x, d, weight.shape[-1])
+    return _library_backward(d, x, weight, 1)
+
+
+def _library_backward(d: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
+    pad, wanted = [weight.shape[-1] // 2] * 2, [which == 0, which == 1, False]
+    return torch.ops.aten.convolution_backward(
+        d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
+    )[which]

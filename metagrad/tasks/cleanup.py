@@ -1,0 +1,182 @@
+"""Cleanup for the learner: task, what its designers see, scores, presets and methods.
+
+Agents share one policy and one critic, and see pictures; a designer sees the whole map and who cleans, and pays for
+what an agent does: clean, collect, or anything else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+import fastenvs
+from fastenvs.cleanup import PRESETS as MAPS
+from fastenvs.cleanup import Options
+from metagrad.agents.base import Interface
+from metagrad.agents.critics import Critic, DesignerCritic
+from metagrad.agents.policy_gradient import PolicyGradientAgents
+from metagrad.agents.surrogates import Surrogate
+from metagrad.batch import Batch
+from metagrad.checks import Checked, Count
+from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, SquashedGaussian
+from metagrad.experiment.config import Experiment, RunOptions
+from metagrad.metagradient import LastSteps
+from metagrad.networks import ConvTrunk
+from metagrad.networks.base import Obs, Shapes
+from metagrad.optim import SGD, Adam, Optimiser
+from metagrad.schedules import Linear
+from metagrad.tasks.base import JointAction, VectorTask, per_agent, per_seed, probe
+
+#: What agents are paid for, by the number that the game gives it.
+KINDS = ("cleaned", "collected", "other")
+#: Best possible social welfare of 50 steps on the small map, by backward induction (docs/cleanup.md).
+OPTIMUM = 41.85
+
+
+@dataclass(frozen=True)
+class Cleanup(Checked, VectorTask):
+    """Cleanup: apples grow while somebody cleans the river, which pays nothing.
+
+    The designer's picture shows the whole map.
+
+    Parameters
+    ----------
+    preset : {"paper_7x7", "authors_10x10", "large"}
+        Map, number of agents, and rules.
+    steps : int
+        Length of an episode.
+    """
+
+    preset: Literal["paper_7x7", "authors_10x10", "large"] = "paper_7x7"
+    steps: Count = 50
+
+    name = "cleanup"
+    fields = ("welfare", "incentives_paid", "waste_cleared")
+
+    @property
+    def horizon(self) -> int:  # type: ignore[override]
+        """Length of an episode."""
+        return self.steps
+
+    @cached_property
+    def interface(self) -> Interface:  # type: ignore[override]
+        """What agents and designers see."""
+        return probe(self.make(1, [0]), self.steps)
+
+    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
+        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
+        options = Options(**MAPS[self.preset])
+        return fastenvs.make(
+            "cleanup", num_envs, seed=list(seeds), preset=self.preset, steps=self.steps, autoreset="disabled",
+            num_threads=1, planner_view_size=max(options.view_size, *(n // 2 for n in options.symbols.shape)),
+        )  # fmt: skip
+
+    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The type of every agent's action, whether it chose to clean, and the units of waste it removed."""
+        return {"action_type": info["action_type"], "cleaned": info["cleaned"], "waste": info["n_cleaned"]}
+
+    def scores(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Social welfare (incentives are not subtracted), and what every agent did and received."""
+        scores = {
+            "welfare": per_seed(batch.designer_rewards),
+            "incentives_paid": per_seed(batch.payments),
+            "waste_cleared": per_seed(batch.extra["waste"]),
+            "reward": per_agent(batch.rewards),
+            "waste": per_agent(batch.extra["waste"]),
+        }
+        for kind, name in enumerate(KINDS):
+            done = (batch.extra["action_type"] == kind) * batch.alive[..., None]
+            scores[f"n_{name}"] = per_agent(done)
+            scores[f"received_{name}"] = per_agent(done * batch.payments)
+        return scores
+
+    def bounds(self) -> dict[str, float]:
+        """Best possible social welfare, where it is known."""
+        return {"best possible": OPTIMUM} if (self.preset, self.steps) == ("paper_7x7", 50) else {}
+
+
+@dataclass(frozen=True)
+class OverviewAndCleaners:
+    """The designer's picture, and for each agent whether it chose to clean in this step, or not."""
+
+    def rows(self, batch: Batch) -> Obs:
+        """Rows ``[S, T * K, h, w, C]`` and ``[S, T * K, 2 A]``."""
+        cleaned = batch.extra["cleaned"].to(batch.alive.dtype)
+        flags = torch.stack([cleaned, 1 - cleaned], -1).flatten(3)
+        return {"cleaners": flags.flatten(1, 2), "overview": batch.designer_obs["obs"].flatten(1, 2)}
+
+    def shapes(self, game: Interface) -> Shapes:
+        """Shapes of a row."""
+        return {"cleaners": (2 * game.n_agents,), "overview": game.designer["obs"]}
+
+
+# ---------------------------------------------------------------------- presets
+
+#: On pictures: a 3 x 3 convolution, a dense layer, what else there is to see, and one more.
+NETWORK = ConvTrunk(filters=6, kernel=3, convolutions=1, map_width=64, hidden=(64,), scale=1 / 255)
+
+
+def _agents(optimiser: Optimiser, critic_lr: float, **options: Any) -> PolicyGradientAgents:
+    target_tau = options.pop("target_tau", 1.0)
+    return PolicyGradientAgents(
+        network=NETWORK, optimiser=optimiser, share_parameters=True, reduction="rows", terminal="bootstrap",
+        critic=Critic(NETWORK, Adam(critic_lr), target_tau), **options,
+    )  # fmt: skip
+
+
+def _designer(lr: float, critic_lr: float, gamma: float, gae_lambda: float, target_tau: float = 1.0) -> MetaGradient:
+    return MetaGradient(
+        ByActionType(NETWORK, scale=2.0, view=OverviewAndCleaners(), types=len(KINDS)), Adam(lr), gamma=gamma,
+        advantages="gae", critic=DesignerCritic(Critic(NETWORK, Adam(critic_lr), target_tau)), gae_lambda=gae_lambda,
+        path=LastSteps(), chain=1.0, reduction="rows", surrogate=Surrogate(Adam(3e-3), 4),
+    )  # fmt: skip
+
+
+def cleanup() -> Experiment:
+    """Cleanup on the small map, K = 16."""
+    agents = _agents(Adam(1e-3), 2e-3, gamma=0.9, gae_lambda=0.9, entropy=0.1, normalise=True)
+    run = RunOptions(seeds=(12340,), target=33.5, episodes=10_000, k=16, eval_period=320, checkpoint_period=1_600)
+    return Experiment("cleanup", "cleanup", "metagrad", Cleanup(), agents, _designer(1e-4, 2e-3, 0.97, 0.95), run)
+
+
+def cleanup_paper() -> Experiment:
+    """Cleanup on the small map as released: one episode an update, temporal differences, SGD."""
+    agents = _agents(
+        SGD(6.73e-4), 5.54e-4, gamma=0.99, gae_lambda=0.0, entropy=0.129, exploration=Linear(1.0, 0.05, 100),
+        target_tau=7.93e-3,
+    )  # fmt: skip
+    designer = _designer(1.24e-5, 2.4e-5, 0.99, 0.99, 0.114)
+    run = RunOptions(
+        seeds=(12340,), target=33.5, episodes=100_000, k=1, eval_period=500, eval_episodes=5, checkpoint_period=5_000
+    )
+    return Experiment("cleanup", "cleanup_paper", "metagrad", Cleanup(), agents, designer, run)
+
+
+PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (cleanup, cleanup_paper)}
+
+
+# ---------------------------------------------------------------------- methods
+
+
+def _dual_rl(e: Experiment) -> Experiment:
+    d, incentive = e.designer, e.designer.incentive
+    head = SquashedGaussian(incentive.scale, incentive.types, incentive.record)
+    designer = DualRL(
+        head, incentive.network, d.optimiser, d.gamma, d.gae_lambda, critic=d.critic, reward_less_payments=False,
+        reduction="rows", view=incentive.view,
+    )  # fmt: skip
+    return replace(e, designer=designer)
+
+
+METHODS: dict[str, Callable[[Experiment], Experiment]] = {
+    "metagrad": lambda e: e,
+    "metagrad-no-cv": lambda e: replace(e, designer=replace(e.designer, validation="before")),
+    "dual-rl-continuous": _dual_rl,
+    "central": lambda e: replace(e, task=JointAction(e.task), designer=NoDesigner()),
+    "none": lambda e: replace(e, designer=NoDesigner()),
+}

@@ -1,0 +1,221 @@
+"""The meta-gradient is exact: forward mode = the unrolled oracle = finite differences, for every combination.
+
+Rows are (task, agents, designer); everything is in float64.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from games import Lights
+
+from metagrad import (
+    ByAction,
+    ByActionType,
+    ByAgent,
+    Critic,
+    IncentiveFunction,
+    MetaGradient,
+    MutualIncentive,
+    PolicyGradientAgents,
+    Trainer,
+    VectorTask,
+    optim,
+)
+from metagrad.metagradient import log_prob_objective, unrolled
+from metagrad.networks import MLP
+from metagrad.schedules import Linear
+from metagrad.tasks.escape_room import EscapeRoom
+
+
+class Lit(VectorTask):
+    """Lights with the type of action recorded."""
+
+    def record(self, env, info):
+        return {"action_type": (info["bright"] > 1).astype("int64")}
+
+
+def room():
+    return EscapeRoom(3, 1, 5)
+
+
+def lights():
+    return Lit(Lights, 5)
+
+
+def plain_lights():
+    return Lit(lambda n, seed=None: Lights(n, seed, plain=True), 5)
+
+
+def linear_payments(eta, batch):
+    seen = next(iter(batch.designer_obs.values())).flatten(3)
+    rate = (seen @ eta["w"][:, None] + eta["b"][:, None, None]).tanh() + 0.5
+    return rate * (batch.actions > 0) * batch.alive[..., None]
+
+
+def own_incentive(width):
+    def init(n, generator):
+        return {"w": 0.3 * torch.randn(n, width, 1, generator=generator), "b": torch.zeros(n, 1)}
+
+    return IncentiveFunction(linear_payments, init)
+
+
+SMALL = MLP((8,), output_bias=False)
+CRITIC = Critic(MLP((6,)), optim.Adam(0.02))
+AGENTS = {
+    "sgd": PolicyGradientAgents((8,), optim.SGD(0.03), entropy=0.02),
+    "adam": PolicyGradientAgents((8,), optim.Adam(0.02), entropy=0.02),
+    "adam_tf1": PolicyGradientAgents((8,), optim.Adam(0.02, eps_mode="tf1"), entropy=0.0),
+    "shared": PolicyGradientAgents((8,), optim.SGD(0.03), share_parameters=True),
+    "shared_adam_normalised": PolicyGradientAgents((8,), optim.Adam(0.02), share_parameters=True, normalise=True),
+    "normalised_rows": PolicyGradientAgents((8,), optim.SGD(0.03), normalise=True, reduction="rows"),
+    "td_critic": PolicyGradientAgents((8,), optim.SGD(0.03), critic=CRITIC, gae_lambda=0.0),
+    "gae_bootstrap": PolicyGradientAgents(
+        (8,), optim.Adam(0.02), critic=CRITIC, gae_lambda=0.9, terminal="bootstrap", normalise=True, reduction="rows",
+        share_parameters=True,
+    ),
+    "exploring": PolicyGradientAgents((8,), optim.SGD(0.03), exploration=Linear(0.4, 0.1, 10), entropy=0.03),
+    "minibatches": PolicyGradientAgents(
+        (8,), optim.Adam(0.05), minibatches=2, epochs=2, clip=0.05, reduction="rows", share_parameters=True,
+    ),
+}  # fmt: skip
+ROWS = [
+    *((room, a, ByAction(SMALL), 1) for a in AGENTS),
+    *((lights, a, ByAction(SMALL), 1) for a in AGENTS),
+    *((room, a, ByAction(SMALL), 3) for a in ("sgd", "adam", "adam_tf1", "shared", "td_critic", "exploring")),
+    *((lights, a, ByAction(SMALL), 3) for a in ("sgd", "adam", "shared_adam_normalised", "gae_bootstrap")),
+    (room, "sgd", ByAgent(SMALL), 1),
+    (lights, "adam", ByAgent(SMALL), 2),
+    (lights, "sgd", ByActionType(SMALL, types=2), 1),
+    (room, "sgd", MutualIncentive(3, SMALL), 1),
+    (plain_lights, "adam", MutualIncentive(2, SMALL), 2),
+    (lights, "shared", MutualIncentive(2, SMALL), 1),
+    (lights, "adam", own_incentive(2), 1),
+    (plain_lights, "gae_bootstrap", own_incentive(2), 2),
+]
+
+
+def label(row):
+    task, agents, incentive, m = row
+    return f"{task.__name__}-{agents}-{type(incentive).__name__}-M{m}"
+
+
+def watched(task, agents, designer, m, iterations=3):
+    """A trainer after some iterations, and the designer's inputs and gradients of the last."""
+    trainer = Trainer(task, agents, designer, seeds=(3, 8), k=8, agent_batches=m, dtype=torch.float64)
+    seen = {}
+
+    def update(state, agents, transition, rng):
+        seen.update(state=state, transition=transition)
+        return type(designer).update(designer, state, agents, transition, rng)
+
+    object.__setattr__(designer, "update", update)
+    for _ in range(iterations):
+        trainer.iterate()
+    object.__delattr__(designer, "update")
+    return seen["state"], seen["transition"]
+
+
+def gradients(agents, designer, state, t, giver):
+    """By forward mode and by unrolling."""
+    weights = designer.weights(state, t.fresh, giver) * -designer._scale(t.fresh)
+    adjoint = agents.score_vjp(t.after, t.fresh, weights)
+    forward = designer.path.gradient(
+        None, state.eta, agents, designer.incentive, t.steps, adjoint, t.fresh, giver
+    )  # fmt: skip
+    objective = log_prob_objective(agents, t.fresh, -weights)
+    return forward, unrolled(agents, designer.incentive, state.eta, t.steps, objective, giver), objective
+
+
+def relative(a, b):
+    one, other = (torch.cat([p.flatten() for p in (x[n] for n in sorted(x))]) for x in (a, b))
+    assert other.norm() > 1e-12, "the gradient is 0: nothing is tested"
+    return float((one - other).norm() / other.norm())
+
+
+@pytest.mark.parametrize("row", ROWS, ids=label)
+def test_forward_mode_is_the_unrolled_gradient(row):
+    make, name, incentive, m = row
+    agents, designer = AGENTS[name], MetaGradient(incentive, optim.Adam(0.05))
+    state, t = watched(make(), agents, designer, m)
+    for giver in range(incentive.givers):
+        forward, oracle, _ = gradients(agents, designer, state, t, giver)
+        assert relative(forward, oracle) < 1e-9
+
+
+def stepped(agents, incentive, eta, t):
+    """The agents' parameters after their steps, had they been paid under another η."""
+    params, opt = t.steps[0].forward.params, t.steps[0].opt
+    for step in t.steps:
+        change = incentive.payments(eta, step.batch) - incentive.payments(t.eta, step.batch)
+        rewards = step.batch.total_rewards + change
+        loss = lambda p, s=step, r=rewards: agents.loss(  # noqa: E731
+            p, s.batch, agents.advantages(s.batch, r), s.entropy, s.rows
+        )
+        params, opt = agents.optimiser.step(params, torch.func.grad(loss)(params), opt)
+    return params
+
+
+FINITE = [row for row in ROWS if row[2] is not None and row[1] != "minibatches" and row[3] in (1, 3)]
+
+
+@pytest.mark.parametrize("row", FINITE[:: max(1, len(FINITE) // 14)], ids=label)
+def test_forward_mode_is_the_finite_difference(row):
+    make, name, incentive, m = row
+    if incentive.givers > 1:
+        pytest.skip("the givers' objectives are several")
+    agents, designer = AGENTS[name], MetaGradient(incentive, optim.Adam(0.05))
+    state, t = watched(make(), agents, designer, m)
+    forward, _, objective = gradients(agents, designer, state, t, 0)
+    generator = torch.Generator().manual_seed(1)
+    along = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in state.eta.items()}
+
+    class At:
+        steps, eta = t.steps, state.eta
+
+    h, values = 1e-5, []
+    for sign in (1, -1):
+        eta = {n: p + sign * h * along[n] for n, p in state.eta.items()}
+        values.append(float(objective(stepped(agents, incentive, eta, At))))
+    want = (values[0] - values[1]) / (2 * h)
+    got = float(sum((forward[n] * along[n]).sum() for n in along))
+    assert abs(got - want) < 1e-5 * max(abs(want), 1e-3)
+
+
+@pytest.mark.parametrize("row", ROWS[:3] + ROWS[-6:], ids=label)
+def test_hand_written_incentives_are_their_payments(row):
+    """``vjp`` and ``cost_grad`` by hand against automatic differentiation of ``payments`` and ``cost``."""
+    from metagrad.agents.base import Credit, grad_of
+
+    make, name, incentive, _ = row
+    designer = MetaGradient(incentive, optim.Adam(0.05))
+    state, t = watched(make(), AGENTS[name], designer, 1)
+    batch = t.batches[0]
+    credit = Credit(torch.randn_like(batch.rewards), torch.randn_like(batch.rewards), 0.9)
+    for giver in range(incentive.givers):
+        want = grad_of(lambda p, g=giver: (credit.rewards * incentive.payments_by(p, batch, g)).sum(), state.eta)
+        assert relative(incentive.vjp(state.eta, batch, credit, giver), want) < 1e-12
+    want = grad_of(lambda p: incentive.cost(p, batch, 0.9).sum(), state.eta)
+    if incentive.givers == 1:
+        assert relative(incentive.cost_grad(state.eta, batch, 0.9), want) < 1e-12
+
+
+@pytest.mark.parametrize("name", [n for n in AGENTS if n != "minibatches"])
+@pytest.mark.parametrize("make", [room, lights])
+def test_the_agents_step_descends_their_loss(make, name):
+    """The gradient in closed form against automatic differentiation of the loss."""
+    agents = AGENTS[name]
+    _, t = watched(make(), agents, MetaGradient(ByAction(SMALL)), 1)
+    step = t.steps[0]
+    want = torch.func.grad(lambda p: agents.loss(p, step.batch, step.advantages, step.entropy))(step.forward.params)
+    assert relative(step.grads, want) < 1e-10
+
+
+def test_replayed_steps_under_the_paying_eta_are_the_observed_ones():
+    agents = AGENTS["adam"]
+    designer = MetaGradient(ByAction(SMALL), optim.SGD(0.0), agent_model="replayed")
+    state, t = watched(lights(), agents, designer, 2)
+    _, model = designer._model(state, agents, t, None)
+    assert relative(model.after.policy, t.after.policy) < 1e-12
+    assert relative(replace(designer, agent_model="observed")._model(state, agents, t, None)[1].after.policy,
+                    t.after.policy) < 1e-12  # fmt: skip

@@ -1,0 +1,342 @@
+"""The passes of every network against automatic differentiation, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
+from metagrad.networks.base import sigmoid, sigmoid_grad
+from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
+
+DOUBLE = Where(dtype=torch.float64)
+SHAPES = {"flat": (7,), "map": (5, 6, 3), "mask": (4,)}
+PLANES = ((0, 1, 1), (0, 2, 255), (2, 1, 3))
+
+
+class Seer(nn.Module):
+    """A module on a vector and a picture, called in the order of their names."""
+
+    def __init__(self, outputs=4):
+        super().__init__()
+        self.conv, self.dense = nn.Conv2d(3, 2, 3), nn.Linear(2 * 3 * 4 + 7, outputs)
+        self.register_buffer("scale", torch.tensor(0.1))
+
+    def forward(self, flat, picture):
+        x = torch.tanh(self.conv(picture.permute(0, 3, 1, 2) * self.scale)).flatten(1)
+        return self.dense(torch.cat([x, flat], 1))
+
+
+class Rnn(nn.Module):
+    """A module that cannot be run side by side."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.GRU(7, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, flat, picture):
+        return self.head(self.rnn(flat[:, None])[0][:, 0]) + picture.mean((1, 2, 3))[:, None]
+
+
+# Network, networks side by side, steps.
+NETWORKS = {
+    "mlp": (MLP((9, 8)), 4, 1),
+    "mlp without output bias": (MLP((9,), output_bias=False), 2, 1),
+    "mlp without biases": (MLP((9,), initial=Normal(0.3)), 2, 1),
+    "linear": (MLP(()), 3, 1),
+    "conv": (ConvTrunk(4, 3, 1, 9, (8,), 1.0), 1, 1),
+    "conv scaled": (ConvTrunk(4, 3, 1, 9, (8,), 1.0, 1 / 255), 1, 1),
+    "two convs": (ConvTrunk(4, 5, 2, None, (9, 8), 1.0), 1, 1),
+    "no conv": (ConvTrunk(4, 5, 0, 6, (8,), 1.0, 0.5), 1, 1),
+    "planes": (PlaneMLP(PLANES, 9, (8,), 1.0), 3, 1),
+    "wide planes": (PlaneMLP(PLANES, 64, (8, 8), 1.0), 1, 1),
+    "recurrent": (RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (8, 6)), 1.0), 1, 5),
+    "module": (ModuleNetwork(Seer), 3, 1),
+    "module one by one": (ModuleNetwork(Rnn, side_by_side=False), 2, 1),
+}
+
+
+def rows_of(g, rows, dtype=torch.float64, seed=0):
+    rng = np.random.default_rng(seed)
+    maps = (rng.random((g, rows, 5, 6, 3)) < 0.3) * rng.integers(1, 4, (g, rows, 5, 6, 3))
+    flat = torch.from_numpy(rng.normal(size=(g, rows, 7))).to(dtype)
+    mask = torch.ones(g, rows, 4, dtype=torch.bool)
+    return {"flat": flat, "map": torch.from_numpy(maps.astype(np.uint8)), "mask": mask}
+
+
+def drawn(network, g, dtype=torch.float64, seed=0):
+    params = network.init([np.random.default_rng(seed)], g, SHAPES, 4, Where(dtype=dtype))
+    rng = np.random.default_rng(seed + 1)
+    return {name: p + 0.05 * torch.from_numpy(rng.normal(size=p.shape)).to(dtype) for name, p in params.items()}
+
+
+def like(params, seed=2):
+    rng = np.random.default_rng(seed)
+    return {name: torch.from_numpy(rng.normal(size=p.shape)).to(p.dtype) for name, p in params.items()}
+
+
+@pytest.mark.parametrize("rows", [1, 40, 2000])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_passes_equal_automatic_differentiation(name, rows):
+    network, g, steps = NETWORKS[name]
+    rows = min(rows, 150) if isinstance(network, ModuleNetwork | RecurrentTrunk) else rows
+    rows *= steps
+    params, obs = drawn(network, g), rows_of(g, rows)
+    forward = network.forward(params, obs, steps)
+    assert forward.params is params
+    assert not forward.out.requires_grad
+    leaves = {n: p.clone().requires_grad_() for n, p in params.items()}
+    out = network(leaves, obs, steps)
+    assert out.shape == (g, rows, 4)
+    torch.testing.assert_close(forward.out, out.detach())
+    d_out = torch.from_numpy(np.random.default_rng(3).normal(size=out.shape))
+    grads = dict(zip(leaves, torch.autograd.grad((out * d_out).sum(), list(leaves.values())), strict=True))
+    assert list(grads) == list(params)
+    torch.testing.assert_close(forward.vjp(d_out), grads)
+    along = like(params)
+    # The change along a direction is the derivative of the gradient's product with it by what multiplies the outputs.
+    d = d_out.clone().requires_grad_()
+    back = torch.autograd.grad((network(leaves, obs, steps) * d).sum(), list(leaves.values()), create_graph=True)
+    inner = sum((b * along[n]).sum() for n, b in zip(leaves, back, strict=True))
+    torch.testing.assert_close(forward.jvp(along), torch.autograd.grad(inner, d)[0])
+    weights = torch.from_numpy(np.random.default_rng(4).normal(size=(g, rows, 3)))
+    several = forward.vjps(d_out, weights)
+    for j in range(3):
+        want = forward.vjp(d_out * weights[..., j : j + 1])
+        torch.testing.assert_close({n: several[n][j] for n in params}, want)
+    none = forward.vjps(d_out, weights[..., :0])
+    assert {n: p.shape for n, p in none.items()} == {n: (0, *p.shape) for n, p in params.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_squared_norms_of_single_rows(name):
+    network, g, steps = NETWORKS[name]
+    params, obs = drawn(network, g), rows_of(g, 7 * steps)
+    forward = network.forward(params, obs, steps)
+    d_out = torch.from_numpy(np.random.default_rng(3).normal(size=forward.out.shape))
+    got = forward.row_norms(d_out)
+    assert got.shape == d_out.shape[:2]
+    for row in range(d_out.shape[1]):
+        one = torch.zeros_like(d_out)
+        one[:, row] = d_out[:, row]
+        torch.testing.assert_close(got[:, row], sum((p**2).flatten(1).sum(1) for p in forward.vjp(one).values()))
+
+
+@pytest.mark.parametrize("name", ["conv", "two convs", "planes"])
+def test_joined_passes_are_those_of_all_rows(name):
+    network, g, _ = NETWORKS[name]
+    params, obs = drawn(network, g), rows_of(g, 1900)
+    whole = network.forward(params, obs)
+    cuts = (0, 40, 1200, 1210, 1900)
+    parts = [
+        network.forward(params, {n: x[:, a:b] for n, x in obs.items()})
+        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+    ]
+    got = network.join(parts, obs)
+    torch.testing.assert_close(got.out, whole.out)
+    d_out, along = torch.randn_like(whole.out), like(params)
+    torch.testing.assert_close(got.jvp(along), whole.jvp(along))
+    torch.testing.assert_close(got.vjp(d_out), whole.vjp(d_out))
+
+
+@pytest.mark.parametrize("make", [lambda n: ConvTrunk(4, 3, 2, 9, (8,), threads=n),
+                                  lambda n: PlaneMLP(PLANES, 9, (8,), threads=n)])  # fmt: skip
+def test_results_do_not_depend_on_threads(make):
+    obs = rows_of(1, 3000, torch.float32)
+    params = drawn(make(1), 1, torch.float32)
+    one, two = (make(n).forward(params, obs) for n in (1, 2))
+    along = like(params)
+    assert torch.equal(one.out, two.out)
+    assert torch.equal(one.jvp(along), two.jvp(along))
+    d_out = torch.randn_like(one.out)
+    a, b = one.vjp(d_out), two.vjp(d_out)
+    for name, grad in a.items():
+        assert torch.equal(grad, b[name]), name
+
+
+@pytest.mark.parametrize("name", ["mlp", "planes", "module"])
+def test_networks_of_a_seed_do_not_depend_on_the_others(name):
+    network = NETWORKS[name][0]
+
+    def draw(seeds):
+        return network.init([np.random.default_rng(s) for s in seeds], 3, SHAPES, 4, DOUBLE)
+
+    many, one = draw([1, 2, 3]), draw([2])
+    obs = rows_of(9, 48)
+    d_out = torch.from_numpy(np.random.default_rng(3).normal(size=(9, 48, 4)))
+    together = network.forward(many, obs)
+    alone = network.forward(one, {n: x[3:6] for n, x in obs.items()})
+    assert torch.equal(together.out[3:6], alone.out)
+    back, own = together.vjp(d_out), alone.vjp(d_out[3:6])
+    for n, p in one.items():
+        assert torch.equal(many[n][3:6], p)
+        assert torch.equal(back[n][3:6], own[n])
+    assert len({float(p) for p in next(iter(many.values())).flatten(1)[:, 0]}) == 9
+
+
+def test_initial_parameters_are_glorot_uniform():
+    params = MLP((8,)).init([np.random.default_rng(1)], 3, {"obs": (4,)}, 2, Where())
+    assert (params["b0"] == 0).all()
+    assert 0.6 < params["w0"].abs().max() <= (6 / 12) ** 0.5
+    small = MLP((8,), head_scale=0.1).init([np.random.default_rng(1)], 3, {"obs": (4,)}, 2, Where())
+    torch.testing.assert_close(small["w1"], 0.1 * params["w1"])
+    conv = ConvTrunk(4, 3, 1, 9, (8,)).init([np.random.default_rng(1)], 1, SHAPES, 4, Where())
+    assert 0.28 < conv["c0"].abs().max() <= (6 / 63) ** 0.5
+    assert conv["map"].shape == (1, 9, 4 * 30)
+    assert 0.05 < conv["f1"].abs().max() <= 0.1 * (6 / 12) ** 0.5
+    assert all((p == 0).all() for n, p in conv.items() if n.endswith("_bias"))
+
+
+def test_planes_are_read_from_a_picture_of_codes():
+    network = PlaneMLP(PLANES, 32, (), 1.0)
+    params = {n: torch.zeros_like(p) for n, p in drawn(network, 1).items()}
+    cell = 2 * 6 + 3
+    params["map"][0, cell * 3 + torch.arange(3), torch.arange(3)] = torch.tensor([1.0, 10.0, 100.0]).double()
+    params["w0"][0, :3] = 1.0
+    obs = rows_of(1, 5)
+    obs["map"][:] = 0
+    for row, codes in enumerate([(0, 0, 0), (1, 9, 0), (2, 0, 0), (255, 0, 3), (0, 0, 4)]):
+        obs["map"][0, row, 2, 3] = torch.tensor(codes, dtype=torch.uint8)
+    want = torch.tensor([0, 1, 10, 110, 0]).double()
+    torch.testing.assert_close(network.forward(params, obs).out[0, :, 0], want)
+
+
+@pytest.mark.parametrize(
+    "planes", [(), ((0, 0, 1),), ((0, 3, 2),), ((0, 1, 256),), ((-1, 1, 1),), ((0, 1, 2), (0, 2, 3))]
+)
+def test_planes_that_cannot_be_are_refused(planes):
+    with pytest.raises(ValueError, match="PlaneMLP"):
+        PlaneMLP(planes)
+
+
+def test_planes_need_a_channel_and_bytes():
+    with pytest.raises(ValueError, match="channels up to 2"):
+        PlaneMLP(((3, 1, 1),)).init([np.random.default_rng(0)], 1, SHAPES, 4, Where())
+    network = PlaneMLP(PLANES, 9, (8,))
+    with pytest.raises(TypeError, match="bytes"):
+        network.forward(drawn(network, 1), {n: x.double() for n, x in rows_of(1, 3).items()})
+
+
+@pytest.mark.parametrize("network", [ConvTrunk(map_width=4), RecurrentTrunk(ConvTrunk(map_width=4))])
+def test_a_trunk_is_one_network(network):
+    for generators, n in (([0, 1], 1), ([0], 2)):
+        with pytest.raises(ValueError, match="Trainer of its own"):
+            network.init([np.random.default_rng(s) for s in generators], n, SHAPES, 4, Where())
+
+
+@pytest.mark.parametrize("shapes", [{"obs": (4,)}, {"a": (3, 3, 1), "b": (3, 3, 1)}])
+def test_a_trunk_needs_one_picture(shapes):
+    with pytest.raises(ValueError, match="reads one picture"):
+        ConvTrunk().init([np.random.default_rng(0)], 1, shapes, 4, Where())
+
+
+@pytest.mark.parametrize(
+    "options", [{"kernel": 2}, {"filters": 0}, {"convolutions": -1}, {"threads": 0}, {"scale": 0.0}]
+)
+def test_options_of_a_trunk_are_checked(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        ConvTrunk(**options)
+
+
+def test_the_recurrent_network_is_an_lstm_from_zeros():
+    network = RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (9, 8)), 1.0)
+    params = network.init([np.random.default_rng(0)], 1, SHAPES, 2, DOUBLE)
+    obs = rows_of(1, 6 * 3)
+    cell = torch.nn.LSTM(8, 8, dtype=torch.float64)
+    names = {"weight_ih_l0": "input", "weight_hh_l0": "state", "bias_ih_l0": "input_bias", "bias_hh_l0": "state_bias"}
+    cell.load_state_dict({theirs: params[mine][0] for theirs, mine in names.items()})
+    trunk = {n: p for n, p in params.items() if n[:3] in ("map", "c0", "c0_") or n[0] == "f"}
+    features = ConvTrunk(4, 3, 1, 9, (9,)).forward(trunk, obs).out[0].relu().view(6, 3, 8)
+    want = cell(features)[0].flatten(0, 1) @ params["head"][0].T + params["head_bias"]
+    torch.testing.assert_close(network.forward(params, obs, 6).out[0], want.detach())
+    assert (params["input_bias"][0, 8:16] == 1).all()
+
+
+# ---------------------------------------------------------------------- modules
+
+
+def test_modules_are_drawn_without_touching_torchs_random_state():
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    params = ModuleNetwork(Seer).init([np.random.default_rng(0)], 2, SHAPES, 4, Where())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert not torch.equal(params["dense.weight"][0], params["dense.weight"][1])
+    again = ModuleNetwork(Seer).init([np.random.default_rng(0)], 2, SHAPES, 4, Where())
+    torch.testing.assert_close(again, params, rtol=0, atol=0)
+
+
+def test_a_module_is_given_one_tensor_where_there_is_one():
+    network = ModuleNetwork(lambda: nn.Sequential(nn.Linear(7, 5), nn.Tanh(), nn.Linear(5, 4)))
+    params = network.init([np.random.default_rng(0)], 2, {"flat": (7,), "mask": (4,)}, 4, DOUBLE)
+    obs = {name: x for name, x in rows_of(2, 3).items() if name != "map"}
+    x = torch.tanh(torch.einsum("grx,gyx->gry", obs["flat"], params["0.weight"]) + params["0.bias"][:, None])
+    want = torch.einsum("grx,gyx->gry", x, params["2.weight"]) + params["2.bias"][:, None]
+    torch.testing.assert_close(network.forward(params, obs).out, want)
+
+
+def test_lazy_layers_take_shape():
+    network = ModuleNetwork(lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)))
+    params = network.init([np.random.default_rng(0)], 1, {"map": (5, 6, 3)}, 4, Where())
+    assert params["1.weight"].shape == (1, 4, 90)
+
+
+class Noisy(nn.Module):
+    """A module with a buffer drawn at random."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(7, 4)
+        self.register_buffer("directions", torch.randn(7))
+
+    def forward(self, x):
+        return self.dense(x * self.directions)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: nn.Linear(7, 3), r"must give \[R, 4\]"),
+        (lambda: nn.Sequential(nn.Linear(7, 4), nn.BatchNorm1d(4)), "keeps statistics"),
+        (lambda: nn.Sequential(nn.Linear(7, 4), nn.Dropout(0.1)), "acts at random"),
+        (lambda: 3, "must give a torch module"),
+        (lambda: nn.AdaptiveAvgPool1d(4), "no parameters"),
+        (Noisy, "buffers must be constant"),
+    ],
+)
+def test_modules_that_cannot_be_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        ModuleNetwork(make).init([np.random.default_rng(0)], 2, {"flat": (7,)}, 4, Where())
+
+
+# ---------------------------------------------------------------------- pieces
+
+
+def test_sigmoid_keeps_a_gradient_where_it_saturates():
+    x = torch.tensor([-90.0, -30.0, 0.0, 3.0, 30.0, 60.0])
+    value = sigmoid(x)
+    torch.testing.assert_close(value, torch.sigmoid(x))
+    grad = sigmoid_grad(x, value)
+    want = torch.exp(-x[1:].abs()) / (1 + torch.exp(-x[1:].abs())) ** 2
+    torch.testing.assert_close(grad[1:], want)
+    assert (grad[1:] > 0).all()
+
+
+@pytest.mark.parametrize(("k", "filters"), [(3, 6), (5, 6), (5, 17)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("given", ["bytes", "numbers"])
+def test_convolution_by_the_entries_that_are_not_zero(k, filters, dtype, given):
+    close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-9}
+    rng = np.random.default_rng(k)
+    maps = torch.from_numpy((rng.random((4, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (4, 5, 6, 3)))
+    maps = maps.to(torch.uint8) if given == "bytes" else maps.to(dtype) / 7 - 20 * (maps > 99)
+    weight = torch.from_numpy(rng.normal(size=(filters, 3, k, k))).to(dtype).requires_grad_()
+    bias = torch.from_numpy(rng.normal(size=filters)).to(dtype)
+    image = maps.permute(0, 3, 1, 2).to(dtype).requires_grad_()
+    want = torch.nn.functional.conv2d(image, weight, bias, padding=k // 2).permute(0, 2, 3, 1)
+    torch.testing.assert_close(convolve(maps, weight, bias), want.detach(), **close)
+    plain = (want - bias).detach()
+    torch.testing.assert_close(convolve(maps, weight), plain, **close)
+    d_out = torch.from_numpy(rng.normal(size=want.shape) * (rng.random(want.shape) < 0.5)).to(dtype)
+    d_image, d_weight = torch.autograd.grad((want * d_out).sum(), [image, weight])
+    torch.testing.assert_close(kernel_gradient(maps, d_out, k), d_weight, **close)
+    torch.testing.assert_close(input_gradient(d_out, weight), d_image.permute(0, 2, 3, 1), **close)
