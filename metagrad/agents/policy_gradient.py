@@ -205,7 +205,11 @@ class PolicyGradientAgents(Checked):
 
     @staticmethod
     def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
-        return x if rows is None else x[:, rows]
+        """Of ``x [G, R, ...]`` these rows ``[G, M]`` of each network."""
+        if rows is None:
+            return x
+        picked = [one.index_select(0, mine) for one, mine in zip(x, rows, strict=True)]
+        return picked[0][None] if len(picked) == 1 else torch.stack(picked)
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         return self._pick(self.rows.of(batch.agents_alive), rows)
@@ -219,11 +223,11 @@ class PolicyGradientAgents(Checked):
     def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
         """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
         if self.reduction == "episode":
-            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
+            return self.rows.of(batch.actions).shape[1] / rows.shape[1] / batch.k
         return self._scale(batch, self._alive(batch, rows))
 
     def _minibatches(self, batch: Batch, rng: Streams) -> Iterator[Tensor | None]:
-        """Rows of each minibatch, drawn without replacement; None for all.
+        """Rows ``[G, M]`` of each minibatch, drawn without replacement, seed by seed; None for all.
 
         Rows of an episode are much alike, so they are mixed; only a recurrent critic needs whole sequences.
         """
@@ -234,10 +238,13 @@ class PolicyGradientAgents(Checked):
             if self.minibatches == 1:
                 yield None
                 continue
-            order = rng.uniforms("shuffles", n // steps if whole else n)[0].argsort()
-            for part in np.array_split(order, self.minibatches):
-                rows = np.arange(steps)[:, None] * (n // steps) + np.sort(part) if whole else np.sort(part)
-                yield torch.from_numpy(rows.ravel()).to(batch.alive.device)
+            order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
+            for part in np.array_split(order, self.minibatches, axis=1):
+                rows = np.sort(part, 1)
+                if whole:
+                    rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
+                each = rows.repeat(1 if self.share_parameters else batch.actions.shape[3], 0)
+                yield torch.from_numpy(each).to(batch.alive.device)
 
     # ------------------------------------------------------------------ advantages and critics
 
@@ -278,9 +285,9 @@ class PolicyGradientAgents(Checked):
         alive = self._alive(batch, rows)
         count = alive.sum(1, keepdim=True)
         if rows is not None:
-            obs, steps = {name: x[:, rows] for name, x in batch.obs.items() if name != "mask"}, batch.actions.shape[1]
-            forward = self.critic.forward(state.critic, obs, steps)
-            error = (forward.out[..., 0] - targets[:, rows]) * alive
+            obs = {name: self._pick(x, rows) for name, x in self.critic.read(batch.obs).items() if name != "mask"}
+            forward = self.critic.forward(state.critic, obs, batch.actions.shape[1])
+            error = (forward.out[..., 0] - self._pick(targets, rows)) * alive
             return self.critic.step(state.critic, forward, error, count)
         forward = self._critic_pass(state, batch)
         error = torch.zeros_like(forward.out[..., 0])
@@ -323,8 +330,7 @@ class PolicyGradientAgents(Checked):
         d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
-            full[:, step.rows] = d
-            d = full
+            d = full.scatter_(1, step.rows, d)
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)

@@ -169,7 +169,7 @@ class MLPForward:
             moved = torch.baddbmm(moved, moved_input, self.params["w0"][:, : moved_input.shape[2]])
         for i in range(1, len(self.inputs)):
             own = affine(self.inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
-            moved = torch.baddbmm(own, where_active(moved, self.inputs[i]), self.params[f"w{i}"])
+            moved = affine(where_active(moved, self.inputs[i]), self.params[f"w{i}"], own)
         return moved
 
     def deltas(self, d: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -181,7 +181,7 @@ class MLPForward:
 
     def layer_grads(self, i: int, x: Tensor, delta: Tensor) -> Params:
         """Gradient of layer ``i``, as :meth:`deltas` gives it."""
-        grads = {f"w{i}": torch.bmm(x.transpose(1, 2), delta)}
+        grads = {f"w{i}": affine(x.transpose(1, 2), delta, None)}
         if f"b{i}" in self.params:
             grads[f"b{i}"] = delta.sum(1, keepdim=True)
         return grads
@@ -202,7 +202,12 @@ def n_layers(params: Params) -> int:
 
 
 def affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """``x w + b`` network by network."""
+    """``x w + b`` network by network, bit for bit the same however many there are.
+
+    The library multiplies a single matrix by a vector in another way than several, so columns come in pairs.
+    """
+    if w.shape[2] == 1:
+        return affine(x, w.expand(-1, -1, 2), None if b is None else b.expand(-1, -1, 2))[..., :1]
     return torch.bmm(x, w) if b is None else torch.baddbmm(b, x, w)
 
 
@@ -213,4 +218,4 @@ def where_active(d: Tensor, activation: Tensor) -> Tensor:
 
 def row_squares(x: Tensor) -> Tensor:
     """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
-    return torch.bmm(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
+    return affine(x * x, x.new_ones(len(x), x.shape[2], 1), None)[..., 0]

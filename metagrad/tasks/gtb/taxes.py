@@ -26,8 +26,8 @@ from metagrad.optim import Params
 from metagrad.tasks.gtb import tax_math
 from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord
 
-#: Name in ``batch.extra`` of the rates that a batch was really taxed by, once it has been paid anew under others.
-_TAXED_BY = "taxed_by"
+#: Name in ``batch.extra`` of rates on the tax days that payments count from; without it, the present η's own.
+BASE = "base_rates"
 _BELOW_ONE = 1 - 1e-12
 
 
@@ -151,14 +151,14 @@ class TaxSchedule(Checked, Incentive):
 
     def _change(self, rates: Tensor, batch: Batch) -> Tensor:
         taxed = records(batch)
-        base = torch.stack([r.rates for r in taxed]) if _TAXED_BY in batch.extra else rates.detach()
+        base = batch.extra[BASE][:, taxed[0].day] if BASE in batch.extra else rates.detach()
         each = zip(rates, base, taxed, strict=True)
         change = [tax_math.reward_change(new, old, r, self.coin_floor, self.carry) for new, old, r in each]
         return torch.stack(change).to(batch.rewards.dtype)
 
     def repay(self, eta: Params, batch: Batch) -> Batch:
         """The batch as if it had been taxed under η."""
-        moved = batch.replace(extra={**batch.extra, _TAXED_BY: batch.extra["rates"]})
+        moved = batch.replace(extra={**batch.extra, BASE: batch.extra["rates"]})
         with torch.no_grad():
             return moved.replace(payments=self.payments(eta, moved))
 
