@@ -14,10 +14,12 @@ torch = pytest.importorskip("torch")
 from metagrad.legacy.config import EconomyConfig, TaxDesigner  # noqa: E402
 from metagrad.legacy.economy import make_economy, slope  # noqa: E402
 from metagrad.legacy.games import kit  # noqa: E402
-from metagrad.legacy.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, preset  # noqa: E402
-from metagrad.legacy.sparseconv import convolve, input_gradient, kernel_gradient  # noqa: E402
+from metagrad.legacy.presets import ECONOMY_PRESETS, preset  # noqa: E402
 from metagrad.legacy.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.legacy.train import Learner  # noqa: E402
+from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
+from metagrad.tasks import experiment  # noqa: E402
+from metagrad.trainer import Trainer  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -204,17 +206,16 @@ CLEANUP_FORWARD = 2 * (81 * 27 * 6 + 486 * 64 + 64 * 64 + 64 * 6)
 @pytest.mark.parametrize("method", ["none", "central", "dual-rl-continuous", "metagrad"])
 def test_iteration_cleanup(benchmark, method):
     """One iteration of Cleanup's learner, simulator included: our preset, K = 16 episodes."""
-    config = replace(preset("cleanup", CLEANUP_PRESETS), method=method)
-    crew = kit(config).learner(config).workforces[0]
-    for _ in range(3):
-        crew.iterate()
-    benchmark.pedantic(crew.iterate, rounds=20)
+    e = experiment("cleanup", method=method)
+    trainer = Trainer(e.task, e.agents, e.designer, seeds=(0,), k=e.run.k)
+    trainer.train(3)
+    benchmark.pedantic(trainer.iterate, rounds=20)
     seconds = benchmark.stats.stats.median
     # In forward passes of the policy: episodes, agents (3), their critic (3); with designers on half as many pictures,
     # their critic (3 / 2) and incentive function (4 / 2), values of fresh episodes (1 / 2), adjoint (3), tangent (2).
     passes = {"none": 7, "central": 3.5, "dual-rl-continuous": 10.5, "metagrad": 16}[method]
-    rows = config.k * config.game.steps * 2
+    rows = e.run.k * e.task.horizon * 2
     benchmark.extra_info.update(
-        episodes_per_second=config.k / seconds,
+        episodes_per_second=e.run.k / seconds,
         fraction_of_sgemm=passes * rows * CLEANUP_FORWARD / seconds / sgemm_flops(),
     )

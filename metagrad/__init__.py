@@ -25,14 +25,15 @@ from metagrad.designers import (
     SquashedGaussian,
 )
 from metagrad.metagradient import LastSteps, Sensitivity
-from metagrad.networks import MLP, Normal
+from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk
 from metagrad.schedules import Linear
 from metagrad.tasks import JointAction, TaskError, VectorTask
 from metagrad.trainer import Trainer
 
 __all__ = [
-    "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "Critic", "Designer",
-    "DesignerCritic", "DualRL", "Incentive", "IncentiveFunction", "JointAction", "LastSteps", "Linear", "LinearCritic",
-    "MetaGradient", "MutualIncentive", "NoDesigner", "Normal", "PolicyGradientAgents", "Sensitivity",
-    "SquashedGaussian", "Surrogate", "TaskError", "Trainer", "VectorTask", "optim",
+    "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "ConvTrunk", "Critic",
+    "Designer", "DesignerCritic", "DualRL", "Incentive", "IncentiveFunction", "JointAction", "LastSteps", "Linear",
+    "LinearCritic", "MetaGradient", "ModuleNetwork", "MutualIncentive", "NoDesigner", "Normal", "PlaneMLP",
+    "PolicyGradientAgents", "RecurrentTrunk", "Sensitivity", "SquashedGaussian", "Surrogate", "TaskError", "Trainer",
+    "VectorTask", "optim",
 ]  # fmt: skip

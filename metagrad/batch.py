@@ -190,7 +190,7 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
         elif isinstance(value, Tensor):
             flat[path] = value
         elif isinstance(value, np.ndarray):
-            flat[path] = torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value)
+            flat[path] = torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value.copy())
         elif isinstance(value, (bool, int, float)):
             flat[path] = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
         else:

@@ -86,7 +86,7 @@ class Trainer:
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)
         self.env_steps = np.zeros(len(self.seeds), np.int64)
-        self._keep = designer.validation != "none" and not getattr(agents, "one_step", True)
+        self._keep = designer.validation != "none" and getattr(agents, "keeps_passes", False)
 
     # ------------------------------------------------------------------ training
 
@@ -152,21 +152,62 @@ class Trainer:
         flat |= flatten({"streams": self.rng.counters(), "env": env_state(self.env), "env_steps": self.env_steps})
         return {name: t.detach() for name, t in flat.items()}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
         """Go on from :meth:`tensors`.
+
+        Parameters
+        ----------
+        tensors : dict
+        dry : bool
+            Only see whether they fit.
 
         Raises
         ------
         ValueError
-            If an entry is missing, or of another shape or type; nothing is changed then.
+            If an entry is missing, unknown, or of another shape or type; nothing is changed then.
         """
-        state = unflatten(self.state._replace(pending=None), tensors)
         held = _below(tensors, "pending/")
-        state = state._replace(pending=batch_of(held, self.where.device) if held else None)
+        template = self.state._replace(pending=None)
+        state = unflatten(template, tensors)
+        pending = batch_of(held, self.where.device) if held else None
+        if pending is not None:
+            self._check_pending(pending)
         steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
-        set_env_state(self.env, _below(tensors, "env/"))
-        self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
-        self.state, self.env_steps = state, steps
+        rest = {n for n in tensors if not n.startswith(("pending/", "env/", "streams/"))}
+        unknown = rest - flatten(state).keys() - {"env_steps"}
+        if unknown:
+            raise ValueError(f"{min(unknown)} is unknown")
+        if not dry:
+            set_env_state(self.env, _below(tensors, "env/"))
+            self.rng.set_counters({name: t.cpu().numpy() for name, t in _below(tensors, "streams/").items()})
+            self.state, self.env_steps = state._replace(pending=pending), steps
+
+    def _check_pending(self, batch: Batch) -> None:
+        """Refuse saved episodes of another game or size."""
+        game, s, k = self.task.interface, len(self.seeds), self.k
+        t = batch.actions.shape[1] if batch.actions.dim() == 4 else 0
+        by_agent, by_copy = (s, t, k, game.n_agents), (s, t, k)
+        wanted = {
+            "actions": by_agent, "log_prob": by_agent, "rewards": by_agent, "payments": by_agent, "alive": by_copy,
+            "cut": by_copy, "designer_rewards": by_copy,
+        }  # fmt: skip
+        for name, shape in wanted.items():
+            if tuple(getattr(batch, name).shape) != shape:
+                raise ValueError(f"pending/{name} has shape {list(getattr(batch, name).shape)}, not {list(shape)}")
+        rows = self.agents.share_parameters
+        leading = (s, t * k * game.n_agents) if rows else (s * game.n_agents, t * k)
+        for name, shape in game.agents.items():
+            found = tuple(batch.obs[name].shape) if name in batch.obs else ()
+            if found != (*leading, *shape):
+                raise ValueError(f"pending/obs/{name} has shape {list(found)}, not {[*leading, *shape]}")
+
+    def adopt(self, tensors: dict[str, Tensor]) -> None:
+        """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
+
+        Fresh optimisers would jolt them. Schedules start anew.
+        """
+        agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
+        self.state = self.state._replace(agents=agents._replace(batches=0))
 
     def diverged(self) -> np.ndarray:
         """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""

@@ -1,262 +1,274 @@
-"""Learning on Cleanup: incentives in graph and game, the meta-gradient, and runs."""
+"""Learning on Cleanup: what agents are paid, scores, the central policy, surrogates, and going on where one stopped."""
 
-import json
-import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from learning import relative_error
-from PIL import Image
-from safetensors.torch import load_file
 
-from metagrad.legacy import cli, optim
-from metagrad.legacy.actor_critic import apply_picture, chosen, log_policy
-from metagrad.legacy.cleaning import CleanupEvaluator, summary
-from metagrad.legacy.cleanup import CentralCrew, DualRLCrew, MetaGradCrew, paid_for
-from metagrad.legacy.cleanup_cloning import CloningCrew
-from metagrad.legacy.config import Cleaners, CleanupConfig, CleanupGame, Clones, ConfigError, Payer
-from metagrad.legacy.economy import gradient
-from metagrad.legacy.games import kit
+from metagrad import Critic, DesignerCritic, PolicyGradientAgents, Trainer
+from metagrad.agents import Surrogate
+from metagrad.designers.dual_rl import DRAW
+from metagrad.networks import MLP, ConvTrunk
+from metagrad.optim import SGD, Adam
+from metagrad.schedules import Linear
+from metagrad.tasks.base import JointAction, TaskError
+from metagrad.tasks.cleanup import KINDS, METHODS, PRESETS, Cleanup
 
-
-def config(method="metagrad", **options):
-    designer = {k.removeprefix("designer_"): options.pop(k) for k in list(options) if k.startswith("designer_")}
-    return CleanupConfig(
-        method=method, seeds=(1,), k=3, dtype="float64", game=CleanupGame(steps=12),
-        agents=Cleaners(**{"filters": 2, "hidden": (9, 8), **options}),
-        designer=Payer(**{"filters": 2, "hidden": (9, 8), "lr": 0.01, **designer}),
-    )  # fmt: skip
+TINY = ConvTrunk(2, map_width=9, hidden=(8,), scale=1 / 255)
 
 
-def crew_of(kind=MetaGradCrew, iterations=4, **options):
-    crew = kind(config(**options), 1)
-    for _ in range(iterations):
-        crew.iterate()
-    return crew
+def tiny(method="metagrad", preset="cleanup", network=TINY, steps=12):
+    """A preset with small networks and short episodes."""
+    e = PRESETS[preset]()
+    critic = replace(e.designer.critic, critic=replace(e.designer.critic.critic, network=network))
+    incentive = replace(e.designer.incentive, network=network)
+    agents = replace(e.agents, network=network, critic=replace(e.agents.critic, network=network))
+    designer = replace(e.designer, incentive=incentive, critic=critic, optimiser=Adam(0.01))
+    return METHODS[method](replace(e, task=replace(e.task, steps=steps), agents=agents, designer=designer))
 
 
-def test_incentives_in_the_graph_are_those_that_agents_learn_from():
-    crew = crew_of()
-    batch = crew.tau
-    eta = dict(crew.eta)
-    torch.testing.assert_close(crew.collect().incentives.max() <= 2, torch.tensor(True))
-    fresh = crew.collect()
-    torch.testing.assert_close(crew.pay(eta, fresh), fresh.incentives, rtol=0, atol=0)
-    types = torch.rand(12, 3, 3, dtype=torch.float64)
-    got = paid_for(types, batch.kinds)
-    for t, k, i in np.ndindex(*got.shape):
-        assert got[t, k, i] == types[t, k, batch.kinds[t, k, i]]
-    assert (batch.kinds == 0).equal(batch.cleaned > 0)
+def trainer_of(e, iterations=0, seeds=(1,), k=3, **options):
+    trainer = Trainer(e.task, e.agents, e.designer, seeds=seeds, k=k, dtype=torch.float64, **options)
+    trainer.train(iterations)
+    return trainer
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {}, {"normalise": False}, {"optimiser": "sgd", "lr": 0.1}, {"gae_lambda": 0.0, "target_tau": 0.1},
-        {"epsilon_start": 0.4, "epsilon_end": 0.2}, {"entropy": 0.0},
-    ],
-    ids=str,
-)  # fmt: skip
-def test_forward_equals_unrolled_equals_finite_differences(options):
-    crew = crew_of(iterations=3, **{"lr": 0.03, **options})
-    eta, batch = dict(crew.eta), crew.tau
-    step = crew.learn_from(batch)
-    fresh = crew.collect()
-    forward = crew.metagradient(step, fresh)
-    crew.config = replace(crew.config, designer=replace(crew.config.designer, mode="unrolled"))
-    unrolled = crew.metagradient(step, fresh)
-    assert all(p.abs().max() > 0 for p in unrolled.values())
-    assert relative_error(forward, unrolled) < 1e-9
-    stored, credit = crew.pay(eta, batch), crew.judged(fresh)
-
-    def value(moved):
-        rewards = batch.rewards + batch.incentives + crew.pay(moved, batch) - stored
-        weight = crew.weights(step, rewards.flatten(1))
-        grads = gradient(lambda p: crew.policy_loss(p, batch, weight), step.policy)
-        after = crew.adam.step(step.policy, grads, step.state)[0]
-        return float(crew.designer_loss(apply_picture(after, fresh.seen), fresh, credit))
-
-    generator = torch.Generator().manual_seed(0)
-    direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
-    want = sum(float((unrolled[n] * direction[n]).sum()) for n in eta)
-    h = 1e-6
-    up, down = (value(optim.add(eta, direction, s * h)) for s in (1, -1))
-    assert (up - down) / (2 * h) == pytest.approx(want, rel=1e-5)
+def with_designer(e, **options):
+    return replace(e, designer=replace(e.designer, **options))
 
 
-def test_the_designers_draws_have_unit_deviation_and_its_score_is_that_of_a_gaussian():
-    crew = crew_of(DualRLCrew, 1, method="dual-rl-continuous")
-    batch = crew.collect()
-    assert batch.noise.std() == pytest.approx(1, abs=0.15)
-    assert ((batch.incentives > 0) & (batch.incentives < 2)).all()
+def with_agents(e, **options):
+    return replace(e, agents=replace(e.agents, **options))
 
 
-def test_the_central_policy_acts_for_all():
-    crew = crew_of(CentralCrew, 2, method="central")
-    assert crew.n_actions == crew.env.n_actions**2
-    joint = np.arange(crew.n_actions)
-    digits = crew.agent_actions(joint, crew.env)
-    np.testing.assert_array_equal(digits[:, 0] + crew.env.n_actions * digits[:, 1], joint)
-    batch = crew.collect()
-    assert batch.actions.numel() == 12 * 3
-    torch.testing.assert_close(crew.actor_rewards(batch.rewards), batch.rewards.sum(-1))
+def watched(trainer):
+    """The designer's state and what it learns from in the next iteration."""
+    found, designer = [], trainer.designer
+
+    def update(state, agents, transition, rng):
+        found.append((state, transition))
+        return type(designer).update(designer, state, agents, transition, rng)
+
+    object.__setattr__(designer, "update", update)
+    trainer.iterate()
+    object.__delattr__(designer, "update")
+    return found[0]
+
+
+# ---------------------------------------------------------------------- payments and scores
+
+
+def test_agents_are_paid_for_the_type_of_their_action():
+    trainer = trainer_of(tiny(), 3)
+    eta, incentive = trainer.state.designer.eta, trainer.designer.incentive
+    batch = trainer.collect(trainer.state.agents)
+    assert batch.payments.min() > 0
+    assert batch.payments.max() < 2
+    paid = incentive.payments({n: p.clone().requires_grad_() for n, p in eta.items()}, batch)
+    torch.testing.assert_close(paid.detach(), batch.payments, rtol=1e-14, atol=1e-14)
+    types, sigma = batch.extra["action_type"], incentive.outputs(eta, batch).sigma
+    for s, t, k, i in np.ndindex(*types.shape):
+        assert batch.payments[s, t, k, i] == 2 * sigma[s, t, k, int(types[s, t, k, i])]
+    assert (types == 0).equal(batch.extra["cleaned"] > 0)
+
+
+def test_the_designer_sees_the_whole_map_and_who_cleans():
+    trainer = trainer_of(tiny())
+    batch = trainer.collect(trainer.state.agents)
+    view = trainer.designer.incentive.view
+    seen = view.rows(batch)
+    assert {n: tuple(x.shape[2:]) for n, x in seen.items()} == view.shapes(trainer.task.interface)
+    flags = seen["cleaners"].view(1, 12, 3, 2, 2)
+    assert flags[..., 0].equal(batch.extra["cleaned"].double())
+    assert (flags.sum(-1) == 1).all()
+    assert seen["overview"].dtype == torch.uint8
+    assert seen["overview"].shape == (1, 36, 9, 9, 3)
+
+
+@pytest.mark.parametrize("preset", ["authors_10x10", "large"])
+def test_larger_maps_are_seen_whole(preset):
+    e = tiny(steps=4)
+    trainer = trainer_of(replace(e, task=replace(e.task, preset=preset)), 1, k=2)
+    side, _, _ = trainer.task.interface.designer["obs"]
+    assert side >= max(trainer.env.options.symbols.shape)
+    assert trainer.state.pending.payments.shape == (1, 4, 2, trainer.env.n_agents)
+
+
+def test_scores():
+    trainer = trainer_of(tiny(), 2)
+    batch = trainer.collect(trainer.state.agents)
+    found = trainer.task.scores(batch)
+    assert list(found)[: len(Cleanup.fields)] == list(Cleanup.fields)
+    assert found["welfare"][0] == pytest.approx(float(batch.rewards.sum()) / 3)
+    assert found["incentives_paid"][0] == pytest.approx(float(batch.payments.sum()) / 3)
+    assert found["waste"].sum() == found["waste_cleared"][0] == float(batch.extra["waste"].sum()) / 3
+    assert found["reward"].sum() == pytest.approx(found["welfare"][0])
+    assert sum(found[f"n_{kind}"].sum() for kind in KINDS) == pytest.approx(12 * 2)
+    assert sum(found[f"received_{kind}"].sum() for kind in KINDS) == pytest.approx(found["incentives_paid"][0])
+    assert found["n_cleaned"][0, 1] == float(batch.extra["cleaned"][..., 1].sum()) / 3
 
 
 def test_stored_log_probabilities_are_the_policys():
-    crew = crew_of(epsilon_start=0.5, epsilon_end=0.3)
-    batch = crew.collect()
-    torch.testing.assert_close(chosen(log_policy(crew.policy, batch), batch), batch.log_prob, rtol=1e-9, atol=1e-9)
+    trainer = trainer_of(with_agents(tiny(), exploration=Linear(0.5, 0.3, 100)), 2)
+    batch = trainer.collect(trainer.state.agents)
+    assert batch.epsilon == pytest.approx(0.496)
+    got = trainer.agents.log_prob(trainer.state.agents, batch.replace(memo={}))
+    torch.testing.assert_close(got, batch.log_prob, rtol=1e-9, atol=1e-9)
 
 
-def test_accounts():
-    crew = crew_of()
-    batch = crew.collect()
-    found = summary(batch)
-    assert found["count"].sum() == pytest.approx(12 * 2)
-    assert found["incentives_paid"] == pytest.approx(float(batch.incentives.sum()) / 3)
-    assert found["welfare"] == pytest.approx(float(batch.rewards.sum()) / 3)
-    assert found["waste"].sum() == pytest.approx(found["waste_cleared"])
+def test_the_designers_draws_have_unit_deviation():
+    trainer = trainer_of(tiny("dual-rl-continuous"), 1)
+    batch = trainer.collect(trainer.state.agents)
+    noise = batch.extra[DRAW] - trainer.designer._outputs(trainer.state.designer, batch)
+    assert noise.std() == pytest.approx(1, abs=0.15)
+    assert ((batch.payments > 0) & (batch.payments < 2)).all()
 
 
-RUN = [
-    "--episodes", "36", "--k", "4", "--eval-period", "8", "--eval-episodes", "3", "--checkpoint-period", "12",
-    "--test-episodes", "4", "--game.steps", "12", "--seeds", "2",
-]  # fmt: skip
+# ---------------------------------------------------------------------- the central policy
 
 
-@pytest.mark.parametrize("method", ["metagrad", "dual-rl-continuous", "central", "none", "cloned"])
-def test_runs_resume_bit_for_bit(method, tmp_path, capsys):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    extra = ["--preset", "cleanup_paper"] if method == "none" else []
-    if method == "cloned":
-        method, extra = "metagrad", ["--agent-access", "cloned"]
-    assert cli.main(["train", "cleanup", *extra, *RUN, "--method", method, "--out", str(whole)]) == 0
-    shutil.copytree(whole, cut)
-    (cut / "results.json").unlink()
-    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
-    assert cli.main(["train", "--resume", str(cut)]) == 0
-    a, b = (load_file(sorted((f / "checkpoints").iterdir())[-1] / "state.safetensors") for f in (whole, cut))
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].equal(b[name]), name
-    one, two = (json.loads((f / "results.json").read_text()) for f in (whole, cut))
-    assert {**one, "wall_time": 0} == {**two, "wall_time": 0}
-    assert (whole / "figure.png").exists()
-    assert cli.main(["evaluate", str(whole)]) == 0
-    assert all(f"{v:.3f}" in capsys.readouterr().out for v in one["welfare"][:1])
-    assert cli.main(["plot", str(whole), str(cut), "--out", str(tmp_path / "both.png")]) == 0
-    assert cli.main(["replay", str(whole)]) == 0
-    with Image.open(whole / "episode.gif") as gif:
-        assert gif.n_frames > 1
+def test_the_central_policy_acts_for_all():
+    trainer = trainer_of(tiny("central"), 2)
+    assert trainer.task.n_agents == 1
+    assert trainer.task.n_actions == 36
+    batch = trainer.collect(trainer.state.agents)
+    assert batch.actions.shape == (1, 12, 3, 1)
+    torch.testing.assert_close(batch.rewards[..., 0], batch.extra["agent_rewards"].sum(-1).double())
+    digits = torch.stack([batch.actions[..., 0] % 6, batch.actions[..., 0] // 6], -1)
+    assert (digits == 5).equal(batch.extra["cleaned"] > 0)  # the last action cleans
+    found = trainer.task.scores(batch)
+    assert found["reward"].shape == (1, 2)
+    assert found["welfare"][0] == pytest.approx(float(batch.rewards.sum()) / 3)
 
 
-def test_evaluation_does_not_disturb_training():
-    options = config("dual-rl-continuous")
-    quiet, watched = (kit(options).learner(options) for _ in range(2))
-    evaluator = CleanupEvaluator(options, "eval", 5)
-    for _ in range(3):
-        quiet.iterate()
-        watched.iterate()
-        evaluator(watched)
-    for name, p in quiet.workforces[0].policy.items():
-        assert torch.equal(p, watched.workforces[0].policy[name])
+def test_too_many_joint_actions_are_refused():
+    e = tiny("central")
+    task = JointAction(Cleanup("large"))
+    with pytest.raises(TaskError, match="joint actions"):
+        trainer_of(replace(e, task=task))
 
 
-CLONED = {"agent_access": "cloned", "clones": Clones(lr=0.02, steps=2)}
+# ---------------------------------------------------------------------- surrogates
 
 
-@pytest.mark.parametrize("options", [{}, {"gae_lambda": 0.0, "target_tau": 0.1}], ids=str)
-def test_the_chain_through_a_cloned_crew(options):
-    options = replace(config(lr=0.03, **options), **CLONED)
-    crew = CloningCrew(options, 1)
-    steps = []
-    original = crew.metagradient
-    crew.metagradient = lambda *args: steps.append((dict(crew.eta), args)) or original(*args)
-    for _ in range(4):
-        crew.iterate()
-    crew.eta, (step, fresh) = steps[-1]
-    forward = original(step, fresh)
-    crew.config = replace(options, designer=replace(options.designer, mode="unrolled"))
-    unrolled = original(step, fresh)
-    assert relative_error(forward, unrolled) < 1e-9
-    stored, credit, eta = crew.pay(crew.eta, step.batch), crew.judged(fresh), dict(crew.eta)
-
-    def value(moved):
-        rewards = step.batch.rewards + step.batch.incentives + crew.pay(moved, step.batch) - stored
-        weight = crew.weights(step, rewards.flatten(1))
-        grads = gradient(lambda p: crew.policy_loss(p, step.batch, weight), step.policy)
-        after = crew.adam.step(step.policy, grads, step.state)[0]
-        return float(crew.designer_loss(apply_picture(after, fresh.seen), fresh, credit))
-
-    generator = torch.Generator().manual_seed(0)
-    direction = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
-    want = sum(float((unrolled[n] * direction[n]).sum()) for n in eta)
-    up, down = (value(optim.add(eta, direction, s * 1e-6)) for s in (1, -1))
-    assert (up - down) / 2e-6 == pytest.approx(want, rel=1e-5)
+def cloned(lr=0.02, steps=2):
+    return with_designer(tiny(), agent_model="surrogate", surrogate=Surrogate(Adam(lr), steps))
 
 
 def test_surrogates_come_to_do_what_agents_do():
     """Agents that stay as they are, watched for 40 batches."""
-    options = replace(config(lr=0.0), k=16, agent_access="cloned", clones=Clones(lr=0.02, steps=4))
-    crew = CloningCrew(options, 1)
-    crew.policy = {name: 3 * p for name, p in crew.policy.items()}  # something to be learned
-    batch = crew.collect()
+    trainer = trainer_of(with_agents(cloned(steps=4), optimiser=SGD(0.0)), k=16)
+    policy = {name: 3 * p for name, p in trainer.state.agents.policy.items()}  # something to be learned
+    trainer.state = trainer.state._replace(agents=trainer.state.agents._replace(policy=policy))
+    batch = trainer.collect(trainer.state.agents)
 
     def distance():
-        p, q = (log_policy(x, batch).exp() for x in (crew.policy, crew.surrogate.policy))
-        return float((p - q).abs().sum(1).mean())
+        own = trainer.state.designer.surrogate.agents
+        p, q = (trainer.agents.policy(x, batch.obs).softmax(-1) for x in (policy, own.policy))
+        return float((p - q).abs().sum(-1).mean())
 
     first = distance()
-    for _ in range(40):
-        crew.iterate()
+    trainer.train(40)
     assert first > 0.3
     assert distance() < first / 3
 
 
-def test_a_cloning_designer_looks_into_no_agent():
+def test_a_designer_with_surrogates_looks_into_no_agent():
     """Whatever the agents' networks and optimisers are, on the same episodes the designer does the same."""
-    crews = [CloningCrew(replace(config(), **CLONED), 1) for _ in range(2)]
-    for crew in crews:
-        crew.iterate()
-    one, two = crews
-    batch, step = two.tau, two.learn_from(two.tau)
-    strange = {name: torch.full_like(p, float("nan")) for name, p in step.policy.items()}
-    step = replace(
-        step, policy=strange, grads=strange, after=strange, values=step.values * float("nan"), evaluation=None
+    trainer = trainer_of(cloned(), 2)
+    state, t = watched(trainer)
+    nothing = {name: torch.full_like(p, float("nan")) for name, p in t.before.policy.items()}
+    strange = t.before._replace(policy=nothing, critic=t.before.critic._replace(params=nothing, target=nothing))
+
+    def unknown(batch):
+        return batch.replace(values=batch.values * float("nan"), log_prob=batch.log_prob * float("nan"), memo={})
+
+    hidden = t._replace(
+        before=strange, after=strange, steps=[], batches=[unknown(b) for b in t.batches], fresh=unknown(t.fresh)
     )
-    two.policy = two.critic.params = strange
-    two.tau = one.tau = one.collect()
-    totals = [one.designer_gradient(one.learn_from(batch)), two.designer_gradient(step)]
-    for name, p in totals[0].items():
-        assert p.equal(totals[1][name])
+    one, other = (trainer.designer.update(state, trainer.agents, x, trainer.rng)[0] for x in (t, hidden))
+    for name, p in one.eta.items():
+        assert not p.equal(state.eta[name])
+        assert p.equal(other.eta[name])
 
 
-def test_cloning_without_a_gradient_is_refused():
-    with pytest.raises(ConfigError, match="agent_access cloned goes with method metagrad, not with none"):
-        replace(config("none"), agent_access="cloned")
+# ---------------------------------------------------------------------- going on
 
 
-@pytest.mark.parametrize("name", ["authors_10x10", "large"])
-def test_larger_maps(name):
-    """The designer sees the whole map, and the gradient is that of the chain there too."""
-    options = replace(config(), game=CleanupGame(preset=name, steps=6), k=2)
-    crew = MetaGradCrew(options, 1)
-    side = crew.env.obs["designer"].shape[1]
-    assert side >= max(crew.env.options.symbols.shape)
+RUNS = {
+    **{method: (tiny(method), {}) for method in METHODS},
+    "paper": (tiny("none", "cleanup_paper"), {}),
+    "paper_metagrad": (tiny("metagrad", "cleanup_paper"), {"k": 1}),
+    "cloned": (cloned(), {}),
+    "cloned_no_cv": (with_designer(cloned(), validation="before"), {}),
+    "three_batches": (tiny(), {"agent_batches": 3}),
+    "replayed": (with_designer(tiny(), agent_model="replayed"), {}),
+    "cost": (with_designer(tiny(), cost=0.1), {}),
+    "no_pipeline": (tiny("metagrad-no-cv"), {"pipeline": False}),
+    "ppo": (with_agents(tiny(), minibatches=2, epochs=2), {}),
+    "ppo_whole_batches": (with_agents(tiny(), epochs=2), {}),
+    "ppo_replayed": (with_designer(with_agents(tiny(), epochs=2), agent_model="replayed"), {}),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_is_loaded_goes_on_bit_for_bit(name):
+    e, options = RUNS[name]
+    whole = trainer_of(e, 4, **options)
+    cut = trainer_of(e, 2, **options)
+    saved = {n: t.clone() for n, t in cut.tensors().items()}
+    cut.train(1)
+    cut.load(saved)
+    fresh = trainer_of(e, **options)
+    fresh.load(saved)
+    for trainer in (cut, fresh):
+        trainer.train(2)
+        a, b = whole.tensors(), trainer.tensors()
+        assert a.keys() == b.keys()
+        assert not [n for n in a if not a[n].equal(b[n])]
+    first = trainer_of(e, **options).tensors()
+    assert [n for n in first if n.startswith("agents/policy/") and not first[n].equal(a[n])]
+    assert all(t.isfinite().all() for n, t in a.items() if n.startswith(("agents/", "designer/")))
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [
+        ("replayed", "metagrad"), ("cost", "metagrad"), ("cloned", "metagrad"), ("three_batches", "metagrad"),
+        ("no_pipeline", "metagrad-no-cv"),
+    ],
+)  # fmt: skip
+def test_options_change_what_the_designer_learns(name, plain):
+    a, b = (trainer_of(RUNS[n][0], 3, **RUNS[n][1]).state.designer.eta for n in (name, plain))
+    assert any(not p.equal(b[n]) for n, p in a.items())
+
+
+def test_evaluation_does_not_disturb_training():
+    quiet, watched_one = (trainer_of(tiny("dual-rl-continuous")) for _ in range(2))
     for _ in range(3):
-        crew.iterate()
-    assert crew.tau.incentives.shape == (6, 2, crew.env.n_agents)
-    step = crew.learn_from(crew.tau)
-    fresh = crew.collect()
-    forward = crew.metagradient(step, fresh)
-    crew.config = replace(options, designer=replace(options.designer, mode="unrolled"))
-    assert relative_error(forward, crew.metagradient(step, fresh)) < 1e-9
+        quiet.iterate()
+        watched_one.iterate()
+        one, other = watched_one.evaluate(5), watched_one.evaluate(5)
+        assert all((one[n] == other[n]).all() for n in one)
+    a, b = quiet.tensors(), watched_one.tensors()
+    assert not [n for n in a if not a[n].equal(b[n])]
 
 
-def test_a_central_policy_with_too_many_joint_actions_is_refused(tmp_path, capsys):
-    run = ["train", "cleanup", "--method", "central", "--game.preset", "large", "--out", str(tmp_path / "run")]
-    assert cli.main(run) == 2
-    assert "joint actions" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
+def test_seeds_do_not_depend_on_each_other():
+    """With networks that are stacked: bit for bit the same alone."""
+    e = tiny(network=MLP((8,)))
+    e = with_designer(with_agents(e, optimiser=Adam(0.01)), agent_model="surrogate")
+    both, alone = trainer_of(e, 3, (5, 8), k=16), trainer_of(e, 3, (8,), k=16)
+    for kind in ("agents", "designer"):
+        state, own = (trainer.tensors() for trainer in (both, alone))
+        for n, t in own.items():
+            if n.startswith(f"{kind}/") and t.dim():
+                assert state[n][len(t) :].equal(t), n
+
+
+def test_agents_of_pictures_are_one_network():
+    agents = PolicyGradientAgents(network=TINY, critic=Critic(TINY))
+    with pytest.raises(ValueError, match="share_parameters"):
+        Trainer(Cleanup(), agents, METHODS["none"](tiny()).designer)
+    assert isinstance(tiny().designer.critic, DesignerCritic)

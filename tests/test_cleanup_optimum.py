@@ -12,6 +12,7 @@ import pytest
 import fastenvs
 from fastenvs import jit
 from fastenvs.cleanup.config import APPLE, RIVER, WASTE
+from metagrad.tasks.cleanup import OPTIMUM
 
 
 def transitions():
@@ -90,7 +91,7 @@ def optimum(steps=50):
 
 @pytest.mark.skipif(jit.PURE_PYTHON, reason="hours in plain Python")
 def test_optimum():
-    assert optimum() == pytest.approx(41.85, abs=0.005)
+    assert optimum() == pytest.approx(OPTIMUM, abs=0.005)
 
 
 @pytest.mark.skipif(jit.PURE_PYTHON, reason="hours in plain Python")

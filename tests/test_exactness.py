@@ -14,17 +14,20 @@ from metagrad import (
     ByActionType,
     ByAgent,
     Critic,
+    DesignerCritic,
     IncentiveFunction,
     MetaGradient,
     MutualIncentive,
     PolicyGradientAgents,
+    Surrogate,
     Trainer,
     VectorTask,
     optim,
 )
 from metagrad.metagradient import log_prob_objective, unrolled
-from metagrad.networks import MLP
+from metagrad.networks import MLP, ConvTrunk, ModuleNetwork
 from metagrad.schedules import Linear
+from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
 from metagrad.tasks.escape_room import EscapeRoom
 
 
@@ -45,6 +48,14 @@ def lights():
 
 def plain_lights():
     return Lit(lambda n, seed=None: Lights(n, seed, plain=True), 5)
+
+
+def river():
+    return Cleanup(steps=12)
+
+
+def wide_river():
+    return Cleanup("authors_10x10", 6)
 
 
 def linear_payments(eta, batch):
@@ -79,6 +90,36 @@ AGENTS = {
         (8,), optim.Adam(0.05), minibatches=2, epochs=2, clip=0.05, reduction="rows", share_parameters=True,
     ),
 }  # fmt: skip
+
+
+class Pixels(torch.nn.Module):
+    """A module on pictures of bytes."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.outer = torch.nn.Linear(243, 7), torch.nn.Linear(7, 6)
+
+    def forward(self, picture):
+        return self.outer(torch.tanh(self.inner(picture.flatten(1) / 255)))
+
+
+TRUNK = ConvTrunk(2, map_width=9, hidden=(8,), scale=1 / 255)
+CLEANERS = PolicyGradientAgents(
+    network=TRUNK, optimiser=optim.Adam(0.03), share_parameters=True, gamma=0.9, gae_lambda=0.9, entropy=0.1,
+    critic=Critic(TRUNK, optim.Adam(0.02)), terminal="bootstrap", normalise=True, reduction="rows",
+)  # fmt: skip
+PICTURES = {
+    "pictures": CLEANERS,
+    "pictures_plain": replace(CLEANERS, normalise=False, entropy=0.0),
+    "pictures_sgd": replace(CLEANERS, optimiser=optim.SGD(0.1)),
+    "pictures_td": replace(CLEANERS, gae_lambda=0.0, critic=replace(CLEANERS.critic, target_tau=0.1)),
+    "pictures_exploring": replace(CLEANERS, exploration=Linear(0.4, 0.2, 100)),
+    "module": replace(
+        CLEANERS, critic=None, gae_lambda=1.0, share_parameters=False,
+        network=ModuleNetwork(Pixels),
+    ),
+}  # fmt: skip
+OVERVIEW = ByActionType(TRUNK, view=OverviewAndCleaners())
 ROWS = [
     *((room, a, ByAction(SMALL), 1) for a in AGENTS),
     *((lights, a, ByAction(SMALL), 1) for a in AGENTS),
@@ -92,7 +133,12 @@ ROWS = [
     (lights, "shared", MutualIncentive(2, SMALL), 1),
     (lights, "adam", own_incentive(2), 1),
     (plain_lights, "gae_bootstrap", own_incentive(2), 2),
+    *((river, a, OVERVIEW, 1) for a in PICTURES),
+    (river, "pictures", OVERVIEW, 3),
+    (river, "pictures_sgd", ByAction(TRUNK, view=OverviewAndCleaners()), 2),
+    (wide_river, "pictures", OVERVIEW, 1),
 ]
+ALL = AGENTS | PICTURES
 
 
 def label(row):
@@ -102,7 +148,9 @@ def label(row):
 
 def watched(task, agents, designer, m, iterations=3):
     """A trainer after some iterations, and the designer's inputs and gradients of the last."""
-    trainer = Trainer(task, agents, designer, seeds=(3, 8), k=8, agent_batches=m, dtype=torch.float64)
+    stacks = agents.policy.stacks and getattr(designer.incentive, "network", agents.policy).stacks
+    seeds = (3, 8) if stacks else (3,)
+    trainer = Trainer(task, agents, designer, seeds=seeds, k=8, agent_batches=m, dtype=torch.float64)
     seen = {}
 
     def update(state, agents, transition, rng):
@@ -114,6 +162,16 @@ def watched(task, agents, designer, m, iterations=3):
         trainer.iterate()
     object.__delattr__(designer, "update")
     return seen["state"], seen["transition"]
+
+
+def designer_of(name, incentive):
+    if name not in PICTURES:
+        return MetaGradient(incentive, optim.Adam(0.05))
+    # Few apples are eaten in a short episode: values tell the actions apart.
+    return MetaGradient(
+        incentive, optim.Adam(0.05), advantages="gae", critic=DesignerCritic(CLEANERS.critic), gae_lambda=0.95,
+        reduction="rows",
+    )  # fmt: skip
 
 
 def gradients(agents, designer, state, t, giver):
@@ -136,7 +194,7 @@ def relative(a, b):
 @pytest.mark.parametrize("row", ROWS, ids=label)
 def test_forward_mode_is_the_unrolled_gradient(row):
     make, name, incentive, m = row
-    agents, designer = AGENTS[name], MetaGradient(incentive, optim.Adam(0.05))
+    agents, designer = ALL[name], designer_of(name, incentive)
     state, t = watched(make(), agents, designer, m)
     for giver in range(incentive.givers):
         forward, oracle, _ = gradients(agents, designer, state, t, giver)
@@ -159,12 +217,15 @@ def stepped(agents, incentive, eta, t):
 FINITE = [row for row in ROWS if row[2] is not None and row[1] != "minibatches" and row[3] in (1, 3)]
 
 
-@pytest.mark.parametrize("row", FINITE[:: max(1, len(FINITE) // 14)], ids=label)
+SOME = [row for i, row in enumerate(FINITE) if i % max(1, len(FINITE) // 14) == 0 or row[1] in PICTURES]
+
+
+@pytest.mark.parametrize("row", SOME, ids=label)
 def test_forward_mode_is_the_finite_difference(row):
     make, name, incentive, m = row
     if incentive.givers > 1:
         pytest.skip("the givers' objectives are several")
-    agents, designer = AGENTS[name], MetaGradient(incentive, optim.Adam(0.05))
+    agents, designer = ALL[name], designer_of(name, incentive)
     state, t = watched(make(), agents, designer, m)
     forward, _, objective = gradients(agents, designer, state, t, 0)
     generator = torch.Generator().manual_seed(1)
@@ -182,14 +243,14 @@ def test_forward_mode_is_the_finite_difference(row):
     assert abs(got - want) < 1e-5 * max(abs(want), 1e-3)
 
 
-@pytest.mark.parametrize("row", ROWS[:3] + ROWS[-6:], ids=label)
+@pytest.mark.parametrize("row", {(type(row[2]), row[0]): row for row in ROWS}.values(), ids=label)
 def test_hand_written_incentives_are_their_payments(row):
     """``vjp`` and ``cost_grad`` by hand against automatic differentiation of ``payments`` and ``cost``."""
     from metagrad.agents.base import Credit, grad_of
 
     make, name, incentive, _ = row
-    designer = MetaGradient(incentive, optim.Adam(0.05))
-    state, t = watched(make(), AGENTS[name], designer, 1)
+    designer = designer_of(name, incentive)
+    state, t = watched(make(), ALL[name], designer, 1)
     batch = t.batches[0]
     credit = Credit(torch.randn_like(batch.rewards), torch.randn_like(batch.rewards), 0.9)
     for giver in range(incentive.givers):
@@ -200,12 +261,14 @@ def test_hand_written_incentives_are_their_payments(row):
         assert relative(incentive.cost_grad(state.eta, batch, 0.9), want) < 1e-12
 
 
-@pytest.mark.parametrize("name", [n for n in AGENTS if n != "minibatches"])
-@pytest.mark.parametrize("make", [room, lights])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [*((make, n) for make in (room, lights) for n in AGENTS if n != "minibatches"), *((river, n) for n in PICTURES)],
+)
 def test_the_agents_step_descends_their_loss(make, name):
     """The gradient in closed form against automatic differentiation of the loss."""
-    agents = AGENTS[name]
-    _, t = watched(make(), agents, MetaGradient(ByAction(SMALL)), 1)
+    agents = ALL[name]
+    _, t = watched(make(), agents, designer_of(name, OVERVIEW if name in PICTURES else ByAction(SMALL)), 1)
     step = t.steps[0]
     want = torch.func.grad(lambda p: agents.loss(p, step.batch, step.advantages, step.entropy))(step.forward.params)
     assert relative(step.grads, want) < 1e-10
@@ -219,3 +282,23 @@ def test_replayed_steps_under_the_paying_eta_are_the_observed_ones():
     assert relative(model.after.policy, t.after.policy) < 1e-12
     assert relative(replace(designer, agent_model="observed")._model(state, agents, t, None)[1].after.policy,
                     t.after.policy) < 1e-12  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("make", "name", "incentive"),
+    [
+        (river, "pictures", OVERVIEW), (river, "pictures_td", OVERVIEW), (room, "sgd", ByAction(SMALL)),
+        (lights, "gae_bootstrap", ByAction(SMALL)),
+    ],
+)  # fmt: skip
+def test_forward_mode_through_surrogates_is_the_unrolled_gradient(make, name, incentive):
+    agents = ALL[name]
+    surrogate = Surrogate(optim.Adam(0.02), 2)
+    designer = replace(designer_of(name, incentive), agent_model="surrogate", surrogate=surrogate)
+    state, t = watched(make(), agents, designer, 2)
+    _, model = designer._model(state, agents, t, None)
+    assert len(model.steps) == 2
+    forward, oracle, _ = gradients(agents, designer, state, t._replace(steps=model.steps, after=model.after), 0)
+    assert relative(forward, oracle) < 1e-9
+    observed, _, _ = gradients(agents, designer, state, t, 0)
+    assert relative(observed, oracle) > 1e-3

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from metagrad import PolicyGradientAgents
 from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
@@ -154,24 +155,29 @@ def test_results_do_not_depend_on_threads(make):
         assert torch.equal(grad, b[name]), name
 
 
-@pytest.mark.parametrize("name", ["mlp", "planes", "module"])
-def test_networks_of_a_seed_do_not_depend_on_the_others(name):
-    network = NETWORKS[name][0]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [1, 48])
+@pytest.mark.parametrize("outputs", [1, 4])
+@pytest.mark.parametrize("each", [1, 3])
+@pytest.mark.parametrize("name", ["mlp", "planes", "module one by one"])
+def test_networks_of_a_seed_do_not_depend_on_the_others(name, each, outputs, rows, dtype):
+    network = ModuleNetwork(lambda: Seer(outputs), side_by_side=False) if "module" in name else NETWORKS[name][0]
 
     def draw(seeds):
-        return network.init([np.random.default_rng(s) for s in seeds], 3, SHAPES, 4, DOUBLE)
+        return network.init([np.random.default_rng(s) for s in seeds], each, SHAPES, outputs, Where(dtype=dtype))
 
-    many, one = draw([1, 2, 3]), draw([2])
-    obs = rows_of(9, 48)
-    d_out = torch.from_numpy(np.random.default_rng(3).normal(size=(9, 48, 4)))
+    many, one, own = draw([1, 2, 3]), draw([2]), slice(each, 2 * each)
+    obs = rows_of(3 * each, rows, dtype)
+    d_out = torch.from_numpy(np.random.default_rng(3).normal(size=(3 * each, rows, outputs))).to(dtype)
     together = network.forward(many, obs)
-    alone = network.forward(one, {n: x[3:6] for n, x in obs.items()})
-    assert torch.equal(together.out[3:6], alone.out)
-    back, own = together.vjp(d_out), alone.vjp(d_out[3:6])
+    alone = network.forward(one, {n: x[own] for n, x in obs.items()})
+    assert torch.equal(together.out[own], alone.out)
+    back, mine, along = together.vjp(d_out), alone.vjp(d_out[own]), like(many)
+    assert torch.equal(together.jvp(along)[own], alone.jvp({n: p[own] for n, p in along.items()}))
     for n, p in one.items():
-        assert torch.equal(many[n][3:6], p)
-        assert torch.equal(back[n][3:6], own[n])
-    assert len({float(p) for p in next(iter(many.values())).flatten(1)[:, 0]}) == 9
+        assert torch.equal(many[n][own], p)
+        assert torch.equal(back[n][own], mine[n])
+    assert len({float(p) for p in next(iter(many.values())).flatten(1)[:, 0]}) == 3 * each
 
 
 def test_initial_parameters_are_glorot_uniform():
@@ -250,6 +256,11 @@ def test_the_recurrent_network_is_an_lstm_from_zeros():
     want = cell(features)[0].flatten(0, 1) @ params["head"][0].T + params["head_bias"]
     torch.testing.assert_close(network.forward(params, obs, 6).out[0], want.detach())
     assert (params["input_bias"][0, 8:16] == 1).all()
+
+
+def test_a_network_with_a_memory_is_no_policy():
+    with pytest.raises(ValueError, match="critic"):
+        PolicyGradientAgents(network=RecurrentTrunk(ConvTrunk(map_width=4)), share_parameters=True)
 
 
 # ---------------------------------------------------------------------- modules

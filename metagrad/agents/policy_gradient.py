@@ -85,6 +85,13 @@ class PolicyGradientAgents(Checked):
     minibatches: Count = 1
     clip: PositiveShare = 0.2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy.sequential:
+            raise ValueError(
+                "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"
+            )
+
     @property
     def policy(self) -> Network:
         """The network of a policy."""
@@ -104,6 +111,15 @@ class PolicyGradientAgents(Checked):
     def one_step(self) -> bool:
         """Whether a batch is learned from in one step, where every probability ratio is 1."""
         return self.epochs * self.minibatches == 1
+
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether passes of the acting policy may serve a designer.
+
+        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
+        pending episodes anew, all rows at once, and its last bits must not differ.
+        """
+        return self.minibatches > 1
 
     # ------------------------------------------------------------------ acting
 
@@ -205,11 +221,12 @@ class PolicyGradientAgents(Checked):
 
     @staticmethod
     def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
-        """Of ``x [G, R, ...]`` these rows ``[G, M]`` of each network."""
+        """Some rows ``[m]`` of every network, or ``[G, m]`` of each."""
         if rows is None:
             return x
-        picked = [one.index_select(0, mine) for one, mine in zip(x, rows, strict=True)]
-        return picked[0][None] if len(picked) == 1 else torch.stack(picked)
+        if rows.dim() == 1 or len(rows) == 1:
+            return x[:, rows.flatten()]
+        return x[torch.arange(len(rows), device=x.device)[:, None], rows]
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         return self._pick(self.rows.of(batch.agents_alive), rows)
@@ -223,11 +240,11 @@ class PolicyGradientAgents(Checked):
     def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
         """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
         if self.reduction == "episode":
-            return self.rows.of(batch.actions).shape[1] / rows.shape[1] / batch.k
+            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
         return self._scale(batch, self._alive(batch, rows))
 
     def _minibatches(self, batch: Batch, rng: Streams) -> Iterator[Tensor | None]:
-        """Rows ``[G, M]`` of each minibatch, drawn without replacement, seed by seed; None for all.
+        """Rows of each minibatch, drawn without replacement; None for all.
 
         Rows of an episode are much alike, so they are mixed; only a recurrent critic needs whole sequences.
         """
@@ -240,11 +257,11 @@ class PolicyGradientAgents(Checked):
                 continue
             order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
             for part in np.array_split(order, self.minibatches, axis=1):
-                rows = np.sort(part, 1)
+                rows = np.sort(part, axis=1)
                 if whole:
                     rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
-                each = rows.repeat(1 if self.share_parameters else batch.actions.shape[3], 0)
-                yield torch.from_numpy(each).to(batch.alive.device)
+                each = len(batch.obs[next(iter(batch.obs))]) // len(rows)
+                yield torch.from_numpy(rows.repeat(each, 0)).to(batch.alive.device)
 
     # ------------------------------------------------------------------ advantages and critics
 
@@ -286,7 +303,8 @@ class PolicyGradientAgents(Checked):
         count = alive.sum(1, keepdim=True)
         if rows is not None:
             obs = {name: self._pick(x, rows) for name, x in self.critic.read(batch.obs).items() if name != "mask"}
-            forward = self.critic.forward(state.critic, obs, batch.actions.shape[1])
+            steps = batch.actions.shape[1]
+            forward = self.critic.forward(state.critic, obs, steps)
             error = (forward.out[..., 0] - self._pick(targets, rows)) * alive
             return self.critic.step(state.critic, forward, error, count)
         forward = self._critic_pass(state, batch)
@@ -330,7 +348,7 @@ class PolicyGradientAgents(Checked):
         d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
-            d = full.scatter_(1, step.rows, d)
+            d = full.scatter_(1, step.rows.expand(len(d), -1), d)
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)

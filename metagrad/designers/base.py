@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -64,5 +65,6 @@ class Designer:
         return {}
 
 
+@dataclass(frozen=True)
 class NoDesigner(Designer):
     """Agents on their own, under whatever rules the environment holds."""

@@ -100,7 +100,7 @@ class MetaGradient(Checked, Designer):
     critic: DesignerCritic | LinearCritic | None = None
     gae_lambda: Share = 1.0
     path: Path = field(default_factory=LastSteps)
-    chain: NonNegative = 10.0
+    chain: NonNegative = 20.0
     direct: NonNegative = 0.0
     agent_model: Literal["observed", "replayed", "surrogate"] = "observed"
     surrogate: Surrogate = field(default_factory=Surrogate)

@@ -166,10 +166,10 @@ class MLPForward:
         """Change of the outputs when the parameters move along ``tangent``, and with them the first inputs of a row."""
         moved = affine(self.inputs[0], tangent["w0"], tangent.get("b0"))
         if moved_input is not None:
-            moved = torch.baddbmm(moved, moved_input, self.params["w0"][:, : moved_input.shape[2]])
+            moved = product(moved_input, self.params["w0"][:, : moved_input.shape[2]], moved)
         for i in range(1, len(self.inputs)):
             own = affine(self.inputs[i], tangent[f"w{i}"], tangent.get(f"b{i}"))
-            moved = affine(where_active(moved, self.inputs[i]), self.params[f"w{i}"], own)
+            moved = product(where_active(moved, self.inputs[i]), self.params[f"w{i}"], own)
         return moved
 
     def deltas(self, d: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -177,22 +177,22 @@ class MLPForward:
         for i in reversed(range(len(self.inputs))):
             yield i, self.inputs[i], d
             if i:
-                d = where_active(torch.bmm(d, self.params[f"w{i}"].transpose(1, 2)), self.inputs[i])
+                d = where_active(product(d, self.params[f"w{i}"].transpose(1, 2)), self.inputs[i])
 
     def layer_grads(self, i: int, x: Tensor, delta: Tensor) -> Params:
         """Gradient of layer ``i``, as :meth:`deltas` gives it."""
-        grads = {f"w{i}": affine(x.transpose(1, 2), delta, None)}
+        grads = {f"w{i}": product(x.transpose(1, 2), delta)}
         if f"b{i}" in self.params:
-            grads[f"b{i}"] = delta.sum(1, keepdim=True)
+            grads[f"b{i}"] = column_sums(delta)
         return grads
 
     def layer_vjps(self, i: int, x: Tensor, delta: Tensor, weights: Tensor) -> Params:
         """Gradients ``[J, G, ...]`` of layer ``i`` for all weights ``[G, R, J]``."""
         weighted = (weights[..., None] * delta[:, :, None]).flatten(2)  # [G, R, J * out]
-        product = torch.bmm(x.transpose(1, 2), weighted).unflatten(-1, (weights.shape[-1], delta.shape[-1]))
-        grads = {f"w{i}": product.permute(2, 0, 1, 3)}
+        each = product(x.transpose(1, 2), weighted).unflatten(-1, (weights.shape[-1], delta.shape[-1]))
+        grads = {f"w{i}": each.permute(2, 0, 1, 3)}
         if f"b{i}" in self.params:
-            grads[f"b{i}"] = torch.bmm(weights.transpose(1, 2), delta).transpose(0, 1)[:, :, None]
+            grads[f"b{i}"] = product(weights.transpose(1, 2), delta).transpose(0, 1)[:, :, None]
         return grads
 
 
@@ -201,14 +201,19 @@ def n_layers(params: Params) -> int:
     return sum(name.startswith("w") for name in params)
 
 
-def affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
-    """``x w + b`` network by network, bit for bit the same however many there are.
+def product(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
+    """``a b``, plus ``c`` if given, matrix by matrix, with the same bits however many there are.
 
-    The library multiplies a single matrix by a vector in another way than several, so columns come in pairs.
+    A single product with a vector is computed in another way by the library, so it is given a twin.
     """
-    if w.shape[2] == 1:
-        return affine(x, w.expand(-1, -1, 2), None if b is None else b.expand(-1, -1, 2))[..., :1]
-    return torch.bmm(x, w) if b is None else torch.baddbmm(b, x, w)
+    if len(a) == 1 and 1 in (a.shape[1], b.shape[2]):
+        return product(*(x if x is None else x.expand(2, -1, -1) for x in (a, b, c)))[:1]  # type: ignore[arg-type]
+    return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b)
+
+
+def affine(x: Tensor, w: Tensor, b: Tensor | None) -> Tensor:
+    """``x w + b`` network by network."""
+    return product(x, w, b)
 
 
 def where_active(d: Tensor, activation: Tensor) -> Tensor:
@@ -218,4 +223,9 @@ def where_active(d: Tensor, activation: Tensor) -> Tensor:
 
 def row_squares(x: Tensor) -> Tensor:
     """Squared length of each row; by a batched product, which unlike a reduction treats all members alike."""
-    return affine(x * x, x.new_ones(len(x), x.shape[2], 1), None)[..., 0]
+    return product(x * x, x.new_ones(len(x), x.shape[2], 1))[..., 0]
+
+
+def column_sums(x: Tensor) -> Tensor:
+    """Sums over the rows of each network, ``[G, 1, width]``; by a batched product, as :func:`row_squares`."""
+    return product(x.new_ones(len(x), 1, x.shape[1]), x)

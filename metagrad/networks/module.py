@@ -28,8 +28,8 @@ class ModuleNetwork:
     make : callable
         Gives a fresh module, whose initial parameters are drawn from torch's random numbers.
     side_by_side : bool
-        Run all networks in one call (``torch.vmap``); False for modules that cannot, as recurrent ones, which then run
-        one after the other.
+        Run all networks in one call (``torch.vmap``), where a network's last bits may depend on how many there are;
+        False to run one after the other, as modules need that cannot be vectorised, such as recurrent ones.
 
     Raises
     ------

@@ -30,7 +30,7 @@ from metagrad.networks.base import (
     vector_width,
 )
 from metagrad.networks.chunks import each, summed
-from metagrad.networks.mlp import MLP, MLPForward, affine, row_squares, where_active
+from metagrad.networks.mlp import MLP, MLPForward, affine, column_sums, product, row_squares, where_active
 from metagrad.networks.sparse_conv import LANES, add_lanes
 from metagrad.optim import Params
 
@@ -268,7 +268,7 @@ class PlaneForward:
         for i, x, delta in chunk.top.deltas(d_out):
             grads |= chunk.top.layer_grads(i, x, delta)
         first = self._first_delta(chunk, delta)
-        return {"map": chunk.layer.transposed(first), "map_bias": first.sum(1, keepdim=True), **grads}
+        return {"map": chunk.layer.transposed(first), "map_bias": column_sums(first), **grads}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""
@@ -280,7 +280,7 @@ class PlaneForward:
             grads |= chunk.top.layer_vjps(i, x, delta, weights)
         first = self._first_delta(chunk, delta)
         rows = [chunk.layer.transposed(first * w[..., None]) for w in weights.unbind(-1)]
-        biases = torch.bmm(weights.transpose(1, 2), first).transpose(0, 1)[:, :, None]
+        biases = product(weights.transpose(1, 2), first).transpose(0, 1)[:, :, None]
         empty = self.params["map"].new_empty(0, *self.params["map"].shape)
         return {"map": torch.stack(rows) if rows else empty, "map_bias": biases, **grads}
 
@@ -310,7 +310,7 @@ class PlaneForward:
 
     def _first_delta(self, chunk: _Chunk, delta: Tensor) -> Tensor:
         """Derivative by what the layer on the planes gives, from that by what the one above it gives."""
-        back = torch.bmm(delta, self.params["w0"][:, : self.width].transpose(1, 2))
+        back = product(delta, self.params["w0"][:, : self.width].transpose(1, 2))
         return where_active(back, self._first(chunk))
 
     def _each(self, f, *rows: Tensor) -> list:

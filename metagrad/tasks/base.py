@@ -98,6 +98,22 @@ class VectorTask:
             "steps": per_seed(batch.alive),
         }
 
+    def bounds(self) -> dict[str, float]:
+        """What is known of the best possible score, by name."""
+        return {}
+
+    def frame(self, env: Any, copy: int) -> np.ndarray:
+        """Picture of one copy, uint8 ``[height, width, 3]``."""
+        if not hasattr(env, "render"):
+            raise TaskError(f"{self.name} cannot be replayed: its environments have no method render(copy)")
+        return env.render(copy)
+
+    def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
+        """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
+        from metagrad.tasks import figures
+
+        figures.curves(figure, runs)
+
     def _is_fast(self) -> bool:
         return isinstance(self._one(1, 0), VecEnv)
 
@@ -332,6 +348,18 @@ class JointAction(VectorTask):
     def prepare(self, env: JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
+
+    def bounds(self) -> dict[str, float]:
+        """The game's."""
+        return self.task.bounds()
+
+    def frame(self, env: JointEnv, copy: int) -> np.ndarray:
+        """As the game shows it."""
+        return self.task.frame(env.env, copy)
+
+    def draw(self, figure: Any, runs: Any) -> None:
+        """As the game does."""
+        self.task.draw(figure, runs)
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """The game's scores."""

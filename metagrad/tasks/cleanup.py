@@ -99,6 +99,12 @@ class Cleanup(Checked, VectorTask):
         """Best possible social welfare, where it is known."""
         return {"best possible": OPTIMUM} if (self.preset, self.steps) == ("paper_7x7", 50) else {}
 
+    def draw(self, figure: Any, runs: Any) -> None:
+        """Draw welfare and payments over training, and what every agent did in the end."""
+        from metagrad.tasks.cleanup_figure import draw
+
+        draw(figure, runs)
+
 
 @dataclass(frozen=True)
 class OverviewAndCleaners:

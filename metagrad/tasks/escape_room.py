@@ -102,11 +102,11 @@ class EscapeRoom(Checked, VectorTask):
         """The game's usual name."""
         return f"ER({self.n_agents},{self.min_at_lever})"
 
-    def figure(self, figure: Any, experiment: Experiment, metrics: dict[str, np.ndarray]) -> None:
-        """Draw one run: designer return, what the designer gets and pays, and incentives by action."""
+    def draw(self, figure: Any, runs: Any) -> None:
+        """Draw one run in detail, or several."""
         from metagrad.tasks.escape_room_figure import draw
 
-        draw(figure, self, experiment, metrics)
+        draw(figure, runs)
 
 
 # ---------------------------------------------------------------------- presets

@@ -1,0 +1,225 @@
+"""Command line: ``metagrad train``, ``evaluate``, ``plot``, ``compare`` and ``replay``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metagrad.experiment.config import Experiment
+
+GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
+USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
+       metagrad train --resume RUN
+       metagrad evaluate RUN [--episodes N]
+       metagrad plot RUN [RUN ...] [--out FILE]
+       metagrad compare RUN [RUN ...]
+       metagrad replay RUN [--seed N] [--out FILE]
+       metagrad --version
+
+`metagrad train --help` lists games and methods, `metagrad train escape-room --help` all options of that game."""
+MAX_SEEDS = 10_000
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "replay": _replay}
+    if args[:1] == ["--version"]:
+        import fastenvs
+
+        print(f"metagrad {fastenvs.__version__}")
+        return 0
+    if not args or args[0] not in commands:
+        asked = bool(args) and args[0] in ("-h", "--help")
+        print(USAGE, file=sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    return _guarded(commands[args[0]], args[1:])
+
+
+def _guarded(command: Any, args: list[str]) -> int:
+    """Run a command; whatever goes wrong is said in a line."""
+    from metagrad.experiment.checkpoint import CheckpointError
+    from metagrad.experiment.folder import RunError
+    from metagrad.experiment.process import Stopped, any_terminal
+
+    with any_terminal():
+        try:
+            command(args)
+        except (CheckpointError, RunError, ValueError, OSError) as error:
+            return _say(error, 2)
+        except KeyError as error:
+            return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
+        except MemoryError as error:
+            return _say(f"there is not enough memory: {error}", 2)
+        except Stopped as stopped:
+            return _say(stopped, 128 + stopped.number)
+        except KeyboardInterrupt:
+            return _say("interrupted", 128 + signal.SIGINT)
+    return 0
+
+
+def _say(message: object, status: int) -> int:
+    """Print why a command ends, on one line; returns its exit status."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"metagrad: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+def _console(**options: Any) -> Console:
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, highlight=False, **options)
+
+
+# ---------------------------------------------------------------------- train
+
+
+def _train(args: list[str]) -> None:
+    from metagrad.experiment import run
+
+    console = _console()
+    if not args or args[0] in ("-h", "--help"):
+        print(_games())
+        return
+    if any(a == "--resume" or a.startswith("--resume=") for a in args):
+        parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
+        parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
+        folder = parser.parse_args(args).resume
+        run.resume(folder, console)
+    else:
+        folder, experiment = parse_train(args)
+        console.print(f"run: {folder}")
+        run.train(experiment, folder, console)
+    _draw_anew(folder, console)
+
+
+def _draw_anew(folder: Path, console: Console) -> None:
+    """Draw the run's figure, if it is older than the results."""
+    from metagrad.experiment.metrics import read_metrics
+    from metagrad.experiment.plots import plot_runs
+
+    figure = folder / "figure.png"
+    up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
+    if read_metrics(folder / "metrics.csv") and not up_to_date:
+        console.print(f"figure: {plot_runs([folder], figure)}")
+
+
+def _games() -> str:
+    """Games with their presets and methods."""
+    from metagrad.tasks import GAMES, game
+
+    lines = ["usage: metagrad train GAME [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] ...", ""]
+    for name in GAMES:
+        module = game(name)
+        lines += [name, f"  presets: {', '.join(module.PRESETS)}", f"  methods: {', '.join(module.METHODS)}"]
+    return "\n".join([
+        *lines,
+        "MODULE:NAME",
+        "  a VectorTask or an Experiment of your own, with methods metagrad, metagrad-no-cv, dual-rl, central, none",
+        "",
+        "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
+    ])  # fmt: skip
+
+
+def parse_train(args: list[str]) -> tuple[Path, Experiment]:
+    """The folder and the experiment that the arguments of ``metagrad train`` name."""
+    from metagrad.experiment.flags import parse
+    from metagrad.tasks import experiment
+
+    head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
+    head.add_argument("--preset")
+    head.add_argument("--method")
+    head.add_argument("--seeds", type=int)
+    head.add_argument("--first-seed", type=int)
+    head.add_argument("--out", type=Path)
+    named, rest = head.parse_known_args(args[1:])
+    base = experiment(args[0], named.preset, named.method)
+    chosen = parse(base, rest, f"metagrad train {args[0]}")
+    seeds = base.run.seeds
+    first = seeds[0] if named.first_seed is None else named.first_seed
+    n = len(seeds) if named.seeds is None else named.seeds
+    if not 1 <= n <= MAX_SEEDS or first < 0:
+        raise ValueError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
+    chosen = replace(chosen, run=replace(chosen.run, seeds=tuple(range(first, first + n))))
+    return named.out or _new_folder(Path("runs") / f"{chosen.preset}-{chosen.method}"), chosen
+
+
+def _new_folder(path: Path) -> Path:
+    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
+    if not path.exists():
+        return path
+    numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
+    return next(p for p in numbered if not p.exists())
+
+
+# ---------------------------------------------------------------------- what has been trained
+
+
+def _parser(command: str, about: str, runs: bool) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"metagrad {command}", description=about, allow_abbrev=False)
+    if runs:
+        parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of the runs")
+    else:
+        parser.add_argument("run", type=Path, metavar="RUN", help="folder of the run")
+    return parser
+
+
+def _evaluate(args: list[str]) -> None:
+    parser = _parser("evaluate", "Test the last checkpoint of a run on fresh episodes.", runs=False)
+    parser.add_argument("--episodes", type=int, help="for each seed (default: repeats the run's own test exactly)")
+    options = parser.parse_args(args)
+    if options.episodes is not None and options.episodes < 1:
+        raise ValueError("--episodes must be at least 1")
+    from metagrad.experiment import run
+    from metagrad.experiment.metrics import results_table
+
+    _console().print(results_table(run.evaluate(options.run, options.episodes)))
+
+
+def _plot(args: list[str]) -> None:
+    parser = _parser("plot", "Draw a run, or several in one figure.", runs=True)
+    parser.add_argument("--out", type=Path, help="default: figure.png in the run, comparison.png beside several")
+    options = parser.parse_args(args)
+    from metagrad.experiment.plots import plot_runs
+
+    single = len(options.runs) == 1
+    default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
+    _console().print(f"figure: {plot_runs(options.runs, options.out or default)}")
+
+
+def _compare(args: list[str]) -> None:
+    options = _parser("compare", "Put finished runs into one table, in Markdown.", runs=True).parse_args(args)
+    from metagrad.experiment.folder import read_experiment, read_results
+    from metagrad.experiment.metrics import comparison_table
+    from metagrad.experiment.plots import label_of
+
+    rows = [(e := read_experiment(folder), label_of(e), read_results(folder)) for folder in options.runs]
+    _console(width=400).print(comparison_table(rows))
+
+
+def _replay(args: list[str]) -> None:
+    parser = _parser("replay", "Write an episode of a run's agents as an animation (GIF).", runs=False)
+    parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
+    parser.add_argument("--out", type=Path, help="default: episode.gif in the run")
+    options = parser.parse_args(args)
+    from metagrad.experiment.plots import replay
+    from metagrad.experiment.run import load_learners
+
+    learners = load_learners(options.run)
+    if options.seed is not None and options.seed not in learners.experiment.run.seeds:
+        raise ValueError(f"--seed must be one of {list(learners.experiment.run.seeds)}, got {options.seed}")
+    _console().print(f"episode: {replay(learners, options.out or options.run / 'episode.gif', options.seed)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,399 @@
+"""A run is a folder: configuration, metrics as they come, checkpoints, results and figures."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from metagrad.experiment import checkpoint, size
+from metagrad.experiment.checkpoint import CheckpointError
+from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict, trees
+from metagrad.experiment.folder import (
+    Held,
+    RunError,
+    explained,
+    read_experiment,
+    read_results,
+    without_checkpoint,
+    write_results,
+)
+from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
+from metagrad.experiment.process import Stopping, resume_command
+from metagrad.trainer import Evaluator, Trainer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+# ---------------------------------------------------------------------- the trainers of a run
+
+
+class Learners:
+    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Raises
+    ------
+    ConfigError
+        If the machine cannot do what is asked.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, run = experiment, experiment.run
+        size.check(experiment)
+        torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
+        stacks = all(getattr(part, "stacks", True) for part in (*trees(experiment.agents), *trees(experiment.designer)))
+        groups = [run.seeds] if stacks else [(seed,) for seed in run.seeds]
+        try:
+            torch.zeros(1, device=run.device).numpy(force=True)
+            self.trainers = [self._trainer(seeds) for seeds in groups]
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.notes: dict[str, np.ndarray] = {}
+
+    def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
+        e, run = self.experiment, self.experiment.run
+        return Trainer(
+            e.task, e.agents, e.designer, seeds=seeds, k=run.k, agent_batches=run.agent_batches, pipeline=run.pipeline,
+            device=run.device, dtype=DTYPES[run.dtype],
+        )  # fmt: skip
+
+    @property
+    def episode(self) -> int:
+        """Training episodes of each seed so far."""
+        return self.trainers[0].state.episodes
+
+    @property
+    def iteration(self) -> int:
+        """Iterations so far."""
+        return self.trainers[0].state.iteration
+
+    @property
+    def env_steps(self) -> np.ndarray:
+        """Environment steps of each seed so far, ``[S]``."""
+        return np.concatenate([t.env_steps for t in self.trainers])
+
+    def next_episode(self) -> int:
+        """Training episodes of each seed after one more iteration."""
+        t = self.trainers[0]
+        batches = (t.agent_batches - 1) + (t.state.pending is None) + (t.designer.validation != "none")
+        return t.state.episodes + t.k * batches
+
+    def iterate(self, diagnose: bool) -> None:
+        """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
+        notes = [t.iterate(diagnose) for t in self.trainers]
+        if diagnose:
+            self.notes = {n: np.concatenate([one[n].double().cpu().numpy() for one in notes]) for n in notes[0]}
+
+    def diverged(self) -> np.ndarray:
+        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
+        return np.concatenate([t.diverged() for t in self.trainers])
+
+    def evaluators(self, phase: str, episodes: int) -> Evaluators:
+        """Fresh episodes for scoring."""
+        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on, by name."""
+        return _prefixed(t.tensors() for t in self.trainers)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`; nothing is changed if they do not fit."""
+        parts = [_below(tensors, i) for i in range(len(self.trainers))]
+        for t, part in zip(self.trainers, parts, strict=True):
+            t.load(part, dry=True)
+        for t, part in zip(self.trainers, parts, strict=True):
+            t.load(part)
+
+    def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
+        """Start with the agents of another run, seed by seed."""
+        mine = self.experiment.run.seeds
+        if len(self.trainers) == 1 and mine != theirs.run.seeds:
+            raise ConfigError(f"it is of seeds {_shown(theirs.run.seeds)}, not of {_shown(mine)}")
+        for i, (seed, t) in enumerate(zip(mine, self.trainers, strict=False)):
+            if seed not in theirs.run.seeds:
+                raise ConfigError(f"it has no agents of seed {seed}")
+            t.adopt(_below(tensors, i if len(self.trainers) == 1 else theirs.run.seeds.index(seed)))
+
+
+def _shown(seeds: tuple[int, ...]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in part.items()}
+
+
+def _below(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    prefix = f"{i}/"
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+class Evaluators:
+    """Evaluations of all seeds."""
+
+    def __init__(self, parts: list[Evaluator]) -> None:
+        self.parts = parts
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Scores of every seed."""
+        scores = [part() for part in self.parts]
+        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Positions of the random streams, for checkpoints."""
+        return _prefixed(part.tensors() for part in self.parts)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`."""
+        for i, part in enumerate(self.parts):
+            part.load(_below(tensors, i))
+
+
+# ---------------------------------------------------------------------- start, resume, evaluate
+
+
+def train(experiment: Experiment, folder: Path | str, console: Console | None = None) -> dict[str, Any]:
+    """Train a new run in ``folder``, which must not exist yet or be empty.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What to train.
+    folder : Path or str
+        Where the run's files go.
+    console : rich.console.Console, optional
+        Where progress and the table at the end are printed.
+
+    Returns
+    -------
+    dict
+        The summary that is written to results.json.
+
+    Raises
+    ------
+    RunError, ConfigError
+        If it cannot start or go on; the message says why.
+    Stopped
+        By a signal; the run can be resumed.
+    """
+    folder, console = Path(folder), console or Console(markup=False, emoji=False, highlight=False)
+    with Stopping(folder) as stopping:
+        with explained(folder):
+            # One who was killed while it was written leaves an unfinished config.json behind.
+            present = set(folder.iterdir()) if folder.is_dir() else set()
+            taken = present - {checkpoint.unfinished(folder / "config.json")} or folder.is_file()
+        if taken:
+            raise RunError(f"{folder} exists already: choose another --out, or go on with `{resume_command(folder)}`")
+        text = dump(experiment)
+        learners = Learners(experiment)  # what cannot work fails before anything is written
+        _adopt(learners)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_text(folder / "config.json", text)
+            with Held(folder) as held:
+                return _Training(learners, held, console).run(stopping)
+
+
+def resume(folder: Path, console: Console) -> dict[str, Any]:
+    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
+    experiment = read_experiment(folder)
+    with Stopping(folder) as stopping, Held(folder) as held:
+        begun = bool(checkpoint.saved(folder / "checkpoints"))
+        if not begun and (reason := without_checkpoint(folder)):
+            raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
+        learners = Learners(experiment)
+        if not begun:
+            _adopt(learners)
+        training = _Training(learners, held, console)
+        if begun:
+            training.restore()
+            if learners.episode >= experiment.run.episodes and (summary := _finished(folder)):
+                console.print(results_table(summary))
+                return summary
+        with explained(folder):
+            return training.run(stopping)
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The results of a run that has all its training behind it, if it wrote them."""
+    try:
+        return read_results(folder)
+    except RunError:
+        return None
+
+
+def load_learners(folder: Path) -> Learners:
+    """The learners of a run as of its last checkpoint."""
+    learners = Learners(read_experiment(folder))
+    _restore(learners, folder)
+    return learners
+
+
+def _restore(learners: Learners, folder: Path, evaluators: Evaluators | None = None) -> dict[str, Any]:
+    """Take over the newest checkpoint, with the evaluators' streams, and return its plain values.
+
+    Nothing changes if it does not fit.
+    """
+    tensors, values = checkpoint.load(folder / "checkpoints", to_dict(learners.experiment))
+    try:
+        for name, kind in (("wall_time", float), ("metrics_size", int)):
+            if isinstance(values.get(name), bool) or not isinstance(values.get(name), int | kind):
+                raise ValueError(f"{name} must be a number")
+        mine = {n.removeprefix("training/"): t for n, t in tensors.items() if n.startswith("training/")}
+        learners.load(mine)
+        if evaluators is not None:
+            evaluators.load({n.removeprefix("eval/"): t for n, t in tensors.items() if n.startswith("eval/")})
+    except (ValueError, KeyError, RuntimeError) as error:
+        newest = checkpoint.saved(folder / "checkpoints")[-1]
+        raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
+    return values
+
+
+def evaluate(folder: Path, episodes: int | None = None) -> dict[str, Any]:
+    """Test the last checkpoint of a run on fresh episodes; the default repeats the run's own test."""
+    learners = load_learners(folder)
+    experiment = learners.experiment
+    if episodes is not None:
+        experiment = replace(experiment, run=replace(experiment.run, test_episodes=episodes))
+        size.check(experiment)
+    scores = learners.evaluators("test", experiment.run.test_episodes)()
+    metrics = read_metrics(folder / "metrics.csv")
+    return results(experiment, scores, metrics, learners.diverged(), learners.episode, seconds=0.0)
+
+
+class _Training:
+    """The course of a run, from learners that are new or as of a checkpoint, to its results."""
+
+    def __init__(self, learners: Learners, held: Held, console: Console) -> None:
+        self.learners, self.held, self.console = learners, held, console
+        self.experiment, self.folder = learners.experiment, held.folder
+        self.evaluators = learners.evaluators("eval", self.experiment.run.eval_episodes)
+        self.seconds_before, self.metrics_size = 0.0, 0
+        self.restored = False
+
+    def restore(self) -> None:
+        """Go on from the newest checkpoint; nothing changes if it or the metrics are damaged."""
+        values = _restore(self.learners, self.folder, self.evaluators)
+        self.seconds_before, self.metrics_size = values["wall_time"], values["metrics_size"]
+        self.restored = True
+        path = self.folder / "metrics.csv"
+        found = path.stat().st_size if path.exists() else 0
+        if found < self.metrics_size:
+            raise RunError(
+                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {self.metrics_size}; "
+                "nothing was changed"
+            )
+        read_metrics(path, self.metrics_size)
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sittings."""
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def run(self, stopping: Stopping) -> dict[str, Any]:
+        """Train to the end, save, test, and write the results."""
+        self.began = time.perf_counter()
+        if not self.restored:
+            # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
+            self._save(0)
+        with Metrics(self.folder / "metrics.csv", self.metrics_size) as metrics:
+            self.held.watch(metrics.path, metrics.fileno())
+            with stopping.deferred(), LiveProgress(self.experiment, self.learners.episode, self.console) as progress:
+                self._train(metrics, progress, stopping)
+                self._save(metrics.size())
+        scores = self.learners.evaluators("test", self.experiment.run.test_episodes)()
+        self.held.check()
+        seen = read_metrics(self.folder / "metrics.csv")
+        learners = self.learners
+        summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
+        write_results(self.folder, summary)
+        self.console.print(results_table(summary))
+        return summary
+
+    def _train(self, metrics: Metrics, progress: LiveProgress, stopping: Stopping) -> None:
+        run, learners = self.experiment.run, self.learners
+        first = learners.episode
+        while learners.episode < run.episodes and stopping.asked is None:
+            last, coming = learners.episode, learners.next_episode()
+            evaluates = coming // run.eval_period > last // run.eval_period
+            learners.iterate(diagnose=evaluates)
+            self.held.check()
+            episode = learners.episode
+            if evaluates:
+                scores = self.evaluators()
+                metrics.write(self._rows(scores))
+                rate = (episode - first) * len(run.seeds) / (self.seconds - self.seconds_before)
+                progress.update(episode, rate, headline(self.experiment.task, scores))
+            if episode // run.checkpoint_period > last // run.checkpoint_period:
+                self._save(metrics.size())
+
+    def _rows(self, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        learners, diverged = self.learners, self.learners.diverged()
+        shown = {**scores, **learners.notes}
+        return [
+            {
+                "seed": seed,
+                "episode": learners.episode,
+                "iteration": learners.iteration,
+                "env_steps": int(learners.env_steps[s]),
+                "wall_time": round(self.seconds, 3),
+                "diverged": int(diverged[s]),
+                **{name: float(f"{value:.6g}") for name, value in row_of(shown, s).items()},
+            }
+            for s, seed in enumerate(self.experiment.run.seeds)
+        ]
+
+    def _save(self, metrics_size: int) -> None:
+        self.held.check()
+        tensors = {f"training/{n}": t for n, t in self.learners.tensors().items()}
+        tensors |= {f"eval/{n}": t for n, t in self.evaluators.tensors().items()}
+        values = {"wall_time": self.seconds, "metrics_size": metrics_size}
+        number = self.learners.episode
+        checkpoint.save(self.folder / "checkpoints", number, tensors, values, to_dict(self.experiment))
+
+
+def _adopt(learners: Learners) -> None:
+    """Give new learners the agents that the experiment names."""
+    source = learners.experiment.run.init_from
+    if source is None:
+        return
+    try:
+        if not source:
+            raise ConfigError(_first_phase(learners.experiment))
+        folder = Path(source)
+        theirs = read_experiment(folder)
+        if theirs.game != learners.experiment.game:
+            raise ConfigError(f"it is a run of {theirs.game}, not of {learners.experiment.game}")
+        newest = checkpoint.saved(folder / "checkpoints")
+        if newest and int(newest[-1].name) < theirs.run.episodes:
+            done = f"{int(newest[-1].name):,} of {theirs.run.episodes:,} episodes"
+            raise ConfigError(f"it has trained {done}; finish it with `{resume_command(folder)}`")
+        tensors, _ = checkpoint.load(folder / "checkpoints")
+        mine = {n.removeprefix("training/"): t for n, t in tensors.items() if n.startswith("training/")}
+        learners.adopt(mine, theirs)
+    except (RunError, ConfigError, CheckpointError, ValueError) as error:
+        raise ConfigError(f"init_from {source}: {error}" if source else str(error)) from error
+
+
+def _first_phase(experiment: Experiment) -> str:
+    """What to do where a phase goes on with agents that are not named."""
+    seeds = experiment.run.seeds
+    return (
+        f"preset {experiment.preset} starts with agents that have learned before: make them with "
+        f"`metagrad train {experiment.game} --seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, and add "
+        "`--init-from runs/agents`"
+    )
