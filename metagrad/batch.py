@@ -96,7 +96,7 @@ class Batch:
         if rows:
             return {name: torch.cat([x, self.last_obs[name]], 1) for name, x in self.obs.items() if name != "mask"}
         pairs = ((name, x.flatten(1, 2), self.last_designer_obs[name]) for name, x in self.designer_obs.items())
-        return {name: torch.cat([x, last], 1) for name, x, last in pairs}
+        return {name: torch.cat([x, last], 1) for name, x, last in pairs if name != "mask"}
 
     def valued(self, terminal: str) -> Tensor:
         """Where a value counts, ``[S, T + 1, K]``: before every step, and after a cut if ``terminal`` is bootstrap."""
@@ -119,6 +119,21 @@ class Batch:
     def replace(self, **changes: Any) -> Batch:
         """The same episodes with some entries replaced; passes over the observations are kept."""
         return replace(self, **{"memo": dict(self.memo), **changes})
+
+    def at(self, steps: Tensor) -> Batch:
+        """The designer's side of some steps ``[D]``, as if nothing followed the last; without the agents' rows."""
+        names = ("actions", "log_prob", "rewards", "payments", "alive", "designer_rewards")
+        return replace(
+            self,
+            **{name: getattr(self, name)[:, steps] for name in names},
+            values=None,
+            obs={},
+            last_obs={},
+            designer_obs={name: x[:, steps] for name, x in self.designer_obs.items()},
+            cut=torch.zeros_like(self.cut[:, steps]),
+            extra={name: x[:, steps] for name, x in self.extra.items()},
+            memo={},
+        )
 
     def episodes(self, share: slice) -> Batch:
         """Some of the K episodes."""

@@ -8,6 +8,7 @@ seed, since a library's reduction orders its terms by the shape of the whole ten
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,13 @@ def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float) -> Ten
     if values is not None:
         rewards = rewards + gamma * values[:, 1:] - values[:, :-1]
     return discounted_sums(rewards, gamma * lam)
+
+
+def between(rewards: Tensor, starts: Sequence[int], gamma: float) -> Tensor:
+    """Discounted rewards ``[S, T, K]`` from each of these steps until the next, ``[S, len(starts), K]``."""
+    ends = [*starts[1:], rewards.shape[1]]
+    spans = [rewards[:, a:b] for a, b in zip(starts, ends, strict=True)]
+    return torch.stack([discounted_sums(span, gamma)[:, 0] for span in spans], 1)
 
 
 def leave_one_out(returns: Tensor) -> Tensor:

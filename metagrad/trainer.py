@@ -94,7 +94,7 @@ class Trainer:
     def collect(self, agent_state: AgentState) -> Batch:
         """Play K episodes of every seed, and pay for them."""
         s = self.state
-        self.task.prepare(self.env, s.episodes)
+        self.task.prepare(self.env, s.episodes, n_seeds=len(self.seeds))
         batch = rollout(
             self.env, self.task, self.agents, agent_state, self.designer, s.designer, self.rng,
             epsilon=self.agents.epsilon(s.iteration), where=self.where, keep=self._keep,
@@ -236,7 +236,7 @@ class Evaluator:
     def play(self) -> Batch:
         """The episodes themselves, payments included."""
         t = self.trainer
-        t.task.prepare(self.env, t.state.episodes, t.env)
+        t.task.prepare(self.env, t.state.episodes, t.env, len(t.seeds))
         batch = rollout(
             self.env, t.task, t.agents, t.state.agents, t.designer, t.state.designer, self.rng,
             epsilon=0.0, where=t.where,

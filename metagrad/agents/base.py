@@ -35,7 +35,7 @@ class Step(NamedTuple):
     """One learning step of the agents, as it was taken."""
 
     batch: Batch
-    rows: Tensor | None  # int64, those of a minibatch; None for all
+    rows: Tensor | None  # int64 [G, M], those of a minibatch; None for all
     forward: Forward  # of the policy before the step, on those rows
     score: Tensor  # [G, R, L], d log π(a) / d logits, times the probability ratio where that counts
     advantages: Tensor  # [S, T, K, A]

@@ -102,13 +102,20 @@ class DesignerCritic(Checked):
         """Values ``[S, T + 1, K]``; 0 after the end of an episode."""
         return self._shaped(self._forward(state, batch).out[..., 0], batch)
 
+    def goals(self, state: CriticState, batch: Batch, rewards: Tensor, gamma: float) -> Tensor:
+        """What it learns from the designer's rewards ``[S, T, K]``: λ-returns by its target network."""
+        steps, out = batch.alive.shape[1] + 1, self._forward(state, batch).out[..., 0]
+        later = self._shaped(self.critic.targets(state, batch.seen(rows=False), steps, out), batch)
+        return estimators.gae(rewards, later, gamma, self.learn_lambda) + later[:, :-1]
+
     def update(self, state: CriticState, batch: Batch, rewards: Tensor, gamma: float) -> CriticState:
         """One step on the designer's rewards ``[S, T, K]``."""
-        forward, obs = self._forward(state, batch), batch.seen(rows=False)
+        return self.learn(state, batch, self.goals(state, batch, rewards, gamma))
+
+    def learn(self, state: CriticState, batch: Batch, goal: Tensor) -> CriticState:
+        """One step towards these values ``[S, T, K]``."""
+        forward = self._forward(state, batch)
         values = self._shaped(forward.out[..., 0], batch)
-        steps = batch.alive.shape[1] + 1
-        later = self._shaped(self.critic.targets(state, obs, steps, forward.out[..., 0]), batch)
-        goal = estimators.gae(rewards, later, gamma, self.learn_lambda) + later[:, :-1]
         error = torch.zeros_like(values)
         error[:, :-1] = (values[:, :-1] - goal) * batch.alive
         return self.critic.step(state, forward, error.flatten(1), batch.alive.flatten(1).sum(1, keepdim=True))

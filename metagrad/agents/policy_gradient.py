@@ -302,7 +302,7 @@ class PolicyGradientAgents(Checked):
         alive = self._alive(batch, rows)
         count = alive.sum(1, keepdim=True)
         if rows is not None:
-            obs = {name: self._pick(x, rows) for name, x in batch.obs.items() if name != "mask"}
+            obs = {name: self._pick(x, rows) for name, x in self.critic.read(batch.obs).items() if name != "mask"}
             steps = batch.actions.shape[1]
             forward = self.critic.forward(state.critic, obs, steps)
             error = (forward.out[..., 0] - self._pick(targets, rows)) * alive

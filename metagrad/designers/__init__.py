@@ -2,7 +2,7 @@
 
 from metagrad.designers.amd import AMD
 from metagrad.designers.base import Designer, NoDesigner, Notes, Transition
-from metagrad.designers.dual_rl import Categorical, DualRL, SquashedGaussian
+from metagrad.designers.dual_rl import Categorical, DualRL, Head, SquashedGaussian
 from metagrad.designers.incentives import (
     ByAction,
     ByActionType,
@@ -11,11 +11,13 @@ from metagrad.designers.incentives import (
     IncentiveFunction,
     MutualIncentive,
     StateAndActions,
+    StateOnly,
     View,
 )
 from metagrad.designers.meta_gradient import MetaGradient
 
 __all__ = [
-    "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Incentive", "IncentiveFunction", "MetaGradient",
-    "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian", "StateAndActions", "Transition", "View",
+    "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Head", "Incentive",
+    "IncentiveFunction", "MetaGradient", "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian",
+    "StateAndActions", "StateOnly", "Transition", "View",
 ]  # fmt: skip

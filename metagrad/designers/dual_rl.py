@@ -14,7 +14,7 @@ from metagrad import estimators, losses, optim
 from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import DesignerCritic
 from metagrad.batch import Batch
-from metagrad.checks import Checked, CountOrNone, NonNegative, Positive, Share
+from metagrad.checks import Checked, Count, CountOrNone, NonNegative, Positive, PositiveShare, Share
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.designers.incentives import StateAndActions, View
 from metagrad.networks.base import Network, Where, sigmoid
@@ -22,24 +22,51 @@ from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
 from metagrad.streams import Streams
 
-#: Name in ``batch.extra`` of what a head drew.
-DRAW = "designer_draw"
+#: Names in ``batch.extra`` of what a head drew, and of the steps in which it acted.
+DRAW, ACTED = "designer_draw", "designer_acted"
 
 
-class Head(Protocol):
-    """How a designer's outputs become payments, drawn at random."""
+class Head:
+    """How a designer's outputs become a random choice; a base class.
+
+    A head pays for whole episodes (:meth:`draw`), or it acts on the environment (:meth:`act`) in the steps in which it
+    :meth:`decides`: the same steps in all copies, equally far apart.
+
+    Attributes
+    ----------
+    acts : bool
+        Whether it acts rather than pays.
+    """
+
+    acts: bool = False
 
     def n_outputs(self, game: Interface) -> int:
         """Outputs of the network."""
+        raise NotImplementedError
 
     def draw(self, outputs: Tensor, batch: Batch, rng: Streams) -> tuple[Tensor, Tensor]:
         """Draw for outputs ``[S, T, K, O]``: payments ``[S, T, K, A]``, and what to remember, ``[S, T, K, ...]``."""
+        raise NotImplementedError
 
-    def score(self, outputs: Tensor, draw: Tensor) -> Tensor:
+    def decides(self, env: Any) -> bool:
+        """Whether the next step is one to act in."""
+        return False
+
+    def act(self, outputs: Tensor, env: Any, obs: Any, rng: Streams) -> np.ndarray:
+        """Act on the environment, given outputs ``[S, K, O]``; returns what was drawn, ``[N, ...]``."""
+        raise NotImplementedError
+
+    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """Log-probability of the draw up to a constant, ``[S, T, K]``."""
+        raise NotImplementedError
+
+    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
         """Derivative of the log-probability of the draw by the outputs, ``[S, T, K, O]``."""
+        raise NotImplementedError
 
-    def entropy_grad(self, outputs: Tensor) -> Tensor | None:
+    def entropy_grad(self, outputs: Tensor, batch: Batch) -> Tensor | None:
         """Derivative of the entropy by the outputs; None where it is constant."""
+        return None
 
 
 def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
@@ -50,7 +77,7 @@ def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Categorical(Checked):
+class Categorical(Checked, Head):
     """One choice among all assignments of a level of payment to every action.
 
     Designer action x, read in base ``len(levels)`` with the lowest digit first, names the level of each agent action.
@@ -78,17 +105,21 @@ class Categorical(Checked):
         table = torch.as_tensor(self.table(batch.n_actions), device=outputs.device, dtype=outputs.dtype)
         return table[chosen].gather(-1, batch.actions) * batch.alive[..., None], chosen
 
-    def score(self, outputs: Tensor, draw: Tensor) -> Tensor:
+    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """Of the assignment."""
+        return losses.chosen(outputs.log_softmax(-1), draw)
+
+    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
         """One-hot less probabilities."""
         return losses.score(losses.probabilities(outputs, 0.0), draw, 0.0)
 
-    def entropy_grad(self, outputs: Tensor) -> Tensor:
+    def entropy_grad(self, outputs: Tensor, batch: Batch) -> Tensor:
         """Of the entropy of the choice."""
         return losses.entropy_gradient(losses.probabilities(outputs, 0.0), 0.0)
 
 
 @dataclass(frozen=True)
-class SquashedGaussian(Checked):
+class SquashedGaussian(Checked, Head):
     """Gaussian payments of unit deviation, squashed to ``(0, scale)``.
 
     Parameters
@@ -118,12 +149,13 @@ class SquashedGaussian(Checked):
             paid = paid.gather(-1, batch.extra[self.record].long())
         return paid * batch.alive[..., None], outputs + noise
 
-    def score(self, outputs: Tensor, draw: Tensor) -> Tensor:
-        """What was drawn less its mean."""
-        return draw - outputs
+    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """Of the numbers before squashing."""
+        return -0.5 * (draw - outputs).square().sum(-1)
 
-    def entropy_grad(self, outputs: Tensor) -> None:
-        """Nothing: the deviation is fixed."""
+    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """What was drawn less its mean; the entropy is constant."""
+        return draw - outputs
 
 
 class DualRLState(NamedTuple):
@@ -134,20 +166,27 @@ class DualRLState(NamedTuple):
     critic: Any
 
 
+class Rewards(Protocol):
+    """What a designer is after."""
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Rewards ``[S, T, K]``."""
+
+
 @dataclass(frozen=True)
 class DualRL(Checked, Designer):
-    """A designer that draws its payments and learns by policy gradients, beside agents that learn.
+    """A designer that draws its payments or acts, and learns by policy gradients, beside agents that learn.
 
     Parameters
     ----------
     head : Head
-        How outputs become payments.
+        How outputs become payments or acts.
     network : Network
         On what ``view`` shows.
     optimiser : Adam or SGD
         How it learns.
     gamma, gae_lambda : float
-        Discount, and decay of generalised advantages with a critic.
+        Discount of a step, and decay of generalised advantages with a critic.
     entropy : float
         Weight of the entropy bonus, where the head has one.
     critic : DesignerCritic, optional
@@ -155,9 +194,17 @@ class DualRL(Checked, Designer):
     reward_less_payments : bool
         Whether what it pays is subtracted from its reward.
     reduction : {"episode", "rows"}
-        Its loss is a sum over the steps of an episode, or a mean.
+        Its loss is a sum over the decisions of an episode, or a mean.
     view : View
-        What it sees of a step.
+        What it sees of a step; a head that acts needs one that does not wait for the agents' actions.
+    rewards : Rewards, optional
+        What it is after; None for the game's designer reward.
+    normalise : bool
+        Subtract the mean of a batch's advantages and divide by their deviation.
+    epochs : int
+        Steps on a batch; beyond the first the loss is the clipped surrogate.
+    clip : float
+        Clipping range of the probability ratio.
     """
 
     head: Head = field(default_factory=Categorical)
@@ -170,6 +217,10 @@ class DualRL(Checked, Designer):
     reward_less_payments: bool = True
     reduction: Literal["episode", "rows"] = "episode"
     view: View = field(default_factory=StateAndActions)
+    rewards: Rewards | None = None
+    normalise: bool = False
+    epochs: Count = 1
+    clip: PositiveShare = 0.2
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> DualRLState:
         """Network, optimiser and critic at the beginning."""
@@ -182,37 +233,81 @@ class DualRL(Checked, Designer):
         """The parameters of its network."""
         return state.eta
 
+    def act(self, state: DualRLState, env: Any, obs: Any, step: int, rng: Streams) -> dict[str, np.ndarray]:
+        """Act, if the head does and it is time."""
+        if not self.head.acts or not self.head.decides(env):
+            return {}
+        rows = self.view.now(obs["designer"], state.eta)  # type: ignore[attr-defined]
+        drawn = self.head.act(self.network.forward(state.eta, rows).out, env, obs["designer"], rng)
+        return {DRAW: drawn, ACTED: np.ones(len(drawn), np.uint8)}
+
     def pay(self, state: DualRLState, batch: Batch, rng: Streams) -> Batch:
-        """Draw payments for every step."""
+        """Draw payments for every step, if the head pays."""
+        if self.head.acts:
+            return batch
         paid, draw = self.head.draw(self._outputs(state, batch), batch, rng)
         return batch.replace(payments=paid, extra={**batch.extra, DRAW: draw})
+
+    # ------------------------------------------------------------------ learning
 
     def update(
         self, state: DualRLState, agents: Any, transition: Transition, rng: Streams
     ) -> tuple[DualRLState, Notes]:
-        """One step on every batch of the iteration."""
+        """Learn from every batch of the iteration."""
         for batch in transition.batches:
             state = self._learn(state, batch)
         return state, {}
 
     def _learn(self, state: DualRLState, batch: Batch) -> DualRLState:
-        rewards, values, critic = batch.designer_rewards, None, state.critic
+        seen, rewards, gamma = self._decisions(batch)
+        weights, goals = self._judged(state, seen, rewards, gamma)
+        acted = self.head.log_prob(self._outputs(state, seen), seen.extra[DRAW], seen) if self.epochs > 1 else None
+        for _ in range(self.epochs):
+            critic = state.critic
+            if self.critic is not None and goals is not None:
+                critic = self.critic.learn(critic, seen, goals)
+            state = self._step(state._replace(critic=critic), seen, weights, acted)
+        return state
+
+    def _decisions(self, batch: Batch) -> tuple[Batch, Tensor, float]:
+        """The steps in which it chose, its rewards from each to the next, and the discount between two."""
+        rewards = batch.designer_rewards if self.rewards is None else self.rewards(batch)
         if self.reward_less_payments:
             rewards = rewards - estimators.sum_over_agents(batch.payments)
+        if not self.head.acts:
+            return batch, rewards, self.gamma
+        steps = batch.extra[ACTED][0, :, 0].nonzero()[:, 0]
+        apart = set(steps.diff().tolist()) or {0}
+        if len(apart) > 1:
+            raise ValueError(f"decisions of a designer must be equally far apart, got steps {steps.tolist()}")
+        return batch.at(steps), estimators.between(rewards, steps.tolist(), self.gamma), self.gamma ** apart.pop()
+
+    def _judged(self, state: DualRLState, seen: Batch, rewards: Tensor, gamma: float) -> tuple[Tensor, Tensor | None]:
+        """Advantages of the decisions ``[S, D, K]``, and what the critic learns."""
+        values, goals = None, None
         if self.critic is not None:
-            values = self.critic.values(critic, batch)
-            critic = self.critic.update(critic, batch, rewards, self.gamma)
-        weights = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
-        weights = (weights * batch.alive)[..., None]
-        outputs = self._outputs(state, batch)
-        d_outputs = weights * self.head.score(outputs, batch.extra[DRAW])
-        bonus = self.head.entropy_grad(outputs) if self.entropy else None
+            values = self.critic.values(state.critic, seen)
+            goals = self.critic.goals(state.critic, seen, rewards, gamma)
+        weights = estimators.gae(rewards, values, gamma, 1.0 if values is None else self.gae_lambda)
+        if not self.normalise:
+            return weights * seen.alive, goals
+        raw = (weights * seen.alive)[..., None]
+        return estimators.normalise(raw, seen.alive, estimators.moments(raw, seen.alive))[..., 0], goals
+
+    def _step(self, state: DualRLState, seen: Batch, weights: Tensor, acted: Tensor | None) -> DualRLState:
+        """One step of the policy; ``acted`` are the log-probabilities of the draws as they were drawn."""
+        outputs, draw = self._outputs(state, seen), seen.extra[DRAW]
+        if acted is not None:
+            ratio = (self.head.log_prob(outputs, draw, seen) - acted).exp()
+            weights = weights * losses.active_ratio(ratio, weights, self.clip)
+        d_outputs = weights[..., None] * self.head.score(outputs, draw, seen)
+        bonus = self.head.entropy_grad(outputs, seen) if self.entropy else None
         if bonus is not None:
-            d_outputs = d_outputs + self.entropy * batch.alive[..., None] * bonus
-        scale = 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
-        grads = self._forward(state, batch).vjp((d_outputs * -scale).flatten(1, 2))
+            d_outputs = d_outputs + self.entropy * seen.alive[..., None] * bonus
+        scale = 1.0 / seen.k if self.reduction == "episode" else 1.0 / (seen.k * seen.alive.shape[1])
+        grads = self._forward(state, seen).vjp((d_outputs * -scale).flatten(1, 2))
         eta, opt = self.optimiser.step(state.eta, grads, state.opt)
-        return DualRLState(eta, opt, critic)
+        return state._replace(eta=eta, opt=opt)
 
     def _forward(self, state: DualRLState, batch: Batch) -> Any:
         rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))

@@ -22,6 +22,7 @@ from metagrad.checks import Checked, Count, Positive
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
+from metagrad.recorder import as_dict
 
 
 class Incentive:
@@ -82,9 +83,17 @@ class Incentive:
         """``∇_η ψ``."""
         return grad_of(lambda p: self.cost(p, batch, gamma).sum(), eta)
 
-    def direct(self, eta: Params, batch: Batch) -> Tensor | None:
+    def direct(self, eta: Params, batch: Batch, gamma: float) -> Tensor | None:
         """The designer's own return at fixed behaviour, ``[S]``, where η moves it; None where it does not."""
         return None
+
+    def advantage_slopes(self, batch: Batch, decay: float) -> Tensor:
+        """Derivative of the agents' advantages by the levers, ``[S, T, K, A, levers]``; for mechanisms with levers."""
+        raise NotImplementedError(f"{type(self).__name__} has no levers; the path Sensitivity needs some")
+
+    def levers_vjp(self, eta: Params, batch: Batch, d_levers: Tensor) -> Params:
+        """From a derivative by the levers ``[S, levers]`` to that by η."""
+        raise NotImplementedError(f"{type(self).__name__} has no levers; the path Sensitivity needs some")
 
 
 class IncentiveFunction(Incentive):
@@ -164,6 +173,29 @@ class StateAndActions:
         """Shape of a row."""
         seen = sum(int(np.prod(shape)) for shape in game.designer.values())
         return {"obs": (seen + game.n_agents * game.n_actions,)}
+
+
+@dataclass(frozen=True)
+class StateOnly:
+    """The designer's observations as they are: for designers that act before the agents do."""
+
+    def rows(self, batch: Batch) -> Obs:
+        """Rows ``[S, T * K, ...]``."""
+        return {name: x.flatten(1, 2) for name, x in batch.designer_obs.items() if name != "mask"}
+
+    def shapes(self, game: Interface) -> Shapes:
+        """Shapes of a row."""
+        return {name: shape for name, shape in game.designer.items() if name != "mask"}
+
+    def now(self, obs: Any, params: Params) -> Obs:
+        """Rows ``[S, K, ...]`` of the present observations ``[N, ...]``, where and as ``params`` are."""
+        like, seen = next(iter(params.values())), {}
+        for name, x in as_dict(obs).items():
+            if name != "mask":
+                picture = x.dtype == np.uint8 and x.ndim > 2
+                rows = torch.from_numpy(x.copy()).to(like.device, torch.uint8 if picture else like.dtype)
+                seen[name] = rows.unflatten(0, (len(like), -1))
+        return seen
 
 
 class Outputs:

@@ -226,7 +226,7 @@ class MetaGradient(Checked, Designer):
             yield "direct", value
 
     def _direct(self, eta: Params, fresh: Batch) -> Tensor:
-        value = self.incentive.direct(eta, fresh)
+        value = self.incentive.direct(eta, fresh, self.gamma)
         if value is None:
             raise ValueError(f"{type(self.incentive).__name__} has no direct path: MetaGradient.direct must be 0")
         return value

@@ -198,7 +198,9 @@ def _padded(width: int) -> int:
 
 
 def _pad(x: Tensor) -> Tensor:
-    """With zeros up to full lanes."""
+    """With zeros up to full lanes; as it is where they are full."""
+    if x.shape[-1] % LANES == 0:
+        return x.detach().contiguous()
     return F.pad(x.detach(), (0, _padded(x.shape[-1]) - x.shape[-1])).contiguous()
 
 

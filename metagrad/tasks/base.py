@@ -85,10 +85,10 @@ class VectorTask:
         """Further arrays ``[N, ...]`` to keep of a step, called after it."""
         return {}
 
-    def prepare(self, env: Any, episodes: int, source: Any = None) -> None:
+    def prepare(self, env: Any, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """Called before episodes are played, with the number of training episodes of a seed so far.
 
-        ``source`` is the training environment where ``env`` is for an evaluation.
+        ``source`` is the training environment where ``env`` is for an evaluation; both hold ``n_seeds`` seeds.
         """
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
@@ -351,9 +351,9 @@ class JointAction(Checked, VectorTask):
         """What the game records, and each agent's reward."""
         return {**self.task.record(env.env, info), "agent_rewards": info["agent_rewards"]}
 
-    def prepare(self, env: JointEnv, episodes: int, source: Any = None) -> None:
+    def prepare(self, env: JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """As the game does."""
-        self.task.prepare(env.env, episodes, None if source is None else source.env)
+        self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
 
     def bytes_per_copy(self) -> float:
         """The game's."""

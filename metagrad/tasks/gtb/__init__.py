@@ -1,0 +1,9 @@
+"""Gather-Trade-Build: an economy whose taxes a designer sets."""
+
+from metagrad.tasks.gtb.features import OwnedByRank
+from metagrad.tasks.gtb.planner import PerBracketCategorical
+from metagrad.tasks.gtb.presets import METHODS, PRESETS
+from metagrad.tasks.gtb.task import GatherTradeBuild
+from metagrad.tasks.gtb.taxes import TaxSchedule, Welfare
+
+__all__ = ["METHODS", "PRESETS", "GatherTradeBuild", "OwnedByRank", "PerBracketCategorical", "TaxSchedule", "Welfare"]

@@ -1,0 +1,116 @@
+"""Presets and methods of Gather-Trade-Build."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from metagrad.agents.critics import Critic, DesignerCritic, LinearCritic
+from metagrad.agents.policy_gradient import PolicyGradientAgents
+from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
+from metagrad.experiment.config import Experiment, RunOptions
+from metagrad.metagradient import LastSteps, Sensitivity
+from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
+from metagrad.optim import Adam
+from metagrad.schedules import Linear
+from metagrad.tasks.gtb.features import OwnedByRank
+from metagrad.tasks.gtb.planner import PerBracketCategorical
+from metagrad.tasks.gtb.task import GatherTradeBuild
+from metagrad.tasks.gtb.taxes import TaxSchedule, Welfare
+
+#: What an agent's window shows, as planes of zeros and ones: channel, and the values that set a cell. Stone, wood,
+#: house, water, their sources, own house and others', other agents, and the inside of the world.
+WINDOW = (
+    (0, 1, 255), (1, 1, 255), (2, 1, 255), (3, 1, 255), (4, 1, 255), (5, 1, 255), (6, 1, 1), (6, 2, 255), (7, 2, 255),
+    (8, 1, 255),
+)  # fmt: skip
+
+
+def trunk(*hidden: int) -> ConvTrunk:
+    """The published network: two convolutions, a dense layer as wide as the vector, then layers on both."""
+    return ConvTrunk(filters=6, kernel=5, convolutions=2, hidden=hidden)
+
+
+def gtb() -> Experiment:
+    """Gather-Trade-Build, K = 16: agents and designer learn together from the start."""
+    agents = PolicyGradientAgents(
+        network=PlaneMLP(WINDOW), optimiser=Adam(1e-3), share_parameters=True, gae_lambda=0.98,
+        entropy=Linear(0.15, 0.05, 15_000), terminal="bootstrap", normalise=True, reduction="rows", minibatches=16,
+        critic=Critic(MLP((128, 128), head_scale=0.1), Adam(1e-3), reads=("flat",)),
+    )  # fmt: skip
+    designer = MetaGradient(
+        TaxSchedule(), Adam(0.015), gamma=1.0, advantages="gae", critic=LinearCritic(OwnedByRank()), path=Sensitivity(),
+        chain=1.0, direct=1.0, discount_scores=True, compare_halves=True,
+    )  # fmt: skip
+    run = RunOptions(episodes=10_000, k=16, eval_period=400, eval_episodes=20, checkpoint_period=1_600)
+    return Experiment("gtb", "gtb", "metagrad", GatherTradeBuild(), agents, designer, run)
+
+
+def gtb_phase_2() -> Experiment:
+    """Gather-Trade-Build with agents that have learned in a free market.
+
+    They learn more slowly and explore less, so that production bears higher taxes (``docs/gtb_results.md``, Agents).
+    """
+    one = gtb()
+    agents = replace(one.agents, entropy=0.04, optimiser=Adam(4e-4))
+    slower = one.agents.optimiser.lr / agents.optimiser.lr
+    path = replace(one.designer.path, response_time=one.designer.path.response_time * slower)
+    return replace(
+        one, preset="gtb_phase_2", agents=agents, designer=replace(one.designer, path=path),
+        run=replace(one.run, episodes=4_480, eval_period=320),
+    )  # fmt: skip
+
+
+def gtb_paper() -> Experiment:
+    """Gather-Trade-Build as released for MetaGrad without curriculum: one episode an update."""
+    agents = PolicyGradientAgents(
+        network=trunk(128, 128), optimiser=Adam(3.3e-4), share_parameters=True, gae_lambda=0.98, entropy=0.184,
+        exploration=Linear(0.5, 0.05, 5_000), terminal="bootstrap", reduction="rows",
+        critic=Critic(RecurrentTrunk(trunk(128, 128)), Adam(1.67e-5)),
+    )  # fmt: skip
+    critic = DesignerCritic(Critic(trunk(256, 256), Adam(8.64e-4), target_tau=0.0158), learn_lambda=0.98)
+    designer = MetaGradient(
+        TaxSchedule(trunk(256, 256), reward=Welfare("level"), baseline=False), Adam(1.82e-5), gamma=0.99,
+        advantages="gae", critic=critic, gae_lambda=0.98, path=LastSteps(1), chain=1.0, discount_scores=True,
+    )  # fmt: skip
+    run = RunOptions(episodes=200_000, k=1, eval_period=400, eval_episodes=5, checkpoint_period=2_000)
+    return Experiment("gtb", "gtb_paper", "metagrad", GatherTradeBuild(), agents, designer, run)
+
+
+PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
+
+
+# ---------------------------------------------------------------------- methods
+
+
+def _under(tax_mode: Any) -> Callable[[Experiment], Experiment]:
+    """Agents alone, under a schedule that the environment holds."""
+    return lambda e: replace(e, task=replace(e.task, tax_mode=tax_mode), designer=NoDesigner())
+
+
+def _no_cross_validation(e: Experiment) -> Experiment:
+    """The designer learns from fresh episodes of the agents before their step, which they do not learn from."""
+    return replace(e, designer=replace(e.designer, validation="before"), run=replace(e.run, pipeline=False))
+
+
+def _dual_rl(e: Experiment) -> Experiment:
+    published = e.preset == gtb_paper.__name__
+    critic = DesignerCritic(Critic(trunk(256, 256), Adam(2.1e-4)), learn_lambda=0.98)
+    designer = DualRL(
+        PerBracketCategorical(), trunk(256, 256), Adam(5.8e-4), e.designer.gamma, 0.98,
+        entropy=0.0 if published else 0.01, critic=critic, reward_less_payments=False, reduction="rows",
+        view=StateOnly(), rewards=e.designer.incentive.reward, normalise=not published,
+    )  # fmt: skip
+    return replace(e, task=replace(e.task, tax_mode="planner"), designer=designer)
+
+
+METHODS: dict[str, Callable[[Experiment], Experiment]] = {
+    "metagrad": lambda e: e,
+    "metagrad-no-cv": _no_cross_validation,
+    "dual-rl": _dual_rl,
+    "free-market": _under("none"),
+    "us-federal": _under("us_federal"),
+    "saez": _under("saez"),
+    "fixed": _under("fixed"),
+}

@@ -1,0 +1,185 @@
+"""Gather-Trade-Build for the learner: its environment, what is kept of a step, and its scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastenvs
+from fastenvs.gtb import PAPER_ANNEAL
+from fastenvs.gtb.config import make_options
+from metagrad.agents.base import Interface
+from metagrad.batch import Batch
+from metagrad.checks import Checked, Count, Share
+from metagrad.tasks.base import TaskError, VectorTask, probe
+from metagrad.tasks.gtb.tax_math import RULES
+
+#: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
+#: building and from trade (sales less purchases), income, tax, and tax less rebate.
+BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", "net_tax")
+
+
+@dataclass(frozen=True)
+class GatherTradeBuild(Checked, VectorTask):
+    """Gather-Trade-Build: agents with different skills gather, trade and build, and are taxed.
+
+    Parameters
+    ----------
+    tax_mode : {"external", "planner", "us_federal", "fixed", "saez", "none"}
+        Who sets the rates: a designer that gives rates, one that chooses among levels, the US schedule, ``rates``,
+        Saez's formula, or nobody.
+    map : str
+        Named map, or the path of one.
+    n_agents : int
+        Number of agents.
+    fixed_four : bool
+        Start in the corners with the pay of a drawn skill rank.
+    steps : int
+        Length of an episode.
+    tax_period : int
+        Steps between tax days.
+    anneal : bool
+        Let a cap on the rates grow from 0.1 to 1 over 8,000 episodes.
+    rates : tuple of float
+        Rates by bracket of tax mode ``fixed``.
+    """
+
+    tax_mode: Literal["external", "planner", "us_federal", "fixed", "saez", "none"] = "external"
+    map: str = "pure_mixed_15"
+    n_agents: Count = 4  # type: ignore[assignment]
+    fixed_four: bool = True
+    steps: Count = 100
+    tax_period: Count = 10
+    anneal: bool = False
+    rates: tuple[Share, ...] = (0.5,) * 7
+
+    name = "gtb"
+    fields = ("welfare", "productivity", "equality", "houses")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        try:
+            make_options("paper", **self._options())
+        except (TypeError, ValueError) as error:
+            raise TaskError(f"task: {error}") from error
+
+    def _options(self) -> dict[str, Any]:
+        mode = self.tax_mode
+        return {
+            "map": self.map, "n_agents": self.n_agents, "fixed_four": self.fixed_four, "steps": self.steps,
+            "tax_period": self.tax_period, "tax_mode": mode, "anneal": PAPER_ANNEAL if self.anneal else None,
+            "fixed_rates": tuple(self.rates) if mode == "fixed" else None,
+        }  # fmt: skip
+
+    @property
+    def horizon(self) -> int:  # type: ignore[override]
+        """Step limit of an episode."""
+        return self.steps
+
+    @cached_property
+    def interface(self) -> Interface:  # type: ignore[override]
+        """What agents and designers see."""
+        return probe(self.make(1, [0]), self.steps)
+
+    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
+        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
+        return fastenvs.make("gtb", num_envs, seed=list(seeds), autoreset="disabled", num_threads=1, **self._options())
+
+    def prepare(self, env: Any, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
+        """Let annealing go by training episodes, and evaluations see the schedule of training as it stands."""
+        if source is None:
+            env.state.clock.completed[:] = episodes
+            return
+        env.reset_completed(episodes)
+        for mine, of_training in zip(env.state.saez, source.state.saez, strict=True):
+            if len(mine):
+                by_seed = mine.reshape(n_seeds, -1, *mine.shape[1:])
+                theirs = of_training.reshape(n_seeds, -1, *mine.shape[1:])
+                by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
+
+    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """What scores and taxes need of a step.
+
+        After every step ``wealth`` (total coin), ``coin`` at hand, ``income_so_far`` since the last tax day, ``goods``
+        at hand and on offer, and units ``gathered``; in the first step skill ranks; on tax days alone what the tax
+        found and did; in the last step what the episode came to.
+        """
+        s = env.state
+        agents, taxes = s.agents, s.taxes
+        wealth = agents.coin + agents.escrow_coin
+        kept = {
+            "wealth": wealth,
+            "coin": agents.coin,
+            "income_so_far": wealth - taxes.last_coin,
+            "goods": agents.units + agents.escrow_units,
+            "gathered": s.events.gathered,
+            "tax_day": taxes.tax_day,
+        }
+        if s.clock.time[0] == 1:
+            kept["rank"] = agents.pay.argsort(1, kind="stable").argsort(1)
+        if taxes.tax_day[0]:
+            kept |= {
+                "income": taxes.income, "taxed_coin": taxes.coin_before, "rates": taxes.live, "cap": s.rates.cap,
+                "tax": taxes.paid, "net_tax": taxes.paid - taxes.rebate[:, None],
+            }  # fmt: skip
+        if s.clock.time[0] == self.steps:
+            traded = s.events.trade_value.sum(-1)
+            kept |= {
+                "equality": s.events.equality, "productivity": s.events.productivity, "houses": agents.houses,
+                "trades": s.events.n_trades[:, :, 0].sum((1, 2)), "build_income": agents.houses * agents.pay,
+                "trade_income": traded[..., 0] - traded[..., 1],
+            }  # fmt: skip
+        return kept
+
+    def scores(self, batch: Batch) -> dict[str, np.ndarray]:
+        """Welfare at the end of an episode and its parts, rates on the tax days, and the accounts by skill rank."""
+        extra, n = batch.extra, self.n_agents
+        last = {name: extra[name][:, -1].double() for name in ("equality", "productivity", "houses", "trades")}
+        scores = {
+            "welfare": (last["equality"] * last["productivity"]).mean(1) / n,
+            "productivity": last["productivity"].mean(1),
+            "equality": last["equality"].mean(1),
+            "houses": last["houses"].sum(2).mean(1),
+            "trades": last["trades"].mean(1),
+            "rate": self._mean_rates(batch),
+        }
+        for name in BY_RANK:
+            scores[f"{name}_rank"] = self._by_rank(batch, name)
+        return {name: x.cpu().numpy() for name, x in scores.items()}
+
+    def _mean_rates(self, batch: Batch) -> Tensor:
+        """Rates in force on the tax days, ``[S, B]``; 0 without any."""
+        days = batch.extra["tax_day"][0, :, 0].bool()
+        if not days.any():
+            return torch.zeros(len(batch.alive), len(RULES.cutoffs), dtype=torch.float64)
+        return batch.extra["rates"][:, days].mean((1, 2))
+
+    def _by_rank(self, batch: Batch, name: str) -> Tensor:
+        """An account of an episode by skill rank, mean over the episodes, ``[S, A]``."""
+        extra = batch.extra
+        if name == "coin":
+            account = extra["wealth"][:, -1]
+        elif name == "gathered":
+            account = extra[name].sum((1, 4), dtype=torch.int64)
+        else:  # not there without a tax day
+            account = extra.get(name, torch.zeros_like(extra["wealth"])).sum(1)
+        order = extra["rank"][:, 0].argsort(-1)
+        return account.double().gather(-1, order).mean(1)
+
+    def figure(self, figure: Any, experiment: Any, metrics: dict[str, np.ndarray]) -> None:
+        """Draw one run: training, rates, and who earns and pays."""
+        from metagrad.tasks.gtb import figures
+
+        figures.draw(figure, [(experiment.method, metrics)])
+
+    def frame(self, figure: Any, env: Any) -> np.ndarray:
+        """A picture of the first copy, uint8 ``[h, w, 3]``, for replays."""
+        from metagrad.tasks.gtb import figures
+
+        return figures.frame(figure, env)

@@ -1,0 +1,249 @@
+"""What taxes do to coin, utility and welfare, as differentiable functions of the rates, for the episodes of one seed.
+
+Axes: P tax days, T steps, K episodes, A agents, B brackets; everything is float64. Nothing here knows a network. One
+seed at a time, so that a seed's numbers do not depend on others by a bit. The paper's appendix on Gather-Trade-Build
+has the taxes; ``docs/gtb.md`` the designer's two paths and the baseline.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fastenvs.gtb.config import Options
+from metagrad import estimators
+
+
+class Rules(NamedTuple):
+    """What the economy fixes and its taxes depend on."""
+
+    cutoffs: tuple[float, ...]  # lower edges of the brackets
+    utility_eta: float  # curvature of the utility of coin
+    start_coin: float  # of every agent
+
+    @classmethod
+    def of(cls, options: Options) -> Rules:
+        """Those of an economy."""
+        return cls(tuple(options.cutoffs.tolist()), float(options.utility_eta), float(options.start_coin))
+
+
+#: The paper's economy.
+RULES = Rules.of(Options())
+#: Names in ``batch.extra`` of what a step left behind, before which nobody has income, goods or offers.
+AFTER = ("wealth", "coin", "income_so_far", "goods")
+
+
+class TaxRecord(NamedTuple):
+    """What taxes found and did in the K episodes of one seed."""
+
+    income: Tensor  # [P, K, A], on the tax days
+    coin: Tensor  # [P, K, A], at hand before the tax
+    rates: Tensor  # [P, K, B], in force
+    cap: Tensor  # [P, K, 1], share of the designer's rates that was allowed
+    day: Tensor  # int64 [P], step of every tax day
+    wealth: Tensor  # [T, K, A], total coin after every step
+    present_income: Tensor  # [T, K, A], before every step, since the last tax day
+    present_coin: Tensor  # [T, K, A], at hand before every step
+    goods: Tensor  # [T, K, A, 2], stone and wood before every step, at hand and on offer
+    rank: Tensor  # int64 [K, A], skill ranks
+
+    @classmethod
+    def of(cls, extra: dict[str, Tensor]) -> TaxRecord:
+        """The record of one seed, from what the task keeps of every step ``[T, K, ...]``."""
+        day = extra["tax_day"][:, 0].nonzero()[:, 0]
+        wealth, coin, income, goods = (extra[name].double() for name in AFTER)
+        return cls(
+            extra["income"][day], extra["taxed_coin"][day], extra["rates"][day], extra["cap"][day, :, None], day,
+            wealth, shifted(income, 0.0), shifted(coin, RULES.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),
+        )  # fmt: skip
+
+    @property
+    def since(self) -> Tensor:
+        """Tax days up to and including each step, int64 ``[T]``."""
+        steps = torch.arange(len(self.wealth), device=self.day.device)
+        return torch.searchsorted(self.day, steps, right=True)
+
+    @property
+    def wealth_before(self) -> Tensor:
+        """Total coin before every step, ``[T, K, A]``."""
+        return shifted(self.wealth, RULES.start_coin)
+
+
+def shifted(after: Tensor, first: float) -> Tensor:
+    """What was so before every step ``[T, ...]``, from what was so after it and at the beginning."""
+    return torch.cat([torch.full_like(after[:1], first), after[:-1]])
+
+
+# ---------------------------------------------------------------------- taxes
+
+
+def _cutoffs(like: Tensor) -> Tensor:
+    return torch.tensor(RULES.cutoffs, dtype=like.dtype, device=like.device)
+
+
+def taxable(income: Tensor) -> Tensor:
+    """Income in each bracket, ``[..., A, B]``."""
+    cutoffs = _cutoffs(income)
+    upper = torch.cat([cutoffs[1:], cutoffs.new_tensor([torch.inf])])
+    return (income[..., None] - cutoffs).clamp_min(0.0).minimum(upper - cutoffs)
+
+
+def transfers(rates: Tensor, income: Tensor, coin: Tensor) -> Tensor:
+    """Rebate less tax, ``[..., A]``, for rates ``[..., B]``.
+
+    The tax is limited by the coin at hand; where it is, the derivative is 0.
+    """
+    paid = (taxable(income) * rates[..., None, :]).sum(-1).minimum(coin)
+    return paid.mean(-1, keepdim=True) - paid
+
+
+def transfer_derivatives(rates: Tensor, income: Tensor, coin: Tensor) -> Tensor:
+    """Derivative of :func:`transfers` by the rates, ``[..., A, B]``."""
+    base = taxable(income)
+    base = base * ((base * rates[..., None, :]).sum(-1, keepdim=True) < coin[..., None])
+    return base.mean(-2, keepdim=True) - base
+
+
+def utility(coin: Tensor) -> Tensor:
+    """Isoelastic utility of coin; that of labor is apart."""
+    left = 1 - RULES.utility_eta
+    return (coin.clamp_min(0.0) ** left - 1) / left
+
+
+def reward_change(rates: Tensor, base: Tensor, record: TaxRecord, floor: float, carry: bool = False) -> Tensor:
+    """What the agents' rewards change when the rates ``[P, K, B]`` change from ``base``, ``[T, K, A]``.
+
+    Only the utility of the tax days themselves is followed, as published, or with ``carry`` also that of all later
+    steps, whose coin the transfers shift.
+
+    Parameters
+    ----------
+    rates, base : Tensor ``[P, K, B]``
+    record : TaxRecord
+    floor : float
+        Least coin in the utility: it bounds the derivative for those who have none.
+    carry : bool
+        Whether later steps count.
+    """
+
+    def worth(wealth: Tensor, shift: Tensor) -> Tensor:
+        return utility((wealth + shift).clamp_min(floor)) - utility(wealth.clamp_min(floor))
+
+    shift = transfers(rates, record.income, record.coin) - transfers(base, record.income, record.coin)
+    if not carry:
+        return torch.zeros_like(record.wealth).index_add(0, record.day, worth(record.wealth[record.day], shift))
+    total = torch.cat([torch.zeros_like(shift[:1]), shift.cumsum(0)])[record.since]
+    after = worth(record.wealth, total)
+    return after - torch.cat([torch.zeros_like(after[:1]), after[:-1]])
+
+
+# ---------------------------------------------------------------------- welfare
+
+
+def equality(wealth: Tensor) -> Tensor:
+    """``1 - Gini`` over the last axis, as the economy defines it for fewer than 30 agents."""
+    n = wealth.shape[-1]
+    difference = (wealth[..., :, None] - wealth[..., None, :]).abs().sum((-1, -2))
+    return 1 - difference / (2 * n * wealth.sum(-1) + 1e-10) / ((n - 1) / n)
+
+
+def welfare(wealth: Tensor) -> Tensor:
+    """Equality times mean coin."""
+    return wealth.mean(-1) * equality(wealth)
+
+
+def welfare_rewards(wealth: Tensor, kind: str) -> Tensor:
+    """Reward of every step ``[T, K]`` from coin after it ``[T, K, A]``: the ``level`` of welfare, or its ``delta``."""
+    level = welfare(wealth)
+    return level if kind == "level" else level.diff(dim=0, prepend=torch.full_like(level[:1], RULES.start_coin))
+
+
+def welfare_return(rates: Tensor, record: TaxRecord, kind: str, gamma: float) -> Tensor:
+    """The designer's return on these episodes, behaviour fixed: every transfer shifts the coin of all later steps."""
+    shifts = [torch.zeros_like(record.income[0])]
+    for p in range(len(rates)):
+        # Coin that earlier taxes moved is there to be taxed, or is missing, where the tax is limited by it.
+        moved = transfers(rates[p], record.income[p], record.coin[p] + shifts[-1])
+        shifts.append(shifts[-1] + moved - transfers(record.rates[p], record.income[p], record.coin[p]))
+    rewards = welfare_rewards(record.wealth + torch.stack(shifts)[record.since], kind)
+    return estimators.discounted_sums(rewards[None], gamma)[0, 0].mean()
+
+
+# ---------------------------------------------------------------------- derivatives of the agents' advantages
+
+
+def _marginal(wealth: Tensor, floor: float) -> Tensor:
+    """Marginal utility of coin, ``[..., 1]``; 0 below the floor."""
+    return (wealth.clamp_min(floor) ** -RULES.utility_eta * (wealth > floor))[..., None]
+
+
+def reward_derivatives(record: TaxRecord, floor: float) -> Tensor:
+    """Derivative of the agents' rewards on the tax days by the rates in force, ``[P, K, A, B]``."""
+    marginal = _marginal(record.wealth[record.day], floor)
+    return marginal * transfer_derivatives(record.rates, record.income, record.coin)
+
+
+def present_derivatives(record: TaxRecord, floor: float) -> Tensor:
+    """The same as if present income were taxed before each step, at the period's rates, ``[T, K, A, B]``."""
+    period = torch.searchsorted(record.day, torch.arange(len(record.wealth), device=record.day.device))
+    rates = record.rates[period.clamp_max(len(record.day) - 1)]
+    marginal = _marginal(record.wealth_before, floor)
+    return marginal * transfer_derivatives(rates, record.present_income, record.present_coin)
+
+
+def delays(record: TaxRecord, decay: float) -> tuple[Tensor, Tensor]:
+    """What the advantage of a step sees of the reward of a tax day, ``[T, P]`` twice.
+
+    ``decay^(tax day - step)`` for tax days to come, else 0; and the same for the next tax day alone, whose tax falls
+    on present income too.
+    """
+    steps = torch.arange(len(record.wealth), device=record.day.device)
+    left = (record.day - steps[:, None]).to(record.wealth.dtype)
+    weight = torch.where(left >= 0, decay ** left.clamp_min(0), 0.0)
+    return weight, weight * (weight.cumsum(1) == weight)
+
+
+def others_by_rank(x: Tensor, rank: Tensor) -> Tensor:
+    """Mean over the other episodes, at the same step and skill rank; ``x [.., K, A, B]``, ``rank [K, A]``."""
+    order = rank.argsort(1)[..., None].expand(x.shape[-3:]).expand_as(x)
+    by_rank = x.gather(-2, order)
+    mean = (by_rank.sum(-3, keepdim=True) - by_rank) / (x.shape[-3] - 1)
+    return torch.empty_like(x).scatter_(-2, order, mean)
+
+
+def advantage_derivatives(record: TaxRecord, decay: float, floor: float, baseline: bool) -> Tensor:
+    """Derivative of the agents' advantages by rates common to all periods, ``[T, K, A, B]``.
+
+    With ``baseline`` less a baseline, else less its mean: critic values do not depend on the rates, so the derivative
+    has none of its own. Any function of the state may be subtracted, since it multiplies a score. Taken is the
+    derivative as if present income were taxed now, and the mean over the other episodes of what is left.
+    """
+    weight, coming = delays(record, decay)
+    ahead = torch.einsum("tp,pkib->tkib", weight, reward_derivatives(record, floor))
+    if not baseline:
+        return ahead - ahead.mean((0, 1, 2))
+    rest = ahead - coming.sum(1)[:, None, None, None] * present_derivatives(record, floor)
+    return rest - others_by_rank(rest, record.rank)
+
+
+def baseline_credit(score: Tensor, record: TaxRecord, decay: float, floor: float) -> Tensor:
+    """The same baseline for rates of each period and episode: what it takes from their credit, ``[P, K, B]``.
+
+    Parameters
+    ----------
+    score : Tensor ``[T, K, A]``
+        What multiplies the advantages.
+    record : TaxRecord
+    decay : float
+        What an advantage loses of a reward for every step in between.
+    floor : float
+        Least coin in the utility.
+    """
+    (weight, coming), now = delays(record, decay), present_derivatives(record, floor)
+    steady = now - others_by_rank(now, record.rank)
+    later = others_by_rank(reward_derivatives(record, floor), record.rank)
+    return torch.einsum("tp,tki,tkib->pkb", coming, score, steady) + torch.einsum(
+        "tp,tki,pkib->pkb", weight, score, later
+    )

@@ -1,0 +1,224 @@
+"""Taxes as an incentive: a schedule of rates, or a network that sets them once a period.
+
+The environment collects the taxes, so what an agent is paid under other parameters counts as a change of its reward.
+A designer's gradient has two paths: through the agents' learning (rates, tax, redistribution, utility, reward,
+advantage, behaviour on fresh episodes), as published, and the direct one: at fixed behaviour, taxes move the coin that
+the designer's own reward is made of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad.agents.base import Credit, Interface, grad_of
+from metagrad.batch import Batch
+from metagrad.checks import Bound, Checked, NonNegative
+from metagrad.designers.incentives import Incentive, StateOnly
+from metagrad.networks.base import Network, Where, sigmoid
+from metagrad.optim import Params
+from metagrad.tasks.gtb import tax_math
+from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord
+
+#: Name in ``batch.extra`` of rates on the tax days that payments count from; without it, the present η's own.
+BASE = "base_rates"
+_BELOW_ONE = 1 - 1e-12
+
+
+def records(batch: Batch) -> list[TaxRecord]:
+    """What taxes found and did, seed by seed."""
+
+    def make() -> list[TaxRecord]:
+        return [TaxRecord.of({name: x[s] for name, x in batch.extra.items()}) for s in range(len(batch.alive))]
+
+    return batch.remember("taxes", batch.extra["wealth"], make)
+
+
+@dataclass(frozen=True)
+class Welfare(Checked):
+    """Welfare, equality times mean coin, as what a designer is after.
+
+    Parameters
+    ----------
+    kind : {"delta", "level"}
+        Its change in a step, whose sum is welfare at the end, or its level after every step.
+    """
+
+    kind: Literal["delta", "level"] = "delta"
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Rewards ``[S, T, K]``."""
+        rewards = [tax_math.welfare_rewards(record.wealth, self.kind) for record in records(batch)]
+        return torch.stack(rewards).to(batch.rewards.dtype)
+
+
+@dataclass(frozen=True)
+class TaxSchedule(Checked, Incentive):
+    """Marginal tax rates by bracket, set on the first day of every period; the tax is shared out equally.
+
+    Parameters
+    ----------
+    network : Network, optional
+        Rates from what the designer sees; None for one rate a bracket, whatever it sees.
+    start : float
+        Rate that a schedule starts with; a network starts close to one half.
+    reward : Welfare
+        What the designer is after.
+    baseline : bool
+        Subtract a baseline from the derivative of the agents' advantages by the rates.
+    carry : bool
+        Follow the agents' utility of transferred coin through all later steps, not on the tax day alone.
+    coin_floor : float
+        Least coin in the differentiated utility, which bounds the derivative for those who have none.
+    view : StateOnly
+        What the network sees.
+    """
+
+    network: Network | None = None
+    start: Annotated[float, Bound(0, _BELOW_ONE, open_low=True)] = 0.2
+    reward: Welfare = field(default_factory=Welfare)
+    baseline: bool = True
+    carry: bool = False
+    coin_floor: NonNegative = 0.01
+    view: StateOnly = field(default_factory=StateOnly)
+
+    levers = len(RULES.cutoffs)
+    in_rewards = True
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """The logits of a schedule, or a network, for every seed."""
+        if self.network is not None:
+            return self.network.init(generators, 1, self.view.shapes(game), self.levers, where)
+        logit = math.log(self.start / (1 - self.start))
+        return {"logits": torch.full((len(generators), self.levers), logit, device=where.device, dtype=where.dtype)}
+
+    # ------------------------------------------------------------------ in an episode
+
+    def begin(self, eta: Params, env: Any) -> None:
+        """Check that this is an economy that the taxes know."""
+        options: Any = getattr(env, "options", None)
+        if getattr(options, "tax_mode", None) != "external":
+            raise ValueError("a TaxSchedule needs Gather-Trade-Build with tax_mode 'external'")
+        if Rules.of(options) != RULES:
+            raise ValueError(f"a TaxSchedule knows the economy with {RULES}, this one has {Rules.of(options)}")
+        if options.tax_period > options.steps:
+            raise ValueError(
+                f"a TaxSchedule needs a tax day: tax_period is {options.tax_period}, an episode {options.steps} steps"
+            )
+        if env.n_agents >= 30:
+            raise ValueError(f"a TaxSchedule needs fewer than 30 agents, got {env.n_agents}")
+
+    def act(self, eta: Params, env: Any, obs: Any, step: int) -> dict[str, np.ndarray]:
+        """Set the rates on the first day of a period."""
+        if env.state.taxes.position[0] == 1:
+            n = len(next(iter(eta.values())))
+            rates = self._rates(eta, self.view.now(obs["designer"], eta), env.num_envs // n)
+            env.set_rates(rates.flatten(0, 1).double().cpu().numpy())
+        return {}
+
+    def _rates(self, eta: Params, rows: Any, n_rows: int) -> Tensor:
+        """Rates ``[S, rows, B]`` in (0, 1), before any cap."""
+        if self.network is None:
+            return sigmoid(eta["logits"])[:, None].expand(-1, n_rows, -1)
+        if any(p.requires_grad for p in eta.values()):
+            return sigmoid(self.network(eta, rows))
+        return sigmoid(self.network.forward(eta, rows).out)
+
+    def rates(self, eta: Params, batch: Batch, capped: bool = True) -> Tensor:
+        """Rates ``[S, P, K, B]`` as a function of η on what the designer saw, float64; by default those in force."""
+        taxed = records(batch)
+        n_days = len(taxed[0].day)
+        first = batch.remember("first days", batch.designer_obs, lambda: batch.at(_first_days(taxed[0].day)))
+        rows = first.remember("view", first.designer_obs, lambda: self.view.rows(first)) if self.network else None
+        rates = self._rates(eta, rows, n_days * batch.k).double().unflatten(1, (n_days, batch.k))
+        return rates * torch.stack([record.cap for record in taxed]) if capped else rates
+
+    # ------------------------------------------------------------------ what agents and designer get
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """Change of the agents' rewards ``[S, T, K, A]``.
+
+        Rates move from the present η itself: the value is 0, the derivative that at η. In a batch that was paid anew
+        (:meth:`repay`) they move from those that it was really taxed by.
+        """
+        return self._change(self.rates(eta, batch), batch)
+
+    def _change(self, rates: Tensor, batch: Batch) -> Tensor:
+        taxed = records(batch)
+        base = batch.extra[BASE][:, taxed[0].day] if BASE in batch.extra else rates.detach()
+        each = zip(rates, base, taxed, strict=True)
+        change = [tax_math.reward_change(new, old, r, self.coin_floor, self.carry) for new, old, r in each]
+        return torch.stack(change).to(batch.rewards.dtype)
+
+    def repay(self, eta: Params, batch: Batch) -> Batch:
+        """The batch as if it had been taxed under η."""
+        moved = batch.replace(extra={**batch.extra, BASE: batch.extra["rates"]})
+        with torch.no_grad():
+            return moved.replace(payments=self.payments(eta, moved))
+
+    def judged_by(self, batch: Batch, giver: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Welfare; all agents' actions."""
+        return self.reward(batch), None
+
+    def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """Nothing: what is collected is given back."""
+        return batch.alive.new_zeros(len(batch.alive))
+
+    # ------------------------------------------------------------------ derivatives
+
+    def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
+        """``∇_η Σ credit.rewards · payments(η)``, less the baseline's part of it."""
+        taken = self._baseline(batch, credit) if self.baseline else None
+
+        def value(p: Params) -> Tensor:
+            rates = self.rates(p, batch)
+            total = (credit.rewards * self._change(rates, batch)).sum()
+            return total if taken is None else total - (taken * rates).sum()
+
+        return grad_of(value, eta)
+
+    def _baseline(self, batch: Batch, credit: Credit) -> Tensor:
+        """What the baseline takes from every rate's credit, ``[S, P, K, B]``."""
+        _need_others(batch)
+        score = credit.advantages.double()
+        each = zip(score, records(batch), strict=True)
+        return torch.stack([tax_math.baseline_credit(d, r, credit.decay, self.coin_floor) for d, r in each])
+
+    def direct(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """The designer's return on these episodes at fixed behaviour, ``[S]``."""
+        each = zip(self.rates(eta, batch), records(batch), strict=True)
+        return torch.stack([tax_math.welfare_return(rates, r, self.reward.kind, gamma) for rates, r in each])
+
+    def advantage_slopes(self, batch: Batch, decay: float) -> Tensor:
+        """Derivative of the agents' advantages by rates common to all periods, ``[S, T, K, A, B]``, float64."""
+        if self.baseline:
+            _need_others(batch)
+        each = [
+            tax_math.advantage_derivatives(record, decay, self.coin_floor, self.baseline) * record.cap[0, 0]
+            for record in records(batch)
+        ]
+        return torch.stack(each)
+
+    def levers_vjp(self, eta: Params, batch: Batch, d_rates: Tensor) -> Params:
+        """From a derivative by common rates ``[S, B]`` to that by η."""
+
+        def value(p: Params) -> Tensor:
+            return (d_rates * self.rates(p, batch, capped=False).mean((1, 2))).sum()
+
+        return grad_of(value, eta)
+
+
+def _first_days(day: Tensor) -> Tensor:
+    """First step of each period that has a tax day."""
+    return torch.cat([torch.zeros_like(day[:1]), day[:-1] + 1])
+
+
+def _need_others(batch: Batch) -> None:
+    if batch.k < 2:
+        raise ValueError("TaxSchedule.baseline needs k of at least 2")
