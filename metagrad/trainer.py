@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import fitting
+from metagrad import fitting, phases
 from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, batch_of, flatten, unflatten
 from metagrad.designers.base import Designer, Notes, Transition
@@ -177,7 +177,7 @@ class Trainer:
         if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
             raise ValueError("iteration and episodes do not go with the streams")
         if self.pipeline and self.designer.validation != "none" and state.iteration:
-            fitting.check_batch(held, self._one_episode(), len(self.seeds), self.k, "pending/")
+            fitting.check_batch(held, self.one_episode(), len(self.seeds), self.k, "pending/")
         elif held:
             raise ValueError(f"pending/{min(held)} is unknown")
         if not dry:
@@ -185,23 +185,33 @@ class Trainer:
             pending = batch_of(held, self.where.device) if held else None
             self.state, self.env_steps = state._replace(pending=pending), steps
 
-    def _one_episode(self) -> Batch:
-        """An episode of a trainer with one seed, to see what batches are made of."""
+    def one_episode(self) -> Batch:
+        """An episode of a new trainer with one seed, to see what batches are made of; nothing is changed."""
         other = Trainer(
             self.task, self.agents, self.designer, seeds=self.seeds[:1], k=1, device=self.where.device,
             dtype=self.where.dtype,
         )  # fmt: skip
         return other.collect(other.state.agents)
 
-    def adopt(self, tensors: dict[str, Tensor]) -> None:
+    def adopt(self, tensors: dict[str, Tensor], seeds: Sequence[int] | None = None) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
 
-        Fresh optimisers would jolt them. Schedules start anew.
+        Schedules start anew.
+
+        Parameters
+        ----------
+        tensors : dict
+        seeds : sequence of int, optional
+            Those of the other training; by default the same.
+
+        Raises
+        ------
+        ValueError
+            If it lacks a seed, or has other networks; nothing is changed then.
         """
-        agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
-        theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
-        fitting.check_names(theirs, list(flatten({"agents": agents})))
-        self.state = self.state._replace(agents=agents._replace(batches=0))
+        theirs = self.seeds if seeds is None else seeds
+        agents = phases.adopt(self.state.agents, _below(tensors, "agents/"), self.seeds, theirs)
+        self.state = self.state._replace(agents=agents)
 
     def diverged(self) -> np.ndarray:
         """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from metagrad import VectorTask
 
 #: What widths and lengths become, by the names of the options.
-SMALL = {"filters": 2, "map_width": 6, "steps": 6}
+SMALL = {"filters": 2, "map_width": 6, "steps": 8, "tax_period": 3}
 
 
 def shrunk(value):
@@ -18,7 +18,7 @@ def shrunk(value):
         mine = getattr(value, f.name)
         if f.name == "hidden" and mine:
             changes[f.name] = (8,) * len(mine)
-        elif f.name == "steps" and isinstance(value, VectorTask) or f.name in ("filters", "map_width") and mine:
+        elif (isinstance(value, VectorTask) or f.name in ("filters", "map_width")) and f.name in SMALL and mine:
             changes[f.name] = SMALL[f.name]
         elif (smaller := shrunk(mine)) is not mine:
             changes[f.name] = smaller

@@ -15,10 +15,10 @@ from metagrad.designers import NoDesigner
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam
+from metagrad.phases import adopt
 from metagrad.schedules import Linear
 from metagrad.tasks.base import TaskError
 from metagrad.tasks.gtb import METHODS, PRESETS, GatherTradeBuild, OwnedByRank, TaxSchedule, figures
-from metagrad.tasks.gtb.phases import adopt
 from metagrad.tasks.gtb.presets import WINDOW
 from metagrad.trainer import Evaluator, Trainer
 

@@ -31,7 +31,9 @@ QUIET = Console(quiet=True)
 ROOM = small(experiment("escape-room", "er_2_1"), target=5.0)
 CLEANUP = small(experiment("cleanup"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
 OWN = imported("own:experiment")
-EXAMPLES = {"room": ROOM, "cleanup": CLEANUP, "own": OWN}
+GTB = small(experiment("gtb"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
+PLANNER = small(experiment("gtb", method="dual-rl"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
+EXAMPLES = {"room": ROOM, "cleanup": CLEANUP, "gtb": GTB, "planner": PLANNER, "own": OWN}
 
 
 def with_run(made, **options):
@@ -207,6 +209,25 @@ def test_a_finished_run_stays_as_it_is(config, whole, tmp_path, capsys):
     (folder / "figure.png").unlink()
     run.resume(folder, QUIET)
     assert_same(whole(config), folder)
+
+
+@pytest.mark.parametrize("method", game("gtb").METHODS)
+def test_episodes_without_a_tax_day(method, tmp_path):
+    made = small(experiment("gtb", method=method), k=2, episodes=4, seeds=(5,), eval_period=2)
+    config = replace(made, task=replace(made.task, steps=7, tax_period=8))
+    if method.startswith("metagrad"):
+        with pytest.raises(ValueError, match="needs a tax day: tax_period is 8, an episode 7 steps"):
+            run.train(config, tmp_path / "run", QUIET)
+        assert not (tmp_path / "run").exists()
+        return
+    summary = run.train(config, tmp_path / "run", QUIET)
+    (row,) = summary["test"]
+    accounts = [row[name] for name in row if name.startswith(("rate_", "tax_", "net_tax_", "income_"))]
+    assert len(accounts) == 7 + 3 * 4
+    assert not any(accounts)
+    assert np.isfinite(summary["welfare"]).all()
+    assert not any(summary["diverged"])
+    assert cli.main(["evaluate", str(tmp_path / "run")]) == 0
 
 
 def test_json_without_nan(tmp_path):
@@ -444,6 +465,9 @@ def refused(text, message, tmp_path, capsys):
         "cleanup --k 100000000 --episodes 100000000", "cleanup --agents.network.hidden 1000000 1000000",
         "cleanup --agents.network.filters 100000000", "cleanup --task.steps 1000000000",
         "cleanup --designer.critic.critic.network.hidden 1000000 1000000",
+        "gtb --k 100000000 --episodes 100000000", "gtb --eval-episodes 2000000000",
+        "gtb --agents.network.hidden 1000000 1000000", "gtb --agents.network.map-width 1000000000",
+        "gtb --task.steps 1000000000", "gtb --method dual-rl --designer.network.hidden 1000000 1000000",
     ],
 )  # fmt: skip
 def test_absurd_sizes_are_refused(options, tmp_path, capsys, monkeypatch):
@@ -506,14 +530,16 @@ def test_first_solved_by_evaluations_or_else_the_test():
 
 
 def test_a_phase_needs_its_agents(tmp_path, capsys):
-    with pytest.raises(ConfigError, match="--init-from") as error:
-        run.train(with_run(ROOM, init_from="", seeds=(7,)), tmp_path / "two", QUIET)
-    made = str(error.value).split("`")[1]
-    assert made.startswith("metagrad train escape-room ")
+    command = ["train", "gtb", "--preset", "gtb_phase_2", "--out", str(tmp_path / "two"), "--task.anneal"]
+    assert cli.main([*command, "--first-seed", "7", "--task.steps", "20"]) == 2
+    shown = capsys.readouterr().err
+    made = shown.split("`")[1]
+    assert made.startswith("metagrad train gtb --seeds 1 --first-seed 7 --task.steps 20 --task.anneal --out ")
+    assert "--init-from" in shown
     assert not (tmp_path / "two").exists()
     _, config = cli.parse_train(made.split()[2:])
-    assert config.run.seeds == (7,)
-    assert config.run.init_from is None
+    first = experiment("gtb", "gtb")
+    assert config == replace(with_run(first, seeds=(7,)), task=replace(first.task, steps=20, anneal=True))
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -544,18 +570,43 @@ def test_agents_that_do_not_fit(whole, tmp_path):
         (whole(OWN), "is a run of own:experiment, not of escape-room"),
         (tmp_path / "nowhere", "is not a run"),
         (part, "episodes; finish it with `metagrad train --resume"),
-        (shapes, "agents/policy/w0 is"),
-        (other, "agents/policy_opt/.* is unknown"),
+        (shapes, "another policy: policy/w0 differs"),
+        (other, "another policy: policy_opt/.* differs"),
     ):
         with pytest.raises(ConfigError, match="init_from") as error:
             run.train(with_run(ROOM, init_from=str(source)), tmp_path / "run", QUIET)
         assert re.search(message, str(error.value)), str(error.value)
         assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="it is of seeds 5 to 6, not of 7"):
+    with pytest.raises(ConfigError, match="have no seed 7; there are 5, 6"):
         run.train(with_run(ROOM, init_from=str(one), seeds=(7,)), tmp_path / "run", QUIET)
 
 
+def test_agents_of_some_seeds(whole, tmp_path):
+    mine = Learners(with_run(ROOM, init_from=str(whole(ROOM)), seeds=(6,)))
+    run._adopt(mine)
+    theirs = run.load_learners(whole(ROOM)).trainers[0].state.agents.policy
+    for name, t in mine.trainers[0].state.agents.policy.items():
+        assert t.equal(theirs[name].unflatten(0, (2, -1))[1])
+
+
 # ---------------------------------------------------------------------- the terminal
+
+
+class Gone(io.StringIO):
+    """A terminal after a hang-up."""
+
+    def write(self, text):
+        raise OSError(5, "Input/output error")
+
+    def flush(self):
+        raise OSError(5, "Input/output error")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_is_gone(terminal, whole, tmp_path):
+    run.train(ROOM, tmp_path / "run", Console(file=Gone(), force_terminal=terminal))
+    assert_same(whole(ROOM), tmp_path / "run")
+    run.resume(tmp_path / "run", Console(file=Gone(), force_terminal=terminal))
 
 
 def test_progress_fits_a_terminal():

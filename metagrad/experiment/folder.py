@@ -154,6 +154,8 @@ def _checked(summary: Any, run: RunOptions) -> dict[str, Any]:
         raise ValueError("it is of other seeds")
     for name in ("method", "preset", "test_episodes"):
         found[name]  # whose lack is an error
+    if not isinstance(found["fields"], list) or not found["fields"]:
+        raise ValueError("fields must be a list of names")
     for name in ("solved", "first_solved_episode", "diverged", *found["fields"]):
         if not isinstance(found[name], list) or len(found[name]) != n:
             raise ValueError(f"{name} must be a list of {n}")
@@ -162,8 +164,12 @@ def _checked(summary: Any, run: RunOptions) -> dict[str, Any]:
     found["test"] = [{name: _number(v) for name, v in row.items()} for row in found.get("test", [])]
     found["wall_time"] = _number(found["wall_time"])
     found["target"] = run.target
+    found["diverged"] = [bool(v) for v in found["diverged"]]
     if run.target is None:
         found["solved"] = found["first_solved_episode"] = [None] * n
+    else:
+        found["solved"] = [bool(v) for v in found["solved"]]
+        found["first_solved_episode"] = [None if v is None else int(v) for v in found["first_solved_episode"]]
     return found
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from metagrad.experiment import size
 from metagrad.experiment.config import ConfigError, Experiment
+from metagrad.experiment.metrics import check_scores
 from metagrad.trainer import Evaluator, Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -85,6 +86,14 @@ class Learners:
         """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
         return np.concatenate([t.diverged() for t in self.trainers])
 
+    def check_scores(self) -> None:
+        """Refuse a task whose scores cannot be written, seen on one episode; nothing is changed."""
+        task = self.experiment.task
+        try:
+            check_scores(task, task.scores(self.trainers[0].one_episode()), 1)
+        except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+            raise ConfigError(f"{task.name} gives no scores: {type(error).__name__}: {error}") from error
+
     def evaluators(self, phase: str, episodes: int) -> Evaluators:
         """Fresh episodes for scoring."""
         return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
@@ -99,21 +108,14 @@ class Learners:
 
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
         """Start with the agents of another run, seed by seed; nothing is changed if they do not fit."""
-        mine, others = self.experiment.run.seeds, theirs.run.seeds
+        others = theirs.run.seeds
         if self.alone != size.alone(theirs):
-            raise ConfigError("its networks are of another kind")
-        if not self.alone and mine != others:
-            raise ConfigError(f"it is of seeds {_shown(others)}, not of {_shown(mine)}")
-        for seed in mine:
-            if seed not in others:
-                raise ConfigError(f"it has no agents of seed {seed}")
-        places = [others.index(seed) for seed in mine] if self.alone else [0]
-        for t, place in zip(self.trainers, places, strict=True):
-            t.adopt(_below(tensors, place))
-
-
-def _shown(seeds: tuple[int, ...]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+            raise ConfigError("the agents to start with have networks of another kind")
+        for t in self.trainers:
+            if self.alone and t.seeds[0] not in others:
+                raise ConfigError(f"the agents to start with have no seed {t.seeds[0]}")
+            place = others.index(t.seeds[0]) if self.alone else 0
+            t.adopt(_below(tensors, place), t.seeds if self.alone else others)
 
 
 def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:

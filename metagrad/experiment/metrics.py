@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Sequence
@@ -119,6 +120,34 @@ def row_of(scores: Scores, s: int) -> dict[str, float]:
     return row
 
 
+#: Columns of metrics.csv before the scores.
+COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
+
+
+def check_scores(task: Any, scores: Any, n_seeds: int) -> None:
+    """Refuse scores that cannot be written, for the tasks of users.
+
+    Raises
+    ------
+    ValueError
+        If they are no dict of arrays by seed, or have impossible names; the message says which.
+    """
+    if not isinstance(scores, dict) or not scores:
+        raise ValueError(f"scores of {task.name} must be a dict of arrays by name, got {type(scores).__name__}")
+    for name, values in scores.items():
+        if not isinstance(name, str) or not name.isidentifier() or name in COLUMNS:
+            raise ValueError(f"a score of {task.name} cannot be called {name!r}")
+        x = np.asarray(values)
+        if x.dtype.kind not in "buif" or x.ndim == 0 or len(x) != n_seeds:
+            raise ValueError(
+                f"score {name!r} of {task.name} must be numbers with a first axis of {n_seeds}, one for each seed; got "
+                f"{x.dtype} {list(x.shape)}"
+            )
+    shown = shown_fields(task, {name: np.asarray(x) for name, x in scores.items()})
+    if not shown or any(name not in scores or np.ndim(scores[name]) != 1 for name in shown):
+        raise ValueError(f"the scores that {task.name} shows, {shown}, must be one number for each seed")
+
+
 def shown_fields(task: Any, scores: Scores) -> list[str]:
     """Names of the scores that a table shows, the score first."""
     return list(task.fields or (name for name, values in scores.items() if values.ndim == 1))
@@ -150,18 +179,26 @@ class LiveProgress:
         self._next = self._every * (done // self._every + 1)
 
     def __enter__(self) -> LiveProgress:
-        self._progress.start()
+        with _unseen():
+            self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        with _unseen():
+            self._progress.stop()
 
     def update(self, episode: int, rate: float, text: str) -> None:
         """Show the latest evaluation, means over seeds."""
-        self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f}/s", scores=text)
-        if not self._console.is_terminal and episode >= self._next:
-            self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
-            self._next = self._every * (episode // self._every + 1)
+        with _unseen():
+            self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f}/s", scores=text)
+            if not self._console.is_terminal and episode >= self._next:
+                self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
+                self._next = self._every * (episode // self._every + 1)
+
+
+def _unseen() -> contextlib.AbstractContextManager[None]:
+    """A terminal that is gone, as after a hang-up, does not keep a run from going on or saving."""
+    return contextlib.suppress(OSError)
 
 
 # ---------------------------------------------------------------------- results

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import shlex
 import time
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from metagrad.experiment.folder import (
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
+from metagrad.tasks import starting_point
 
 # ---------------------------------------------------------------------- start, resume, evaluate
 
@@ -64,6 +67,7 @@ def train(experiment: Experiment, folder: Path | str, console: Console | None = 
             raise RunError(f"{folder} exists already: choose another --out, or go on with `{resume_command(folder)}`")
         text = dump(experiment)
         learners = Learners(experiment)  # what cannot work fails before anything is written
+        learners.check_scores()
         _adopt(learners)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +90,7 @@ def resume(folder: Path, console: Console) -> dict[str, Any]:
         if begun:
             training.restore()
             if learners.episode >= experiment.run.episodes and (summary := _finished(folder)):
-                console.print(results_table(summary))
+                _shown(console, results_table(summary))
                 return summary
         with explained(folder):
             return training.run(stopping)
@@ -201,7 +205,7 @@ class _Training:
         learners = self.learners
         summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
         write_results(self.folder, summary)
-        self.console.print(results_table(summary))
+        _shown(self.console, results_table(summary))
         return summary
 
     def _train(self, metrics: Metrics, progress: LiveProgress, stopping: Stopping) -> None:
@@ -271,8 +275,32 @@ def _adopt(learners: Learners) -> None:
 def _first_phase(experiment: Experiment) -> str:
     """What to do where a phase goes on with agents that are not named."""
     seeds = experiment.run.seeds
+    options = [experiment.game, "--seeds", str(len(seeds)), "--first-seed", str(seeds[0])]
+    options += [*_flags(experiment), "--out", "runs/agents"]
     return (
         f"preset {experiment.preset} starts with agents that have learned before: make them with "
-        f"`metagrad train {experiment.game} --seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, and add "
-        "`--init-from runs/agents`"
+        f"`metagrad train {shlex.join(options)}`, and add `--init-from runs/agents`"
     )
+
+
+def _flags(experiment: Experiment) -> list[str]:
+    """Options of the game that are other than the preset's, as on the command line."""
+    base, task = starting_point(experiment), experiment.task
+    if base is None or not is_dataclass(task) or type(base.task) is not type(task):
+        return []
+    flags = []
+    for f in fields(task):
+        value, name = getattr(task, f.name), f.name.replace("_", "-")
+        if value == getattr(base.task, f.name) or is_dataclass(value):
+            continue
+        if isinstance(value, bool):
+            flags.append(f"--task.{name}" if value else f"--task.no-{name}")
+        else:
+            flags += [f"--task.{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return flags
+
+
+def _shown(console: Console, table: Any) -> None:
+    """Print; a terminal that is gone, as after a hang-up, does not keep a run from ending well."""
+    with contextlib.suppress(OSError):
+        console.print(table)

@@ -58,7 +58,7 @@ def gtb_phase_2() -> Experiment:
     path = replace(one.designer.path, response_time=one.designer.path.response_time * slower)
     return replace(
         one, preset="gtb_phase_2", agents=agents, designer=replace(one.designer, path=path),
-        run=replace(one.run, episodes=4_480, eval_period=320),
+        run=replace(one.run, episodes=4_480, eval_period=320, init_from=""),
     )  # fmt: skip
 
 

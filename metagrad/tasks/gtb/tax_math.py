@@ -54,6 +54,9 @@ class TaxRecord(NamedTuple):
         """The record of one seed, from what the task keeps of every step ``[T, K, ...]``."""
         day = extra["tax_day"][:, 0].nonzero()[:, 0]
         wealth, coin, income, goods = (extra[name].double() for name in AFTER)
+        if not len(day):  # nothing was recorded of any
+            rates = wealth.new_zeros(*wealth.shape[:2], len(RULES.cutoffs))
+            extra = {**extra, "income": wealth, "taxed_coin": wealth, "rates": rates, "cap": rates[..., 0]}
         return cls(
             extra["income"][day], extra["taxed_coin"][day], extra["rates"][day], extra["cap"][day, :, None], day,
             wealth, shifted(income, 0.0), shifted(coin, RULES.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),

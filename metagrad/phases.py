@@ -33,6 +33,8 @@ def adopt(state: AgentState, tensors: dict[str, Tensor], seeds: Sequence[int], t
         if seed not in theirs:
             raise ValueError(f"the agents to start with have no seed {seed}; there are {', '.join(map(str, theirs))}")
     mine, places = flatten(state), [list(theirs).index(seed) for seed in seeds]
+    if unknown := tensors.keys() - mine.keys():
+        raise ValueError(_differs(min(unknown)))
     found: dict[str, Tensor] = {}
     for name, own in mine.items():
         other = tensors.get(name)
