@@ -198,6 +198,13 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     return flat
 
 
+def has_empty(tree: Any) -> bool:
+    """Whether a tree holds an empty dict, which is filled as training goes on."""
+    if isinstance(tree, dict) and not tree:
+        return True
+    return any(has_empty(value) for _, value in _children(tree) or ())
+
+
 def unflatten(like: T, flat: dict[str, Tensor], prefix: str = "") -> T:
     """Inverse of :func:`flatten`: a tree as ``like`` with the leaves of ``flat``.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from metagrad import fitting, phases
 from metagrad.agents.base import Agents, AgentState
-from metagrad.batch import Batch, batch_of, flatten, unflatten
+from metagrad.batch import Batch, batch_of, flatten, has_empty, unflatten
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.networks.base import Where
 from metagrad.rollout import rollout
@@ -44,7 +44,7 @@ class Trainer:
     k : int
         Episodes in an update, K.
     agent_batches : int
-        Batches that the agents learn from before the designer learns; a meta-gradient then goes through all those steps.
+        Batches that the agents learn from before the designer learns; a meta-gradient goes through all those steps.
     pipeline : bool
         Whether the fresh episodes of an iteration are the agents' next experience.
     device : str
@@ -170,9 +170,6 @@ class Trainer:
         held, env, streams = (_below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
         state = unflatten(self.state._replace(pending=None), tensors)
         steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
-        own = [*flatten(state), "env_steps"]
-        inside = ("pending/", "env/", "streams/")
-        fitting.check_names({n: t for n, t in tensors.items() if not n.startswith(inside)}, own)
         _check_place(self.task, self.rng, self.env.num_envs, env, streams)
         if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
             raise ValueError("iteration and episodes do not go with the streams")
@@ -180,17 +177,36 @@ class Trainer:
             fitting.check_batch(held, self.one_episode(), len(self.seeds), self.k, "pending/")
         elif held:
             raise ValueError(f"pending/{min(held)} is unknown")
+        rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
+        self._check_filled(rest, state.iteration)
         if not dry:
             self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
             pending = batch_of(held, self.where.device) if held else None
             self.state, self.env_steps = state._replace(pending=pending), steps
 
+    def _check_filled(self, found: dict[str, Tensor], iteration: int) -> None:
+        """Refuse unknown tensors, and what training fills in unless it is as another trainer's after an iteration."""
+        fresh = flatten(self.state._replace(pending=None))
+        filled: dict[str, Tensor] = {}
+        if iteration and has_empty(self.state._replace(pending=None)):
+            other = self._alone(self.k)
+            other.iterate()
+            filled = {n: t for n, t in flatten(other.state._replace(pending=None)).items() if n not in fresh}
+        fitting.check_names(found, [*fresh, *filled, "env_steps"])
+        for name, t in filled.items():
+            shape = (len(self.seeds) * len(t), *t.shape[1:]) if t.dim() else ()
+            fitting.check_tensor(name, found[name], shape, t.dtype)
+
+    def _alone(self, k: int) -> Trainer:
+        """A new trainer with one seed."""
+        return Trainer(
+            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=k, agent_batches=self.agent_batches,
+            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
+        )  # fmt: skip
+
     def one_episode(self) -> Batch:
         """An episode of a new trainer with one seed, to see what batches are made of; nothing is changed."""
-        other = Trainer(
-            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=1, device=self.where.device,
-            dtype=self.where.dtype,
-        )  # fmt: skip
+        other = self._alone(1)
         return other.collect(other.state.agents)
 
     def adopt(self, tensors: dict[str, Tensor], seeds: Sequence[int] | None = None) -> None:

@@ -121,3 +121,34 @@ def test_central_needs_agents_without_masks(tmp_path, capsys):
     plain = ["train", "own:plain", *SMALL, "--method", "central", "--out", str(tmp_path / "run")]
     assert cli.main(plain) == 0
     assert cli.main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "message"),
+    [
+        ("[1, 2]", "scores of lights must be a dict of arrays by name, got list"),
+        ("{}", "scores of lights must be a dict"),
+        ("{'episode': x}", "a score of lights cannot be called 'episode'"),
+        ("{'a,b': x}", "a score of lights cannot be called 'a,b'"),
+        ("{'score': 3.0}", "score 'score' of lights must be numbers with a first axis of 1"),
+        ("{'score': x[:0]}", "score 'score' of lights must be numbers with a first axis of 1"),
+        ("{'score': x.astype(str)}", "score 'score' of lights must be numbers"),
+        ("{'each': x[:, None]}", "the scores that lights shows, [], must be one number for each seed"),
+        ("{'score': batch.nothing}", "lights gives no scores: AttributeError"),
+    ],
+)
+def test_scores_that_cannot_be_written_are_refused(scores, message, tmp_path, capsys, monkeypatch):
+    (tmp_path / "scored.py").write_text(f"""
+import own
+from metagrad import VectorTask
+class Scored(VectorTask):
+    def scores(self, batch):
+        x = super().scores(batch)["welfare"]
+        return {scores}
+task = Scored(own.lights, 5)
+""")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "scored", raising=False)
+    assert cli.main(["train", "scored:task", *SMALL, "--out", str(tmp_path / "run")]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

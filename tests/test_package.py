@@ -1,7 +1,10 @@
 """Imports: what is loaded, and what is not."""
 
+import ast
+import importlib
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +23,36 @@ def test_fastenvs_needs_no_torch():
 def test_importing_fastenvs_loads_nothing_heavy():
     loaded = run("import fastenvs, sys; print(' '.join(sys.modules))").split()
     assert not {"numba", "gymnasium", "torch", "numpy"} & set(loaded)
+
+
+@pytest.mark.parametrize("option", ["--help", "-h", "--version", ""])
+def test_help_and_version_load_nothing_heavy(option):
+    code = f"import sys; from metagrad.experiment.cli import main; main('{option}'.split()); print(*sys.modules)"
+    loaded = run(code).split()
+    assert not {"torch", "numpy", "numba", "rich", "tyro"} & set(loaded)
+
+
+def test_public_names_are_imported_when_they_are_used():
+    """The names of the static block, ``__all__`` and what is found are the same."""
+    import metagrad
+
+    (block,) = (n for n in ast.parse(Path(metagrad.__file__).read_text()).body if isinstance(n, ast.If))
+    homes = {a.name: i.module for i in block.body if isinstance(i, ast.ImportFrom) for a in i.names}
+    assert sorted(homes) == sorted(metagrad.__all__)
+    assert set(homes) <= set(dir(metagrad))
+    for name, home in homes.items():
+        assert getattr(metagrad, name) is getattr(importlib.import_module(home), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = metagrad.nothing
+    shown = run("import os, metagrad, sys; print(os.environ['MKL_CBWR'], 'torch' in sys.modules)")
+    assert shown.split() == ["AUTO", "False"]
+
+
+def test_the_usage_names_every_game():
+    from metagrad.experiment.cli import USAGE
+    from metagrad.tasks import GAMES
+
+    assert all(name in USAGE for name in GAMES)
 
 
 def test_unknown_game():

@@ -30,7 +30,7 @@ def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experime
     """
     shown = {name: getattr(experiment, name) for name in GROUPS}
     mirror = _mirror(type(experiment), shown, top=True)
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         mirror, args=list(args), prog=program, description=_about(experiment), config=(tyro.conf.AvoidSubcommands,)
     )
     changed = {name: _back(shown[name], getattr(parsed, name, None), "" if name == "run" else name) for name in GROUPS}
@@ -74,7 +74,8 @@ def _leaf_type(value: Any, hint: Any) -> Any:
     if isinstance(value, tuple):
         kinds = {type(v) for v in value}
         plain = kinds <= {int, float, str}
-        return tuple[kinds.pop() if len(kinds) == 1 else _entry_type(hint), ...] if plain else None
+        entry: Any = kinds.pop() if len(kinds) == 1 else _entry_type(hint)
+        return tuple.__class_getitem__((entry, ...)) if plain else None
     if typing.get_origin(hint) is typing.Literal:
         return hint
     if value is None:
@@ -94,7 +95,7 @@ def _entry_type(hint: Any) -> type:
 
 def _help(cls: type) -> dict[str, str]:
     """What a class says of its parameters."""
-    out = {}
+    out: dict[str, str] = {}
     for parameter in docstring_parser.parse(cls.__doc__ or "").params:
         text = " ".join((parameter.description or "").split())
         out |= {name.strip(): text for name in parameter.arg_name.split(",")}

@@ -140,7 +140,7 @@ def read_results(folder: Path) -> dict[str, Any]:
     run = read_experiment(folder).run
     try:
         return _checked(summary, run)
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise RunError(f"{path} does not hold the results of a run: {error}") from error
 
 

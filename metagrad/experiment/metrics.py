@@ -235,7 +235,9 @@ def results(
 ) -> dict[str, Any]:  # fmt: skip
     """Summary of a run with the given test scores, as in results.json."""
     run, names = experiment.run, shown_fields(experiment.task, scores)
-    score, solved, first = scores[names[0]], [None] * len(run.seeds), [None] * len(run.seeds)
+    score = scores[names[0]]
+    solved: list[bool | None] = [None] * len(run.seeds)
+    first: list[int | None] = [None] * len(run.seeds)
     if run.target is not None:
         solved = [bool(v) for v in score > run.target]
         # The test is the last look at a seed: one that passes it has passed, if not before.

@@ -210,7 +210,7 @@ def _probe_step(env: Any, obs: dict[str, Any], n_agents: int) -> None:
     for name, x in (("terminated", terminated), ("truncated", truncated)):
         if np.asarray(x).dtype != np.bool_:
             raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
-    if not isinstance(info, dict) or np.shape(info.get("designer_reward")) != (n,):
+    if not isinstance(info, dict) or np.shape(info.get("designer_reward", 0)) != (n,):
         raise TaskError("info['designer_reward'] [N] is missing: what the designer is after, as welfare")
 
 

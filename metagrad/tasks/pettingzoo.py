@@ -159,8 +159,7 @@ def _named(obs: Any) -> dict[str, np.ndarray]:
     """One agent's observation as arrays by name; the mask under the learner's name."""
     if not isinstance(obs, dict):
         return {"obs": np.atleast_1d(np.asarray(obs))}
-    names = {"action_mask": "mask"}
-    return {names.get(name, name): np.atleast_1d(np.asarray(x)) for name, x in obs.items()}
+    return {"mask" if name == "action_mask" else name: np.atleast_1d(np.asarray(x)) for name, x in obs.items()}
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
