@@ -18,7 +18,7 @@ class Bound:
     """Bounds of a number; ``open_low`` leaves out the lower one."""
 
     low: float
-    high: float = math.inf
+    high: float = 1e30  # with some room to the end of single precision
     open_low: bool = False
 
     def allows(self, value: float) -> bool:
@@ -27,7 +27,7 @@ class Bound:
         return above and value <= self.high and math.isfinite(value)
 
     def __str__(self) -> str:
-        if self.high < math.inf:
+        if self.high < 1e30:
             return f"{'above' if self.open_low else 'from'} {self.low:g} {'and at most' if self.open_low else 'to'} {self.high:g}"
         return f"{'above' if self.open_low else 'of at least'} {self.low:g}"
 
@@ -41,7 +41,7 @@ PositiveShare = Annotated[float, Bound(0, 1, open_low=True)]
 BelowOne = Annotated[float, Bound(0, 1 - 1e-12)]
 Count = Annotated[int, Bound(1, MOST)]
 CountOrNone = Annotated[int, Bound(0, MOST)]
-Widths = tuple[Count, ...]
+Widths = tuple[Annotated[int, Bound(1, 10**6)], ...]
 
 
 class Checked:

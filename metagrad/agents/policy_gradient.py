@@ -221,7 +221,12 @@ class PolicyGradientAgents(Checked):
 
     @staticmethod
     def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
-        return x if rows is None else x[:, rows]
+        """Some rows ``[m]`` of every network, or ``[G, m]`` of each."""
+        if rows is None:
+            return x
+        if rows.dim() == 1 or len(rows) == 1:
+            return x[:, rows.flatten()]
+        return x[torch.arange(len(rows), device=x.device)[:, None], rows]
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         return self._pick(self.rows.of(batch.agents_alive), rows)
@@ -250,10 +255,13 @@ class PolicyGradientAgents(Checked):
             if self.minibatches == 1:
                 yield None
                 continue
-            order = rng.uniforms("shuffles", n // steps if whole else n)[0].argsort()
-            for part in np.array_split(order, self.minibatches):
-                rows = np.arange(steps)[:, None] * (n // steps) + np.sort(part) if whole else np.sort(part)
-                yield torch.from_numpy(rows.ravel()).to(batch.alive.device)
+            order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
+            for part in np.array_split(order, self.minibatches, axis=1):
+                rows = np.sort(part, axis=1)
+                if whole:
+                    rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
+                each = len(batch.obs[next(iter(batch.obs))]) // len(rows)
+                yield torch.from_numpy(rows.repeat(each, 0)).to(batch.alive.device)
 
     # ------------------------------------------------------------------ advantages and critics
 
@@ -294,9 +302,10 @@ class PolicyGradientAgents(Checked):
         alive = self._alive(batch, rows)
         count = alive.sum(1, keepdim=True)
         if rows is not None:
-            obs, steps = {name: x[:, rows] for name, x in batch.obs.items() if name != "mask"}, batch.actions.shape[1]
+            obs = {name: self._pick(x, rows) for name, x in batch.obs.items() if name != "mask"}
+            steps = batch.actions.shape[1]
             forward = self.critic.forward(state.critic, obs, steps)
-            error = (forward.out[..., 0] - targets[:, rows]) * alive
+            error = (forward.out[..., 0] - self._pick(targets, rows)) * alive
             return self.critic.step(state.critic, forward, error, count)
         forward = self._critic_pass(state, batch)
         error = torch.zeros_like(forward.out[..., 0])
@@ -339,8 +348,7 @@ class PolicyGradientAgents(Checked):
         d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
-            full[:, step.rows] = d
-            d = full
+            d = full.scatter_(1, step.rows.expand(len(d), -1), d)
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)

@@ -1,0 +1,167 @@
+"""PettingZoo parallel environments as tasks: K copies stepped one after the other.
+
+Needs the extra ``pettingzoo``; nothing is imported from it here, so any object of its parallel API will do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from metagrad.tasks.base import TaskError, VectorTask
+
+
+def parallel_task(
+    make: Callable[[], Any],
+    horizon: int,
+    designer_reward: Callable[[dict[str, float]], float] | None = None,
+    designer_observation: Callable[[Any], np.ndarray] | None = None,
+    name: str | None = None,
+) -> VectorTask:
+    """Make a task of a PettingZoo parallel environment.
+
+    Parameters
+    ----------
+    make : callable
+        Makes one copy, ``ParallelEnv``. All agents have the same ``Discrete`` action space and observation spaces of
+        equal shapes; an observation may be a dict with an entry ``action_mask`` or ``mask`` of legal actions.
+    horizon : int
+        Step limit of an episode.
+    designer_reward : callable, optional
+        From the agents' rewards of a step to the designer's; by default their sum.
+    designer_observation : callable, optional
+        From an environment to what the designer sees; by default ``env.state()``, or else all agents' observations.
+    name : str, optional
+        Name of the game.
+
+    Returns
+    -------
+    VectorTask
+
+    Raises
+    ------
+    TaskError
+        If the agents' spaces differ, or actions are continuous.
+    """
+    probe = make()
+    agents = list(probe.possible_agents)
+    _check_spaces(probe, agents)
+    reward = designer_reward or (lambda rewards: float(sum(rewards.values())))
+
+    def vector(num_envs: int, seed: int | None = None) -> ParallelCopies:
+        return ParallelCopies([make() for _ in range(num_envs)], agents, reward, designer_observation)
+
+    return VectorTask(vector, horizon, name or str(getattr(probe, "metadata", {}).get("name", "pettingzoo")))
+
+
+def _check_spaces(env: Any, agents: list[str]) -> None:
+    spaces = {agent: env.action_space(agent) for agent in agents}
+    for agent, space in spaces.items():
+        if not hasattr(space, "n"):
+            raise TaskError(
+                f"the actions of {agent} are {space}: continuous ones are not supported, give them levels (Discrete)"
+            )
+    counts = {int(space.n) for space in spaces.values()}
+    if len(counts) > 1:
+        raise TaskError(
+            f"the agents have other numbers of actions, {sorted(counts)}: give all of them the largest, and a mask"
+        )
+    shapes = {agent: _shape_of(env.observation_space(agent)) for agent in agents}
+    first = shapes[agents[0]]
+    for agent, shape in shapes.items():
+        if shape != first:
+            raise TaskError(f"{agent} observes {shape}, {agents[0]} {first}: all agents must observe the same shapes")
+
+
+def _shape_of(space: Any) -> Any:
+    inner = getattr(space, "spaces", None)
+    if isinstance(inner, dict):
+        return {name: _shape_of(part) for name, part in inner.items()}
+    return tuple(getattr(space, "shape", None) or ())
+
+
+class ParallelCopies:
+    """Copies of a parallel environment behind the contract of :class:`metagrad.VectorTask`.
+
+    Parameters
+    ----------
+    envs : list of ParallelEnv
+    agents : list of str
+        All agents, in their order.
+    reward : callable
+        From the agents' rewards to the designer's.
+    observe : callable, optional
+        From an environment to what the designer sees.
+    """
+
+    def __init__(
+        self,
+        envs: list[Any],
+        agents: list[str],
+        reward: Callable[[dict[str, float]], float],
+        observe: Callable[[Any], np.ndarray] | None,
+    ) -> None:
+        self.envs, self.agents, self._reward, self._observe = envs, agents, reward, observe
+        self.num_envs, self.n_agents = len(envs), len(agents)
+        self.n_actions = int(envs[0].action_space(agents[0]).n)
+        self._seen: list[dict[str, Any]] = [{} for _ in envs]
+        self._done = np.zeros(len(envs), np.bool_)
+
+    def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict]:
+        """Start new episodes in all copies; copy i takes the seed ``seed + i``."""
+        self._done[:] = False
+        for i, env in enumerate(self.envs):
+            self._seen[i], _ = env.reset(seed=None if seed is None else (seed + i) % 2**31)
+        return self._obs(), {}
+
+    def step(self, actions: np.ndarray) -> tuple:
+        """Advance the copies whose episodes go on; agents that have left are given no action and earn nothing."""
+        n = self.num_envs
+        rewards, designer = np.zeros((n, self.n_agents)), np.zeros(n)
+        terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+        for i, env in enumerate(self.envs):
+            if self._done[i]:
+                continue
+            acts = {a: int(actions[i, j]) for j, a in enumerate(self.agents) if a in env.agents}
+            seen, earned, over, cut, _ = env.step(acts)
+            self._seen[i].update(seen)
+            rewards[i] = [earned.get(a, 0.0) for a in self.agents]
+            designer[i] = self._reward(earned)
+            if not env.agents:
+                self._done[i] = True
+                truncated[i] = any(cut.values()) and not all(over.values())
+                terminated[i] = not truncated[i]
+        return self._obs(), rewards, terminated, truncated, {"designer_reward": designer}
+
+    def _obs(self) -> dict[str, Any]:
+        by_copy = [_stacked([_named(seen[a]) for a in self.agents]) for seen in self._seen]
+        agents = _stacked(by_copy)
+        if self._observe is not None:
+            designer: Any = np.stack([np.asarray(self._observe(env), np.float32).ravel() for env in self.envs])
+        elif hasattr(self.envs[0], "state") and self._has_state():
+            designer = np.stack([np.asarray(env.state(), np.float32).ravel() for env in self.envs])
+        else:
+            parts = [x.reshape(self.num_envs, -1) for name, x in agents.items() if name != "mask"]
+            designer = np.concatenate([p.astype(np.float32) for p in parts], 1)
+        return {"agents": agents, "designer": designer}
+
+    def _has_state(self) -> bool:
+        try:
+            self.envs[0].state()
+        except (NotImplementedError, AttributeError):
+            return False
+        return True
+
+
+def _named(obs: Any) -> dict[str, np.ndarray]:
+    """One agent's observation as arrays by name; the mask under the learner's name."""
+    if not isinstance(obs, dict):
+        return {"obs": np.atleast_1d(np.asarray(obs))}
+    names = {"action_mask": "mask"}
+    return {names.get(name, name): np.atleast_1d(np.asarray(x)) for name, x in obs.items()}
+
+
+def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}

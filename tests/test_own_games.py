@@ -1,0 +1,274 @@
+"""Games, incentives and agents of a user's own: everything works for them, and what does not is said."""
+
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from games import Lights
+
+import fastenvs
+from metagrad import (
+    AMD,
+    ByAction,
+    Categorical,
+    Critic,
+    DesignerCritic,
+    DualRL,
+    IncentiveFunction,
+    JointAction,
+    MetaGradient,
+    MutualIncentive,
+    NoDesigner,
+    PolicyGradientAgents,
+    SquashedGaussian,
+    TaskError,
+    Trainer,
+    VectorTask,
+    optim,
+)
+from metagrad.networks import MLP
+from metagrad.schedules import Linear
+from metagrad.tasks.escape_room import EscapeRoom
+
+SMALL = MLP((8,), output_bias=False)
+CRITIC = Critic(MLP((6,)), optim.Adam(0.02), target_tau=0.1)
+
+
+def lights(**options):
+    return VectorTask(lambda n, seed=None: Lights(n, seed, **options), 5, "lights")
+
+
+def gtb():
+    return VectorTask(
+        lambda n, seed: fastenvs.make("gtb", n, seed=seed, steps=8, tax_period=3, designer_obs="always"), 8, "economy"
+    )
+
+
+PLAIN = PolicyGradientAgents((8,), optim.SGD(0.05))
+RICH = PolicyGradientAgents(
+    (8,), optim.Adam(0.02), share_parameters=True, critic=CRITIC, gae_lambda=0.9, terminal="bootstrap", normalise=True,
+    reduction="rows", minibatches=3, epochs=2, exploration=Linear(0.3, 0.0, 5), entropy=Linear(0.1, 0.0, 40),
+)  # fmt: skip
+PAID = ByAction(SMALL)
+CASES = {
+    "metagrad": (lights, PLAIN, MetaGradient(PAID), {}),
+    "metagrad rich": (lights, RICH, MetaGradient(PAID, cost=0.1), {}),
+    "metagrad M=3": (lights, PLAIN, MetaGradient(PAID, cost_optimiser=optim.Adam(0.01)), {"agent_batches": 3}),
+    "no cv": (lights, PLAIN, MetaGradient(PAID, validation="before"), {"pipeline": False}),
+    "critic": (lights, PLAIN, MetaGradient(PAID, advantages="gae", critic=DesignerCritic(CRITIC), gae_lambda=0.9), {}),
+    "replayed": (lights, RICH, MetaGradient(PAID, agent_model="replayed", epochs=2), {}),
+    "cloned": (lights, RICH, MetaGradient(PAID, agent_model="surrogate", repay=True), {}),
+    "lio": (lambda: lights(plain=True), PLAIN, MetaGradient(MutualIncentive(2, SMALL)), {}),
+    "dual discrete": (lights, PLAIN, DualRL(Categorical((0.0, 1.0)), entropy=0.1), {}),
+    "dual continuous": (lights, RICH, DualRL(SquashedGaussian(), critic=DesignerCritic(CRITIC)), {}),
+    "amd": (lambda: lights(plain=True), PLAIN, AMD(agents_lr=0.05), {}),
+    "none": (lights, RICH, NoDesigner(), {}),
+    "room": (lambda: EscapeRoom(3, 1), PLAIN, MetaGradient(PAID), {}),
+    "economy": (gtb, replace(RICH, network=MLP((8,))), MetaGradient(PAID), {}),
+    "central": (lambda: JointAction(lights(plain=True)), PLAIN, NoDesigner(), {}),
+}
+
+
+def trainer(name, seeds=(3, 7), k=4):
+    make, agents, designer, options = CASES[name]
+    return Trainer(make(), agents, designer, seeds=seeds, k=k, **options)
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def same(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_everything_trains_and_resumes_bit_for_bit(name):
+    whole, part = trainer(name), trainer(name)
+    whole.train(2)
+    saved = {n: t.clone() for n, t in whole.tensors().items()}
+    whole.train(2)
+    part.load(saved)
+    part.train(2)
+    same(whole.tensors(), part.tensors())
+    for key, values in whole.evaluate(6).items():
+        np.testing.assert_array_equal(values, part.evaluate(6)[key])
+    assert not whole.diverged().any()
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("k", [3, 16])
+def test_a_seed_does_not_see_the_others(name, k):
+    if name == "economy" and k == 16:
+        pytest.skip("k = 3 is enough of the large game")
+    together, alone = trainer(name, (3, 7, 11), k), trainer(name, (7,), k)
+    for t in (together, alone):
+        t.train(3)
+    mine, all_ = alone.tensors(), together.tensors()
+    for kind in ("agents/policy/", "designer/eta/", "agents/critic/params/"):
+        for n in (n for n in mine if n.startswith(kind)):
+            want = all_[n].reshape(3, -1)[1] if all_[n].dim() else all_[n]
+            assert torch.equal(want, mine[n].flatten()), n
+
+
+def test_evaluation_does_not_disturb_training():
+    one, other = trainer("metagrad"), trainer("metagrad")
+    one.train(3)
+    for _ in range(3):
+        other.train(1)
+        other.evaluate(5)
+    same(one.tensors(), other.tensors())
+
+
+def test_a_saved_state_that_does_not_fit_changes_nothing():
+    t = trainer("metagrad")
+    t.train(1)
+    good = {n: x.clone() for n, x in t.tensors().items()}
+    for change in (
+        lambda d: d.pop("agents/policy/w0"),
+        lambda d: d.update({"agents/policy/w0": torch.zeros(3)}),
+        lambda d: d.update({"agents/policy/strange": torch.zeros(3)}),
+        lambda d: d.update({"pending/actions": torch.zeros(2, 5, 3, 2, dtype=torch.int64)}),
+        lambda d: d.pop("pending/rewards"),
+    ):
+        bad = dict(good)
+        change(bad)
+        with pytest.raises(ValueError, match="missing|shape|needed|unknown|incomplete"):
+            t.load(bad)
+        same(t.tensors(), good)
+
+
+def test_illegal_actions_are_never_taken_and_rows_after_the_end_are_empty():
+    t = trainer("metagrad", k=8)  # the game asserts that actions are legal
+    batch = t.collect(t.state.agents)
+    over = batch.alive == 0
+    assert over.any()
+    for name in ("rewards", "payments", "log_prob"):
+        assert not getattr(batch, name)[over].any(), name
+    assert not batch.designer_rewards[over].any()
+    assert not batch.onehot_actions()[over].any()
+
+
+def test_values_stand_for_what_follows_a_cut_and_not_for_what_follows_an_end():
+    agents = replace(RICH, epochs=1, minibatches=1)
+    t = Trainer(lights(), agents, NoDesigner(), seeds=(1,), k=32)
+    batch = t.collect(t.state.agents)
+    ended = (batch.cut.sum(1) == 0)[0]
+    assert ended.any()
+    assert not ended.all()
+    last = batch.alive.sum(1).long()[0]
+    for j in range(32):
+        after = batch.values[0, last[j], j]
+        assert (after == 0).all() if ended[j] else (after != 0).all()
+
+
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+def test_autoreset_of_an_environment_does_not_matter(mode):
+    task = VectorTask(
+        lambda n, seed: fastenvs.make("escape_room", n, seed=seed, n_agents=3, min_at_lever=1, autoreset=mode), 5
+    )
+    want = Trainer(EscapeRoom(3, 1), PLAIN, MetaGradient(PAID), seeds=(3, 4), k=4)
+    got = Trainer(task, PLAIN, MetaGradient(PAID), seeds=(3, 4), k=4)
+    for t in (want, got):
+        t.train(3)
+    for kind in ("policy", "policy_opt"):
+        assert kind
+    for n, p in want.state.agents.policy.items():
+        assert torch.equal(p, got.state.agents.policy[n])
+
+
+# ---------------------------------------------------------------------- what cannot be done is said
+
+
+class Broken(Lights):
+    """Lights with one thing wrong."""
+
+    fault = ""
+
+    def __getattribute__(self, name):
+        fault = object.__getattribute__(self, "fault")
+        if name == fault.removeprefix("no ") and fault.startswith("no "):
+            raise AttributeError(name)
+        if name == "n_actions" and fault in ("lists", "continuous"):
+            return [3, 2] if fault == "lists" else 0.5
+        return object.__getattribute__(self, name)
+
+    def _obs(self):
+        obs = super()._obs()
+        if self.fault == "designer":
+            del obs["designer"]
+        elif self.fault == "text":
+            obs["agents"] = np.full((self.num_envs, 2, 1), "x")
+        elif self.fault == "axes":
+            obs["agents"] = np.zeros((self.num_envs, 4))
+        elif self.fault == "mask":
+            obs["agents"]["mask"] = np.ones((self.num_envs, 2, 5), bool)
+        return obs
+
+    def step(self, actions):
+        obs, rewards, terminated, truncated, info = super().step(actions)
+        if self.fault == "rewards":
+            rewards = rewards.sum(1)
+        elif self.fault == "flags":
+            terminated = terminated.astype(float)
+        elif self.fault == "welfare":
+            info = {}
+        elif self.fault == "four":
+            return obs, rewards, terminated, info
+        return obs, rewards, terminated, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no n_agents", "n_agents"), ("no reset", "reset"), ("lists", "same number of actions for every agent"),
+        ("continuous", "continuous"), ("designer", "'designer'"), ("text", "numbers"), ("axes", "shape"),
+        ("mask", "mask"), ("rewards", "rewards"), ("flags", "booleans"), ("welfare", "designer_reward"),
+        ("four", "terminated, truncated"),
+    ],
+)  # fmt: skip
+def test_a_game_that_does_not_fit_is_refused_at_construction(fault, message):
+    made = type("Made", (Broken,), {"fault": fault})
+    with pytest.raises(TaskError, match=message):
+        VectorTask(made, 5)
+
+
+@pytest.mark.parametrize("horizon", [0, -1, 2.5, True, "5", None])
+def test_an_impossible_horizon_is_refused(horizon):
+    with pytest.raises(TaskError, match="horizon"):
+        VectorTask(Lights, horizon)
+
+
+def test_an_incentive_of_the_wrong_shape_is_refused():
+    for payments in (lambda eta, batch: eta["w"], lambda eta, batch: 3.0):
+        incentive = IncentiveFunction(payments, init=lambda n: {"w": torch.zeros(n, 1)})
+        with pytest.raises(ValueError, match=r"payments must be a tensor \[S, T, K, A\]"):
+            Trainer(lights(), PLAIN, MetaGradient(incentive), seeds=(1,), k=2).train(1)
+    for init in (lambda n: {"w": torch.zeros(3, 1)}, lambda n: torch.zeros(n), lambda n: {}):
+        with pytest.raises(ValueError, match="init"):
+            Trainer(lights(), PLAIN, MetaGradient(IncentiveFunction(lambda e, b: b.rewards, init)), seeds=(1, 2), k=2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PolicyGradientAgents(gamma=1.5), lambda: PolicyGradientAgents(hidden=(0,)),
+        lambda: PolicyGradientAgents(hidden="64"), lambda: PolicyGradientAgents(terminal="end"),
+        lambda: PolicyGradientAgents(epochs=True), lambda: optim.Adam(-1.0), lambda: optim.SGD(float("nan")),
+        lambda: optim.Adam(0.1, beta2=1.0), lambda: MetaGradient(PAID, chain=-1.0), lambda: ByAction(scale=0.0),
+        lambda: MetaGradient(PAID, advantages="gae"), lambda: Linear(1.0, 0.0, 0.0), lambda: MLP((2.5,)),
+        lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=()), lambda: Trainer(lights(), PLAIN, NoDesigner(), k=0),
+        lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=(1, 1)), lambda: EscapeRoom(2, 3),
+        lambda: MutualIncentive(1), lambda: JointAction(gtb()),
+    ],
+)  # fmt: skip
+def test_impossible_options_are_refused(make):
+    with pytest.raises(ValueError, match=r"\w+"):
+        make()
