@@ -82,6 +82,7 @@ class Trainer:
         self.where = Where(device, dtype)
         self.rng = Streams(seeds)
         self.env = task.make(len(self.seeds) * k, self.rng.env_seeds())
+        designer.check(self.env, k)
         first = agents.init(task.interface, self.rng, self.where)
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)

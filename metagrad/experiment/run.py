@@ -28,6 +28,7 @@ from metagrad.experiment.folder import (
 )
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
+from metagrad.tasks import game
 from metagrad.trainer import Evaluator, Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -120,17 +121,30 @@ class Learners:
 
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
         """Start with the agents of another run, seed by seed."""
-        mine = self.experiment.run.seeds
-        if len(self.trainers) == 1 and mine != theirs.run.seeds:
-            raise ConfigError(f"it is of seeds {_shown(theirs.run.seeds)}, not of {_shown(mine)}")
-        for i, (seed, t) in enumerate(zip(mine, self.trainers, strict=False)):
-            if seed not in theirs.run.seeds:
-                raise ConfigError(f"it has no agents of seed {seed}")
-            t.adopt(_below(tensors, i if len(self.trainers) == 1 else theirs.run.seeds.index(seed)))
+        agents = dict(zip(theirs.run.seeds, _by_seed(tensors, len(theirs.run.seeds)), strict=True))
+        missing = [seed for seed in self.experiment.run.seeds if seed not in agents]
+        if missing:
+            raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {_shown(theirs.run.seeds)}")
+        for t in self.trainers:
+            t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
 
 
 def _shown(seeds: tuple[int, ...]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """The agents of each of ``n`` seeds, be they of one trainer for all or of one each."""
+    agents = {name: t for name, t in tensors.items() if name.split("/")[1] == "agents"}
+    if any(name.startswith("1/") for name in agents):
+        return [_below(agents, i) for i in range(n)]
+    stacked = {name: t.chunk(n) if t.dim() else (t,) * n for name, t in _below(agents, 0).items()}
+    return [{name: parts[i] for name, parts in stacked.items()} for i in range(n)]
+
+
+def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The agents of one trainer from those of its seeds; counts are the same for all."""
+    return {name: torch.cat([p[name] for p in parts]) if t.dim() else t for name, t in parts[0].items()}
 
 
 def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -391,9 +405,10 @@ def _adopt(learners: Learners) -> None:
 
 def _first_phase(experiment: Experiment) -> str:
     """What to do where a phase goes on with agents that are not named."""
-    seeds = experiment.run.seeds
+    seeds, options = experiment.run.seeds, getattr(game(experiment.game), "FIRST_PHASE", "")
+    options = f"{options} " if options else ""
     return (
         f"preset {experiment.preset} starts with agents that have learned before: make them with "
-        f"`metagrad train {experiment.game} --seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, and add "
+        f"`metagrad train {experiment.game} {options}--seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, and add "
         "`--init-from runs/agents`"
     )

@@ -13,6 +13,7 @@ __all__ = ["GAMES", "JointAction", "TaskError", "VectorTask", "experiment", "gam
 GAMES = {
     "escape-room": "metagrad.tasks.escape_room",
     "cleanup": "metagrad.tasks.cleanup",
+    "gtb": "metagrad.tasks.gtb",
 }
 
 

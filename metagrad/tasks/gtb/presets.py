@@ -58,7 +58,7 @@ def gtb_phase_2() -> Experiment:
     path = replace(one.designer.path, response_time=one.designer.path.response_time * slower)
     return replace(
         one, preset="gtb_phase_2", agents=agents, designer=replace(one.designer, path=path),
-        run=replace(one.run, episodes=4_480, eval_period=320),
+        run=replace(one.run, episodes=4_480, eval_period=320, init_from=""),
     )  # fmt: skip
 
 
@@ -78,6 +78,8 @@ def gtb_paper() -> Experiment:
     return Experiment("gtb", "gtb_paper", "metagrad", GatherTradeBuild(), agents, designer, run)
 
 
+#: Options of the run that makes agents for a second phase.
+FIRST_PHASE = "--method free-market"
 PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
 
 
