@@ -409,6 +409,6 @@ def _first_phase(experiment: Experiment) -> str:
     options = f"{options} " if options else ""
     return (
         f"preset {experiment.preset} starts with agents that have learned before: make them with "
-        f"`metagrad train {experiment.game} {options}--seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, and add "
-        "`--init-from runs/agents`"
+        f"`metagrad train {experiment.game} {options}--seeds {len(seeds)} --first-seed {seeds[0]} --out runs/agents`, "
+        "and add `--init-from runs/agents`"
     )
