@@ -124,8 +124,8 @@ class Sensitivity(Checked):
         some = torch.arange(weights.shape[1], device=weights.device).view(-1, each)[
             state.steps % self.stride :: self.stride
         ]
-        weights = weights[:, some.flatten()]
-        rows = some.flatten().expand(len(weights), -1)
+        rows = some.flatten()
+        weights = weights[:, rows]
         reached = weights.flatten(0, 1).any(0)  # levers that touch anybody; the derivative by the others is 0
         weights = weights[..., reached] * -agents.row_scale(batch, rows)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}

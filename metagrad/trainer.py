@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import fitting, phases
+from metagrad import fitting
 from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, batch_of, flatten, has_empty, unflatten
 from metagrad.designers.base import Designer, Notes, Transition
@@ -83,6 +83,7 @@ class Trainer:
         self.where = Where(device, dtype)
         self.rng = Streams(seeds)
         self.env = task.make(len(self.seeds) * k, self.rng.env_seeds())
+        designer.check(self.env, k)
         first = agents.init(task.interface, self.rng, self.where)
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)
@@ -209,25 +210,20 @@ class Trainer:
         other = self._alone(1)
         return other.collect(other.state.agents)
 
-    def adopt(self, tensors: dict[str, Tensor], seeds: Sequence[int] | None = None) -> None:
+    def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
 
-        Schedules start anew.
-
-        Parameters
-        ----------
-        tensors : dict
-        seeds : sequence of int, optional
-            Those of the other training; by default the same.
+        Fresh optimisers would jolt them. Schedules start anew.
 
         Raises
         ------
         ValueError
-            If it lacks a seed, or has other networks; nothing is changed then.
+            If they are other agents; nothing is changed then.
         """
-        theirs = self.seeds if seeds is None else seeds
-        agents = phases.adopt(self.state.agents, _below(tensors, "agents/"), self.seeds, theirs)
-        self.state = self.state._replace(agents=agents)
+        agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
+        theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
+        fitting.check_names(theirs, list(flatten({"agents": agents})))
+        self.state = self.state._replace(agents=agents._replace(batches=0))
 
     def diverged(self) -> np.ndarray:
         """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""

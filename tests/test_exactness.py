@@ -25,10 +25,12 @@ from metagrad import (
     optim,
 )
 from metagrad.metagradient import log_prob_objective, unrolled
-from metagrad.networks import MLP, ConvTrunk, ModuleNetwork
+from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, RecurrentTrunk
 from metagrad.schedules import Linear
 from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
 from metagrad.tasks.escape_room import EscapeRoom
+from metagrad.tasks.gtb import GatherTradeBuild, TaxSchedule
+from metagrad.tasks.gtb.taxes import BASE
 
 
 class Lit(VectorTask):
@@ -56,6 +58,10 @@ def river():
 
 def wide_river():
     return Cleanup("authors_10x10", 6)
+
+
+def economy():
+    return GatherTradeBuild(steps=10, tax_period=5)
 
 
 def linear_payments(eta, batch):
@@ -119,6 +125,24 @@ PICTURES = {
         network=ModuleNetwork(Pixels),
     ),
 }  # fmt: skip
+# Small first logits: large ones of one action drown all others, and nobody has an income.
+WORKERS = PolicyGradientAgents(
+    network=MLP((8,), head_scale=0.1), optimiser=optim.Adam(0.03), share_parameters=True, gae_lambda=0.98, entropy=0.1,
+    critic=Critic(MLP((6,), head_scale=0.1), optim.Adam(0.02), reads=("flat",)), terminal="bootstrap", normalise=True,
+    reduction="rows",
+)  # fmt: skip
+ECONOMY = {
+    "workers": WORKERS,
+    "workers_plain": replace(WORKERS, normalise=False, entropy=0.0),
+    "workers_exploring": replace(WORKERS, exploration=Linear(0.4, 0.2, 100)),
+    "workers_minibatches": replace(WORKERS, minibatches=3),
+    "workers_convolutions": replace(
+        WORKERS, network=ConvTrunk(2, 5, 2, hidden=(8,)),
+        critic=Critic(RecurrentTrunk(ConvTrunk(2, 5, 2, hidden=(6, 5))), optim.Adam(0.02)),
+    ),
+    "workers_apart": replace(WORKERS, share_parameters=False, critic=None, optimiser=optim.SGD(0.1)),
+}  # fmt: skip
+TAXES = TaxSchedule(baseline=False)
 OVERVIEW = ByActionType(TRUNK, view=OverviewAndCleaners())
 ROWS = [
     *((room, a, ByAction(SMALL), 1) for a in AGENTS),
@@ -137,20 +161,30 @@ ROWS = [
     (river, "pictures", OVERVIEW, 3),
     (river, "pictures_sgd", ByAction(TRUNK, view=OverviewAndCleaners()), 2),
     (wide_river, "pictures", OVERVIEW, 1),
+    *((economy, a, TAXES, 1) for a in ECONOMY),
+    # Further steps meet kinks: a tax that is just the coin at hand.
+    (economy, "workers", TAXES, 2),
+    (economy, "workers_convolutions", TAXES, 2),
+    (economy, "workers", TaxSchedule(baseline=False, carry=True), 1),
+    (economy, "workers", TaxSchedule(MLP((6,), head_scale=0.1), baseline=False), 1),
+    (economy, "workers_plain", TaxSchedule(ConvTrunk(2, 5, 2, hidden=(6,)), baseline=False), 1),
 ]
-ALL = AGENTS | PICTURES
+ALL = AGENTS | PICTURES | ECONOMY
 
 
 def label(row):
     task, agents, incentive, m = row
-    return f"{task.__name__}-{agents}-{type(incentive).__name__}-M{m}"
+    network = getattr(incentive, "network", None) if incentive.in_rewards else None
+    carry = "Carry" * getattr(incentive, "carry", False)
+    kind = f"{type(incentive).__name__}{type(network).__name__ if network else ''}{carry}"
+    return f"{task.__name__}-{agents}-{kind}-M{m}"
 
 
 def watched(task, agents, designer, m, iterations=3):
     """A trainer after some iterations, and the designer's inputs and gradients of the last."""
-    stacks = agents.policy.stacks and getattr(designer.incentive, "network", agents.policy).stacks
-    seeds = (3, 8) if stacks else (3,)
-    trainer = Trainer(task, agents, designer, seeds=seeds, k=8, agent_batches=m, dtype=torch.float64)
+    stacks = agents.policy.stacks and (getattr(designer.incentive, "network", None) or agents.policy).stacks
+    seeds, k = (3, 8) if stacks else (3,), 4 if isinstance(task, GatherTradeBuild) else 8
+    trainer = Trainer(task, agents, designer, seeds=seeds, k=k, agent_batches=m, dtype=torch.float64)
     seen = {}
 
     def update(state, agents, transition, rng):
@@ -166,7 +200,7 @@ def watched(task, agents, designer, m, iterations=3):
 
 def designer_of(name, incentive):
     if name not in PICTURES:
-        return MetaGradient(incentive, optim.Adam(0.05))
+        return MetaGradient(incentive, optim.Adam(0.01 if name in ECONOMY else 0.05))
     # Few apples are eaten in a short episode: values tell the actions apart.
     return MetaGradient(
         incentive, optim.Adam(0.05), advantages="gae", critic=DesignerCritic(CLEANERS.critic), gae_lambda=0.95,
@@ -205,7 +239,8 @@ def stepped(agents, incentive, eta, t):
     """The agents' parameters after their steps, had they been paid under another η."""
     params, opt = t.steps[0].forward.params, t.steps[0].opt
     for step in t.steps:
-        change = incentive.payments(eta, step.batch) - incentive.payments(t.eta, step.batch)
+        batch = pinned(incentive, t.eta, step.batch)
+        change = incentive.payments(eta, batch) - incentive.payments(t.eta, batch)
         rewards = step.batch.total_rewards + change
         loss = lambda p, s=step, r=rewards: agents.loss(  # noqa: E731
             p, s.batch, agents.advantages(s.batch, r), s.entropy, s.rows
@@ -214,10 +249,20 @@ def stepped(agents, incentive, eta, t):
     return params
 
 
+def pinned(incentive, eta, batch):
+    """The batch with payments that count from this η, where they are changes of what was paid."""
+    if not incentive.in_rewards:
+        return batch
+    base = torch.zeros_like(batch.extra["rates"])
+    base[:, batch.extra["tax_day"][0, :, 0]] = incentive.rates(eta, batch)
+    return batch.replace(extra={**batch.extra, BASE: base})
+
+
 FINITE = [row for row in ROWS if row[2] is not None and row[1] != "minibatches" and row[3] in (1, 3)]
-
-
-SOME = [row for i, row in enumerate(FINITE) if i % max(1, len(FINITE) // 14) == 0 or row[1] in PICTURES]
+SOME = [
+    row for i, row in enumerate(FINITE)
+    if (i % max(1, len(FINITE) // 14) == 0 and row[1] not in ECONOMY) or row[1] in PICTURES or row[2] is TAXES
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", SOME, ids=label)
@@ -257,7 +302,7 @@ def test_hand_written_incentives_are_their_payments(row):
         want = grad_of(lambda p, g=giver: (credit.rewards * incentive.payments_by(p, batch, g)).sum(), state.eta)
         assert relative(incentive.vjp(state.eta, batch, credit, giver), want) < 1e-12
     want = grad_of(lambda p: incentive.cost(p, batch, 0.9).sum(), state.eta)
-    if incentive.givers == 1:
+    if incentive.givers == 1 and not incentive.in_rewards:
         assert relative(incentive.cost_grad(state.eta, batch, 0.9), want) < 1e-12
 
 

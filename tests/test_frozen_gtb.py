@@ -7,7 +7,6 @@ from frozen import reference
 
 from metagrad.agents.critics import Critic, DesignerCritic, LinearCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
-from metagrad.batch import flatten
 from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
 from metagrad.designers.dual_rl import ACTED, DRAW
 from metagrad.metagradient import LastSteps, Sensitivity
@@ -15,7 +14,6 @@ from metagrad.networks import MLP, ConvTrunk, RecurrentTrunk
 from metagrad.optim import Adam
 from metagrad.schedules import Linear
 from metagrad.tasks.gtb import GatherTradeBuild, OwnedByRank, PerBracketCategorical, TaxSchedule, Welfare
-from metagrad.tasks.gtb.phases import adopt
 from metagrad.trainer import Trainer
 
 ITERATIONS = 5
@@ -210,8 +208,7 @@ def adopt_from(trainer, ref, seed):
     start(source, ref, 0)  # both runs drew the same networks: they are of the same seed
     for _ in range(ITERATIONS):
         source.iterate()
-    agents = adopt(trainer.state.agents, flatten(source.state.agents), (seed,), (seed,))
-    trainer.state = trainer.state._replace(agents=agents)
+    trainer.adopt(source.tensors())
 
 
 def sketched(found, name, want):

@@ -8,17 +8,18 @@ import torch
 from economy import agents, designer, task, trainer
 from matplotlib.figure import Figure
 
-from fastenvs.gtb.config import Options
+from metagrad import losses
 from metagrad.agents.critics import Critic, LinearCritic
 from metagrad.batch import flatten
 from metagrad.designers import NoDesigner
+from metagrad.experiment.metrics import row_of
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam
-from metagrad.phases import adopt
+from metagrad.recorder import choose
 from metagrad.schedules import Linear
 from metagrad.tasks.base import TaskError
-from metagrad.tasks.gtb import METHODS, PRESETS, GatherTradeBuild, OwnedByRank, TaxSchedule, figures
+from metagrad.tasks.gtb import METHODS, PRESETS, GatherTradeBuild, OwnedByRank, TaxSchedule
 from metagrad.tasks.gtb.presets import WINDOW
 from metagrad.trainer import Evaluator, Trainer
 
@@ -218,31 +219,6 @@ def test_published_networks_learn(options):
     assert not made.diverged().any()
 
 
-# ---------------------------------------------------------------------- phases
-
-
-def test_the_second_phase_starts_with_the_agents_of_the_first():
-    first = train(small("free-market"), (4, 7), iterations=3)
-    theirs = {n: t.clone() for n, t in flatten(first.state.agents).items()}
-    second = train(small("metagrad", "gtb_phase_2"), (7,))
-    agents = adopt(second.state.agents, theirs, (7,), (4, 7))
-    assert agents.batches == 0
-    assert agents.policy_opt.t == first.state.agents.policy_opt.t == 12
-    for mine, other in ((agents.policy, first.state.agents.policy),
-                        (agents.policy_opt.v, first.state.agents.policy_opt.v),
-                        (agents.critic.params, first.state.agents.critic.params)):  # fmt: skip
-        for name, p in mine.items():
-            assert torch.equal(p, other[name][1:])
-    second.state = second.state._replace(agents=agents)
-    second.iterate()
-    assert second.state.agents.policy_opt.t == 16
-    with pytest.raises(ValueError, match="no seed 5"):
-        adopt(second.state.agents, theirs, (5,), (4, 7))
-    other = train(replace(small("metagrad"), agents=replace(small("metagrad").agents, network=MLP((5,)))), (7,))
-    with pytest.raises(ValueError, match="another policy"):
-        adopt(other.state.agents, theirs, (7,), (4, 7))
-
-
 # ---------------------------------------------------------------------- learning and figures
 
 
@@ -263,23 +239,17 @@ def columns():
         designer(TaxSchedule(), path=Sensitivity(15.0), advantages="gae", critic=LinearCritic(OwnedByRank())),
         seeds=(1, 2),
     )
-    found = {"seed": [], "episode": []}
+    rows = []
     for _ in range(3):
         made.iterate()
         scores = made.evaluate(2)
-        for s, seed in enumerate(made.seeds):
-            found["seed"].append(seed)
-            found["episode"].append(made.state.episodes)
-            for name, x in scores.items():
-                values = {name: x[s]} if x.ndim == 1 else {f"{name}_{i}": v for i, v in enumerate(x[s])}
-                for column, value in values.items():
-                    found.setdefault(column, []).append(value)
-    return {name: np.array(values) for name, values in found.items()}
+        rows += [{"seed": seed, "episode": made.state.episodes, **row_of(scores, s)} for s, seed in enumerate((1, 2))]
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
 def test_figures_of_runs():
     page, metrics = Figure(), columns()
-    figures.draw(page, [("metagrad", metrics), ("the same", metrics)])
+    task().draw(page, [(None, "metagrad", metrics), (None, "the same", metrics)])
     assert len(page.axes) == 12
     welfare, rates, bars = page.axes[0], page.axes[4], page.axes[7]
     np.testing.assert_allclose(welfare.lines[0].get_ydata(), metrics["welfare"].reshape(3, 2).mean(1))
@@ -293,12 +263,39 @@ def test_figures_of_runs():
 def test_frames_of_an_episode():
     env = task(tax_mode="us_federal").make(2, [1])
     env.reset()
-    page, frames = Figure(), []
+    frames = []
     for _ in range(3):
         env.step(np.full((2, 4), 47))
-        frames.append(task().frame(page, env))
+        frames.append(task().frame(env, 1))
     assert frames[0].dtype == np.uint8
     assert frames[0].shape == frames[2].shape
     assert (frames[0] != frames[2]).any()
-    assert len(page.axes) == 6
-    assert Options().cutoffs[-1] in page.axes[3].lines[0].get_xdata()
+    assert (task().frame(env, 0) != frames[2]).any()  # another copy
+
+
+# ---------------------------------------------------------------------- the draw of actions
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+def test_masked_policy(epsilon):
+    """Sampling follows the masked, mixed softmax; illegal actions are never chosen; its logarithm is the learner's."""
+    rng = np.random.default_rng(0)
+    logits = np.repeat(rng.normal(size=(1, 1, 1, 6)), 60_000, 1).astype(np.float32)
+    mask = np.repeat(np.array([[[1, 0, 1, 1, 0, 1]]], np.uint8), 60_000, 0)
+    actions, log_prob = np.empty((1, 60_000, 1), np.int64), np.empty((1, 60_000, 1))
+    choose(logits, mask, rng.random((1, 60_000)), epsilon, actions, log_prob)
+    legal = torch.from_numpy(mask[:1, 0]).bool()
+    log_p = losses.log_probabilities(torch.from_numpy(logits[0, :1, 0]), epsilon, legal)[0]
+    share = np.bincount(actions.ravel(), minlength=6) / 60_000
+    assert share[[1, 4]].tolist() == [0, 0]
+    np.testing.assert_allclose(share, log_p.exp().numpy(), atol=0.01)
+    np.testing.assert_allclose(log_prob, log_p.numpy()[actions], rtol=1e-4, atol=1e-5)
+    if epsilon:
+        assert (share[[0, 2, 3, 5]] >= 0.3 / 4 - 0.01).all()
+
+
+def test_the_last_legal_action_is_chosen_where_rounding_leaves_nothing():
+    actions, log_prob = np.empty((1, 1, 1), np.int64), np.empty((1, 1, 1))
+    mask = np.array([[[1, 1, 0]]], np.uint8)
+    choose(np.zeros((1, 1, 1, 3), np.float32), mask, np.array([[1 - 1e-17]]), 0.0, actions, log_prob)
+    assert actions.item() == 1

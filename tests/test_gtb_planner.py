@@ -24,7 +24,8 @@ def planner(**options):
     critic = DesignerCritic(Critic(MLP((7,)), Adam(2e-3)), learn_lambda=options.get("gae_lambda", 0.98))
     settings = {
         "network": TRUNK, "optimiser": Adam(1e-3), "gamma": 1.0, "gae_lambda": 0.98, "entropy": 0.01, "critic": critic,
-        "reward_less_payments": False, "reduction": "rows", "view": StateOnly(), "rewards": Welfare(), "normalise": True,
+        "reward_less_payments": False, "reduction": "rows", "view": StateOnly(), "rewards": Welfare(),
+        "normalise": True,
     }  # fmt: skip
     return DualRL(PerBracketCategorical(), **{**settings, **options})
 

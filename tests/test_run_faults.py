@@ -593,14 +593,14 @@ def test_agents_that_do_not_fit(whole, tmp_path):
         (whole(OWN), "is a run of own:experiment, not of escape-room"),
         (tmp_path / "nowhere", "is not a run"),
         (part, "episodes; finish it with `metagrad train --resume"),
-        (shapes, "another policy: policy/w0 differs"),
-        (other, "another policy: policy_opt/.* differs"),
+        (shapes, "agents/policy/w0 is"),
+        (other, "agents/policy_opt/.* is unknown"),
     ):
         with pytest.raises(ConfigError, match="init_from") as error:
             run.train(with_run(ROOM, init_from=str(source)), tmp_path / "run", QUIET)
         assert re.search(message, str(error.value)), str(error.value)
         assert not (tmp_path / "run").exists()
-    with pytest.raises(ConfigError, match="have no seed 7; there are 5, 6"):
+    with pytest.raises(ConfigError, match=r"no agents of seed 7, but of seeds \[5, 6\]"):
         run.train(with_run(ROOM, init_from=str(one), seeds=(7,)), tmp_path / "run", QUIET)
 
 

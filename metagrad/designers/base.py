@@ -41,6 +41,9 @@ class Designer:
         """The state to begin with; none where there is nothing to learn."""
         return None
 
+    def check(self, env: Any, k: int) -> None:
+        """Refuse an environment, or a number of episodes in an update, that it cannot work with."""
+
     def begin(self, state: Any, env: Any, rng: Streams) -> None:
         """Called before an episode's first step."""
 

@@ -46,6 +46,9 @@ class Incentive:
         """Parameters of every seed, ``[S, ...]`` each."""
         raise NotImplementedError(f"{type(self).__name__} needs a method init(game, generators, where)")
 
+    def check(self, env: Any, k: int) -> None:
+        """Refuse an environment, or a number of episodes in an update, that it cannot work with."""
+
     def begin(self, eta: Params, env: Any) -> None:
         """Called before an episode's first step."""
 

@@ -137,6 +137,10 @@ class MetaGradient(Checked, Designer):
 
     # ------------------------------------------------------------------ in an episode
 
+    def check(self, env: Any, k: int) -> None:
+        """Refuse what the incentive cannot work with."""
+        self.incentive.check(env, k)
+
     def begin(self, state: MetaGradientState, env: Any, rng: Streams) -> None:
         """Called before an episode's first step."""
         self.incentive.begin(state.eta, env)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagrad.checks import shown
 from metagrad.experiment import size
 from metagrad.experiment.config import ConfigError, Experiment
 from metagrad.experiment.metrics import check_scores
@@ -107,15 +108,32 @@ class Learners:
         _load(self.trainers, tensors, dry)
 
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
-        """Start with the agents of another run, seed by seed; nothing is changed if they do not fit."""
-        others = theirs.run.seeds
-        if self.alone != size.alone(theirs):
-            raise ConfigError("the agents to start with have networks of another kind")
+        """Start with the agents of another run, seed by seed."""
+        seeds = theirs.run.seeds
+        agents = dict(zip(seeds, _by_seed(tensors, len(seeds)), strict=True))
+        missing = [seed for seed in self.experiment.run.seeds if seed not in agents]
+        if missing:
+            raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {shown(list(seeds))}")
         for t in self.trainers:
-            if self.alone and t.seeds[0] not in others:
-                raise ConfigError(f"the agents to start with have no seed {t.seeds[0]}")
-            place = others.index(t.seeds[0]) if self.alone else 0
-            t.adopt(_below(tensors, place), t.seeds if self.alone else others)
+            t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
+
+
+def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """The agents of each of ``n`` seeds, be they of one trainer for all or of one each."""
+    agents = {name: t for name, t in tensors.items() if name.partition("/")[2].startswith("agents/")}
+    if any(name.startswith("1/") for name in agents):
+        return [_below(agents, i) for i in range(n)]
+    stacked = {name: t.chunk(n) if t.dim() else (t,) * n for name, t in _below(agents, 0).items()}
+    for name, parts in stacked.items():
+        if len({part.shape for part in parts}) > 1 or len(parts) < n:
+            raise ValueError(f"{name} is not of {n} seeds")
+    return [{name: parts[i] for name, parts in stacked.items()} for i in range(n)]
+
+
+def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The agents of one trainer from those of its seeds; counts are the same for all."""
+    names = set.intersection(*(set(part) for part in parts))
+    return {n: torch.cat([p[n] for p in parts]) if parts[0][n].dim() else parts[0][n] for n in sorted(names)}
 
 
 def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ from metagrad.experiment.folder import (
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
-from metagrad.tasks import starting_point
+from metagrad.tasks import game, starting_point
 
 # ---------------------------------------------------------------------- start, resume, evaluate
 
@@ -274,8 +274,8 @@ def _adopt(learners: Learners) -> None:
 
 def _first_phase(experiment: Experiment) -> str:
     """What to do where a phase goes on with agents that are not named."""
-    seeds = experiment.run.seeds
-    options = [experiment.game, "--seeds", str(len(seeds)), "--first-seed", str(seeds[0])]
+    seeds, first = experiment.run.seeds, getattr(game(experiment.game), "FIRST_PHASE", "")
+    options = [experiment.game, *shlex.split(first), "--seeds", str(len(seeds)), "--first-seed", str(seeds[0])]
     options += [*_flags(experiment), "--out", "runs/agents"]
     return (
         f"preset {experiment.preset} starts with agents that have learned before: make them with "

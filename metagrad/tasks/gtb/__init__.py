@@ -2,8 +2,11 @@
 
 from metagrad.tasks.gtb.features import OwnedByRank
 from metagrad.tasks.gtb.planner import PerBracketCategorical
-from metagrad.tasks.gtb.presets import METHODS, PRESETS
+from metagrad.tasks.gtb.presets import FIRST_PHASE, METHODS, PRESETS
 from metagrad.tasks.gtb.task import GatherTradeBuild
 from metagrad.tasks.gtb.taxes import TaxSchedule, Welfare
 
-__all__ = ["METHODS", "PRESETS", "GatherTradeBuild", "OwnedByRank", "PerBracketCategorical", "TaxSchedule", "Welfare"]
+__all__ = [
+    "FIRST_PHASE", "METHODS", "PRESETS", "GatherTradeBuild", "OwnedByRank", "PerBracketCategorical", "TaxSchedule",
+    "Welfare",
+]  # fmt: skip

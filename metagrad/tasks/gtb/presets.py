@@ -78,6 +78,8 @@ def gtb_paper() -> Experiment:
     return Experiment("gtb", "gtb_paper", "metagrad", GatherTradeBuild(), agents, designer, run)
 
 
+#: Options of the run that makes agents for a second phase.
+FIRST_PHASE = "--method free-market"
 PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
 
 

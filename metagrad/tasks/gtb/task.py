@@ -172,14 +172,14 @@ class GatherTradeBuild(Checked, VectorTask):
         order = extra["rank"][:, 0].argsort(-1)
         return account.double().gather(-1, order).mean(1)
 
-    def figure(self, figure: Any, experiment: Any, metrics: dict[str, np.ndarray]) -> None:
-        """Draw one run: training, rates, and who earns and pays."""
+    def draw(self, figure: Any, runs: Any) -> None:
+        """Draw runs: training, rates, who earns and pays."""
         from metagrad.tasks.gtb import figures
 
-        figures.draw(figure, [(experiment.method, metrics)])
+        figures.draw(figure, runs)
 
-    def frame(self, figure: Any, env: Any) -> np.ndarray:
-        """A picture of the first copy, uint8 ``[h, w, 3]``, for replays."""
+    def frame(self, env: Any, copy: int) -> np.ndarray:
+        """Picture of one copy: map, order books, tax schedule, what the agents have."""
         from metagrad.tasks.gtb import figures
 
-        return figures.frame(figure, env)
+        return figures.frame(env, copy)

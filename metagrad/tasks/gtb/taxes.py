@@ -98,10 +98,8 @@ class TaxSchedule(Checked, Incentive):
         logit = math.log(self.start / (1 - self.start))
         return {"logits": torch.full((len(generators), self.levers), logit, device=where.device, dtype=where.dtype)}
 
-    # ------------------------------------------------------------------ in an episode
-
-    def begin(self, eta: Params, env: Any) -> None:
-        """Check that this is an economy that the taxes know."""
+    def check(self, env: Any, k: int) -> None:
+        """Refuse anything but an economy with tax days that the taxes know, and a baseline without other episodes."""
         options: Any = getattr(env, "options", None)
         if getattr(options, "tax_mode", None) != "external":
             raise ValueError("a TaxSchedule needs Gather-Trade-Build with tax_mode 'external'")
@@ -113,6 +111,10 @@ class TaxSchedule(Checked, Incentive):
             )
         if env.n_agents >= 30:
             raise ValueError(f"a TaxSchedule needs fewer than 30 agents, got {env.n_agents}")
+        if self.baseline and k < 2:
+            raise ValueError("TaxSchedule.baseline needs k of at least 2")
+
+    # ------------------------------------------------------------------ in an episode
 
     def act(self, eta: Params, env: Any, obs: Any, step: int) -> dict[str, np.ndarray]:
         """Set the rates on the first day of a period."""
@@ -133,9 +135,10 @@ class TaxSchedule(Checked, Incentive):
     def rates(self, eta: Params, batch: Batch, capped: bool = True) -> Tensor:
         """Rates ``[S, P, K, B]`` as a function of η on what the designer saw, float64; by default those in force."""
         taxed = records(batch)
-        n_days = len(taxed[0].day)
-        first = batch.remember("first days", batch.designer_obs, lambda: batch.at(_first_days(taxed[0].day)))
-        rows = first.remember("view", first.designer_obs, lambda: self.view.rows(first)) if self.network else None
+        n_days, rows = len(taxed[0].day), None
+        if self.network is not None:
+            day = taxed[0].day
+            rows = batch.remember("first days", batch.designer_obs, lambda: self.view.rows(batch.at(_first_days(day))))
         rates = self._rates(eta, rows, n_days * batch.k).double().unflatten(1, (n_days, batch.k))
         return rates * torch.stack([record.cap for record in taxed]) if capped else rates
 
@@ -185,7 +188,6 @@ class TaxSchedule(Checked, Incentive):
 
     def _baseline(self, batch: Batch, credit: Credit) -> Tensor:
         """What the baseline takes from every rate's credit, ``[S, P, K, B]``."""
-        _need_others(batch)
         score = credit.advantages.double()
         each = zip(score, records(batch), strict=True)
         return torch.stack([tax_math.baseline_credit(d, r, credit.decay, self.coin_floor) for d, r in each])
@@ -197,8 +199,6 @@ class TaxSchedule(Checked, Incentive):
 
     def advantage_slopes(self, batch: Batch, decay: float) -> Tensor:
         """Derivative of the agents' advantages by rates common to all periods, ``[S, T, K, A, B]``, float64."""
-        if self.baseline:
-            _need_others(batch)
         each = [
             tax_math.advantage_derivatives(record, decay, self.coin_floor, self.baseline) * record.cap[0, 0]
             for record in records(batch)
@@ -217,8 +217,3 @@ class TaxSchedule(Checked, Incentive):
 def _first_days(day: Tensor) -> Tensor:
     """First step of each period that has a tax day."""
     return torch.cat([torch.zeros_like(day[:1]), day[:-1] + 1])
-
-
-def _need_others(batch: Batch) -> None:
-    if batch.k < 2:
-        raise ValueError("TaxSchedule.baseline needs k of at least 2")
