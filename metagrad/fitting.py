@@ -48,7 +48,7 @@ def check_batch(found: dict[str, Tensor], like: Batch, seeds: int, k: int, what:
     found : dict
         A batch by names.
     like : Batch
-        One of the same game, agents and designer; of one episode will do.
+        One of the same game, agents and designer, of any numbers of seeds and episodes.
     seeds, k : int
     what : str
         Before the names, in messages.

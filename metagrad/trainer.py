@@ -175,7 +175,7 @@ class Trainer:
         if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
             raise ValueError("iteration and episodes do not go with the streams")
         if self.pipeline and self.designer.validation != "none" and state.iteration:
-            fitting.check_batch(held, self.one_episode(), len(self.seeds), self.k, "pending/")
+            fitting.check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
         elif held:
             raise ValueError(f"pending/{min(held)} is unknown")
         rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
@@ -190,7 +190,7 @@ class Trainer:
         fresh = flatten(self.state._replace(pending=None))
         filled: dict[str, Tensor] = {}
         if iteration and has_empty(self.state._replace(pending=None)):
-            other = self._alone(self.k)
+            other = self._alone()
             other.iterate()
             filled = {n: t for n, t in flatten(other.state._replace(pending=None)).items() if n not in fresh}
         fitting.check_names(found, [*fresh, *filled, "env_steps"])
@@ -198,16 +198,16 @@ class Trainer:
             shape = (len(self.seeds) * len(t), *t.shape[1:]) if t.dim() else ()
             fitting.check_tensor(name, found[name], shape, t.dtype)
 
-    def _alone(self, k: int) -> Trainer:
+    def _alone(self) -> Trainer:
         """A new trainer with one seed."""
         return Trainer(
-            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=k, agent_batches=self.agent_batches,
+            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=self.k, agent_batches=self.agent_batches,
             pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
         )  # fmt: skip
 
-    def one_episode(self) -> Batch:
-        """An episode of a new trainer with one seed, to see what batches are made of; nothing is changed."""
-        other = self._alone(1)
+    def sample(self) -> Batch:
+        """A batch of a new trainer with one seed, to see what batches are made of; nothing is changed."""
+        other = self._alone()
         return other.collect(other.state.agents)
 
     def adopt(self, tensors: dict[str, Tensor]) -> None:

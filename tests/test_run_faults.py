@@ -557,11 +557,12 @@ def test_a_phase_needs_its_agents(tmp_path, capsys):
     assert cli.main([*command, "--first-seed", "7", "--task.steps", "20"]) == 2
     shown = capsys.readouterr().err
     made = shown.split("`")[1]
-    assert made.startswith("metagrad train gtb --seeds 1 --first-seed 7 --task.steps 20 --task.anneal --out ")
+    wanted = "metagrad train gtb --method free-market --seeds 1 --first-seed 7 --task.steps 20 --task.anneal --out "
+    assert made.startswith(wanted)
     assert "--init-from" in shown
     assert not (tmp_path / "two").exists()
     _, config = cli.parse_train(made.split()[2:])
-    first = experiment("gtb", "gtb")
+    first = experiment("gtb", "gtb", "free-market")
     assert config == replace(with_run(first, seeds=(7,)), task=replace(first.task, steps=20, anneal=True))
 
 

@@ -88,10 +88,10 @@ class Learners:
         return np.concatenate([t.diverged() for t in self.trainers])
 
     def check_scores(self) -> None:
-        """Refuse a task whose scores cannot be written, seen on one episode; nothing is changed."""
+        """Refuse a task whose scores cannot be written, seen on one batch; nothing is changed."""
         task = self.experiment.task
         try:
-            check_scores(task, task.scores(self.trainers[0].one_episode()), 1)
+            check_scores(task, task.scores(self.trainers[0].sample()), 1)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ConfigError(f"{task.name} gives no scores: {type(error).__name__}: {error}") from error
 

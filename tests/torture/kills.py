@@ -161,7 +161,9 @@ class Trial:
     ) -> None:  # fmt: skip
         self.dice = random.Random(f"{SEED} trial {number}")
         self.counts = counts
-        self.index = self.dice.randrange(ROUNDS * len(pool))
+        family = self.dice.choice(sorted({name.split(":")[0] for name, *_ in pool}))
+        of_family = [i for i, (name, *_) in enumerate(pool) if name.split(":")[0] == family]
+        self.index = self.dice.choice(of_family) + len(pool) * self.dice.randrange(ROUNDS)
         self.config = recipe(self.index, pool)
         self.whole, self.seconds = undisturbed(self.config, self.index, folder)
         self.folder, self.log = scratch / "trial", scratch / "trial.log"
