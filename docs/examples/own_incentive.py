@@ -44,7 +44,7 @@ def rate(eta):
 
 
 def flat_tax(eta, batch):
-    """What every agent gets back less what it pays, ``[S, T, K, A]``: any differentiable function of η and the batch."""
+    """What every agent gets back less what it pays, ``[S, T, K, A]``: a differentiable function of η and the batch."""
     return rate(eta) * (batch.rewards.mean(-1, keepdim=True) - batch.rewards)
 
 

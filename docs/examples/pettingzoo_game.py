@@ -43,7 +43,7 @@ class Sorting:
         earned = 0.6 * self.last.sum() - self.last
         over = self.t >= STEPS
         result = self._obs(), dict(zip(self.agents, earned.tolist(), strict=True))
-        ends = {a: False for a in self.agents}, {a: over for a in self.agents}, {a: {} for a in self.agents}
+        ends = dict.fromkeys(self.agents, False), dict.fromkeys(self.agents, over), {a: {} for a in self.agents}
         if over:
             self.agents = []
         return (*result, *ends)
