@@ -51,7 +51,7 @@ NETWORKS = {
     "no conv": (ConvTrunk(4, 5, 0, 6, (8,), 1.0, 0.5), 1, 1),
     "planes": (PlaneMLP(PLANES, 9, (8,), 1.0), 3, 1),
     "wide planes": (PlaneMLP(PLANES, 64, (8, 8), 1.0), 1, 1),
-    "recurrent": (RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (8, 6)), 1.0), 1, 5),
+    "recurrent": (RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (8, 6), 1.0)), 1, 5),
     "module": (ModuleNetwork(Seer), 3, 1),
     "module one by one": (ModuleNetwork(Rnn, side_by_side=False), 2, 1),
 }
@@ -245,7 +245,7 @@ def test_options_of_a_trunk_are_checked(options):
 
 
 def test_the_recurrent_network_is_an_lstm_from_zeros():
-    network = RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (9, 8)), 1.0)
+    network = RecurrentTrunk(ConvTrunk(4, 3, 1, 9, (9, 8), 1.0))
     params = network.init([np.random.default_rng(0)], 1, SHAPES, 2, DOUBLE)
     obs = rows_of(1, 6 * 3)
     cell = torch.nn.LSTM(8, 8, dtype=torch.float64)

@@ -8,35 +8,39 @@ clipped surrogate.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import estimators, losses, optim
-from metagrad.agents.base import Adjoint, AgentState, Credit, Interface, Step
-from metagrad.agents.critics import Critic
-from metagrad.batch import Batch, Rows
-from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
-from metagrad.networks.base import Forward, Network, Obs, Where
-from metagrad.networks.mlp import MLP
+from metagrad import losses, optim
+from metagrad.agents.advantages import ActorCritic
+from metagrad.agents.base import Adjoint, AgentState, Credit, Step
+from metagrad.batch import Batch
+from metagrad.networks.base import Obs
 from metagrad.optim import Params
-from metagrad.schedules import Linear, value_at
+from metagrad.schedules import value_at
 from metagrad.streams import Streams
 
 
-class Pass(NamedTuple):
-    """A policy on the rows of a batch."""
+def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Iterator[Tensor]:
+    """Rows ``[G, M]`` of each minibatch, drawn without replacement.
 
-    forward: Forward
-    policy: losses.Softmax
-    score: Tensor  # [G, R, L], derivative of log π(a) by the logits
+    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together.
+    """
+    steps, (networks, n) = batch.actions.shape[1], next(iter(batch.obs.values())).shape[:2]
+    order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
+    for part in np.array_split(order, minibatches, axis=1):
+        rows = np.sort(part, axis=1)
+        if whole:
+            rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
+        yield torch.from_numpy(rows.repeat(networks // len(rows), 0)).to(batch.alive.device)
 
 
 @dataclass(frozen=True)
-class PolicyGradientAgents(Checked):
+class PolicyGradientAgents(ActorCritic):
     """Agents that follow the gradient of what they earn and are paid.
 
     Parameters
@@ -69,90 +73,6 @@ class PolicyGradientAgents(Checked):
         Clipping range of the probability ratio, idle in the first step on a batch.
     """
 
-    hidden: Widths = (64, 32)
-    optimiser: optim.Optimiser = field(default_factory=lambda: optim.SGD(0.05))
-    network: Network | None = None
-    share_parameters: bool = False
-    gamma: Share = 0.99
-    gae_lambda: Share = 1.0
-    entropy: NonNegative | Linear = 0.01
-    exploration: Share | Linear = 0.0
-    critic: Critic | None = None
-    terminal: Literal["zero", "bootstrap"] = "zero"
-    normalise: bool = False
-    reduction: Literal["episode", "rows"] = "episode"
-    epochs: Count = 1
-    minibatches: Count = 1
-    clip: PositiveShare = 0.2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.policy.sequential:
-            raise ValueError(
-                "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"
-            )
-
-    @property
-    def policy(self) -> Network:
-        """The network of a policy."""
-        return MLP(self.hidden) if self.network is None else self.network
-
-    @property
-    def rows(self) -> Rows:
-        """How networks read what is kept by agent."""
-        return Rows(self.share_parameters)
-
-    @property
-    def decay(self) -> float:
-        """What an advantage loses of a reward for every step in between."""
-        return self.gamma * self.gae_lambda
-
-    @property
-    def one_step(self) -> bool:
-        """Whether a batch is learned from in one step, where every probability ratio is 1."""
-        return self.epochs * self.minibatches == 1
-
-    @property
-    def keeps_passes(self) -> bool:
-        """Whether passes of the acting policy may serve a designer.
-
-        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
-        pending episodes anew, all rows at once, and its last bits must not differ.
-        """
-        return self.minibatches > 1
-
-    # ------------------------------------------------------------------ acting
-
-    def init(self, game: Interface, rng: Streams, where: Where, purpose: str = "parameters") -> AgentState:
-        """Draw networks for every seed."""
-        generators, n = rng.generators(purpose), 1 if self.share_parameters else game.n_agents
-        shapes = {name: shape for name, shape in game.agents.items() if name != "mask"}
-        policy = self.policy.init(generators, n, shapes, game.n_actions, where)
-        critic = None if self.critic is None else self.critic.init(generators, n, shapes, where)
-        return AgentState(policy, self.optimiser.init(policy), critic)
-
-    def epsilon(self, iteration: int) -> float:
-        """Share of uniform exploration in this iteration."""
-        return value_at(self.exploration, iteration)
-
-    def act(self, state: AgentState, obs: Obs) -> Forward:
-        """Logits for one step of all copies."""
-        return self.policy.forward(state.policy, obs)
-
-    def values(self, state: AgentState, batch: Batch) -> Tensor | None:
-        """Values of the critics, 0 where none counts."""
-        if self.critic is None or state.critic is None:
-            return None
-        out = self._critic_pass(state, batch).out[..., 0]
-        like = torch.empty(len(batch.actions), batch.actions.shape[1] + 1, *batch.actions.shape[2:], device="meta")
-        return self.rows.back(out, like) * batch.valued(self.terminal)[..., None]
-
-    def _critic_pass(self, state: AgentState, batch: Batch) -> Forward:
-        assert self.critic is not None
-        assert state.critic is not None
-        critic, held, steps = self.critic, state.critic, batch.actions.shape[1] + 1
-        return batch.remember("critic", held.params, lambda: critic.forward(held, batch.seen(), steps))
-
     # ------------------------------------------------------------------ learning
 
     def update(self, state: AgentState, batch: Batch, rng: Streams) -> tuple[AgentState, list[Step]]:
@@ -160,12 +80,18 @@ class PolicyGradientAgents(Checked):
         advantages = self.advantages(batch, batch.total_rewards)
         weight, steps = self.entropy_weight(state, batch), []
         targets = self._targets(state, batch)
-        for rows in self._minibatches(batch, rng):
+        for rows in self._rows_of_steps(batch, rng):
             critic = self._critic_step(state, batch, rows, targets)
             policy, opt, step = self._policy_step(state.policy, state.policy_opt, batch, rows, advantages, weight)
             state = state._replace(policy=policy, policy_opt=opt, critic=critic)
             steps.append(step)
         return state._replace(batches=state.batches + 1), steps
+
+    def _rows_of_steps(self, batch: Batch, rng: Streams) -> Iterator[Tensor | None]:
+        """Rows of every step on a batch; None for all."""
+        whole = self.critic is not None and self.critic.network.sequential  # such a critic needs whole sequences
+        for _ in range(self.epochs):
+            yield from (None,) if self.minibatches == 1 else mixed_rows(batch, self.minibatches, whole, rng)
 
     def replay(
         self, state: AgentState, steps: Sequence[Step], batches: Sequence[Batch]
@@ -202,116 +128,11 @@ class PolicyGradientAgents(Checked):
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
 
-    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None) -> Pass:
-        """A policy on a batch, or on some of its rows; kept with the batch if on all."""
-        if rows is None:
-            return batch.remember("policy", policy, lambda: self._make_pass(policy, batch, None))
-        return self._make_pass(policy, batch, rows)
-
-    def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None) -> Pass:
-        obs = {name: self._pick(x, rows) for name, x in batch.obs.items()}
-        joined = batch.memo.get("acted")
-        if rows is None and joined is not None and joined[0] is policy:
-            forward = joined[1]
-        else:
-            forward = self.policy.forward(policy, obs, batch.actions.shape[1])
-        acting = losses.probabilities(forward.out, batch.epsilon, obs.get("mask"))
-        actions = self._pick(self.rows.of(batch.actions), rows)
-        return Pass(forward, acting, losses.score(acting, actions, batch.epsilon))
-
-    @staticmethod
-    def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
-        """Some rows ``[m]`` of every network, or ``[G, m]`` of each."""
-        if rows is None:
-            return x
-        if rows.dim() == 1 or len(rows) == 1:
-            return x[:, rows.flatten()]
-        return x[torch.arange(len(rows), device=x.device)[:, None], rows]
-
-    def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        return self._pick(self.rows.of(batch.agents_alive), rows)
-
-    def _scale(self, batch: Batch, alive: Tensor) -> Tensor | float:
-        """What the loss multiplies its sum over rows by."""
-        if self.reduction == "episode":
-            return 1.0 / batch.k
-        return (1.0 / estimators.sum_over_seed(alive))[:, None, None]
-
     def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
         """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
         if self.reduction == "episode":
             return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
         return self._scale(batch, self._alive(batch, rows))
-
-    def _minibatches(self, batch: Batch, rng: Streams) -> Iterator[Tensor | None]:
-        """Rows of each minibatch, drawn without replacement; None for all.
-
-        Rows of an episode are much alike, so they are mixed; only a recurrent critic needs whole sequences.
-        """
-        steps = batch.actions.shape[1]
-        n = next(iter(batch.obs.values())).shape[1]
-        whole = self.critic is not None and self.critic.network.sequential
-        for _ in range(self.epochs):
-            if self.minibatches == 1:
-                yield None
-                continue
-            order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
-            for part in np.array_split(order, self.minibatches, axis=1):
-                rows = np.sort(part, axis=1)
-                if whole:
-                    rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
-                each = len(batch.obs[next(iter(batch.obs))]) // len(rows)
-                yield torch.from_numpy(rows.repeat(each, 0)).to(batch.alive.device)
-
-    # ------------------------------------------------------------------ advantages and critics
-
-    def advantages(self, batch: Batch, rewards: Tensor) -> Tensor:
-        """Advantages of the actions under these rewards ``[S, T, K, A]``, differentiable in them."""
-        raw = self.raw_advantages(batch, rewards)
-        if not self.normalise:
-            return raw
-        return estimators.normalise(raw, batch.alive, estimators.moments(raw, batch.alive))
-
-    def raw_advantages(self, batch: Batch, rewards: Tensor) -> Tensor:
-        """The same before they are normalised; 0 after the end of an episode."""
-        advantages = estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda)
-        return advantages if batch.values is None else advantages * batch.alive[..., None]
-
-    def advantage_std(self, batch: Batch) -> Tensor:
-        """What the advantages of a batch are divided by, ``[S, 1, 1, 1]``."""
-        if not self.normalise:
-            return batch.alive.new_ones(len(batch.alive), 1, 1, 1)
-        raw = self.raw_advantages(batch, batch.total_rewards)
-        return estimators.moments(raw, batch.alive).std + estimators.GUARD
-
-    def _targets(self, state: AgentState, batch: Batch) -> Tensor | None:
-        """What the critics learn, ``[G, R]``: λ-returns by the target network."""
-        if self.critic is None or state.critic is None:
-            return None
-        assert batch.values is not None
-        later = batch.values
-        if self.critic.target_tau < 1:
-            out = self.critic.targets(state.critic, batch.seen(), later.shape[1], self.rows.of(later))
-            later = self.rows.back(out, later) * batch.valued(self.terminal)[..., None]
-        rewards = batch.total_rewards
-        return self.rows.of(estimators.gae(rewards, later, self.gamma, self.gae_lambda) + later[:, :-1])
-
-    def _critic_step(self, state: AgentState, batch: Batch, rows: Tensor | None, targets: Tensor | None) -> Any:
-        if self.critic is None or state.critic is None or targets is None:
-            return state.critic
-        alive = self._alive(batch, rows)
-        count = alive.sum(1, keepdim=True)
-        if rows is not None:
-            obs = {name: self._pick(x, rows) for name, x in batch.obs.items() if name != "mask"}
-            steps = batch.actions.shape[1]
-            forward = self.critic.forward(state.critic, obs, steps)
-            error = (forward.out[..., 0] - self._pick(targets, rows)) * alive
-            return self.critic.step(state.critic, forward, error, count)
-        forward = self._critic_pass(state, batch)
-        error = torch.zeros_like(forward.out[..., 0])
-        n = targets.shape[1]
-        error[:, :n] = (forward.out[:, :n, 0] - targets) * alive
-        return self.critic.step(state.critic, forward, error, count)
 
     # ------------------------------------------------------------------ what a designer may ask
 
@@ -354,18 +175,6 @@ class PolicyGradientAgents(Checked):
             return credit, Adjoint(adjoint.params, opt)
         params = optim.add(adjoint.params, self.hessian_vector(step, u), -1.0)
         return credit, Adjoint(params, opt)
-
-    def _credit(self, batch: Batch, d: Tensor) -> Credit:
-        """Transpose of the advantages at the batch's own rewards."""
-        fixed = raw = d
-        if self.normalise:
-            x = self.raw_advantages(batch, batch.total_rewards)
-            by = estimators.moments(x, batch.alive)
-            fixed = estimators.centred(d, batch.alive, by)
-            raw = estimators.normalise_transposed(d, x, batch.alive, by)
-        if batch.values is not None:
-            raw = raw * batch.alive[..., None]
-        return Credit(fixed, estimators.discounted_sums_transposed(raw, self.decay), self.decay)
 
     def hessian_vector(self, step: Step, u: Params) -> Params:
         """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metagrad.checks import Checked, Positive
+from metagrad.checks import Checked
 from metagrad.networks.base import Forward, Obs, Shapes, Where
 from metagrad.networks.conv import ConvForward, ConvTrunk, draw_layers, one_network
 from metagrad.optim import Params
@@ -29,13 +29,11 @@ class RecurrentTrunk(Checked):
     Parameters
     ----------
     trunk : ConvTrunk
-        What reads each row; the last of its ``hidden`` widths is that of the recurrent layer.
-    head_scale : float
-        Factor of the output layer's initial kernel.
+        What reads each row; the last of its ``hidden`` widths is that of the recurrent layer, and its ``head_scale`` is
+        for the outputs.
     """
 
     trunk: ConvTrunk
-    head_scale: Positive = 0.1
     stacks = False
     sequential = True
 
@@ -46,10 +44,7 @@ class RecurrentTrunk(Checked):
 
     @property
     def _features(self) -> ConvTrunk:
-        t = self.trunk
-        return ConvTrunk(
-            t.filters, t.kernel, t.convolutions, t.map_width, t.hidden[:-1], 1.0, t.scale, t.threads
-        )  # fmt: skip
+        return replace(self.trunk, hidden=self.trunk.hidden[:-1], head_scale=1.0)
 
     def init(
         self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
@@ -60,7 +55,7 @@ class RecurrentTrunk(Checked):
         params = self._features.init(generators, n, shapes, size, where)
         params |= draw_layers(generator, {"input": (4 * size, size), "state": (4 * size, size)}, where)
         params["input_bias"][:, size : 2 * size] = 1.0
-        return params | draw_layers(generator, {"head": (outputs, size)}, where, self.head_scale)
+        return params | draw_layers(generator, {"head": (outputs, size)}, where, self.trunk.head_scale)
 
     def forward(self, params: Params, obs: Obs, steps: int = 1) -> RecurrentForward:
         """Run the network on rows of ``steps`` steps, step-major."""

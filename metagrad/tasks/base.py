@@ -306,10 +306,17 @@ class JointAction(VectorTask):
     Raises
     ------
     TaskError
-        When its interface is asked for, if there are too many joint actions, or agents have masks.
+        If there are too many joint actions, or agents have masks.
     """
 
     task: VectorTask
+
+    def __post_init__(self) -> None:
+        inner, n = self.task.interface, self.task.n_actions**self.task.n_agents
+        if n > MAX_JOINT_ACTIONS:
+            raise TaskError(f"one mind would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
+        if "mask" in inner.agents:
+            raise TaskError("one mind for all cannot heed the agents' masks")
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -329,13 +336,9 @@ class JointAction(VectorTask):
     @cached_property
     def interface(self) -> Interface:  # type: ignore[override]
         """One agent with the designer's view and the joint actions."""
-        inner, n = self.task.interface, self.task.n_actions**self.task.n_agents
-        if n > MAX_JOINT_ACTIONS:
-            raise TaskError(f"one mind would choose among {n:,} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
-        if "mask" in inner.agents:
-            raise TaskError("one mind for all cannot heed the agents' masks")
+        inner = self.task.interface
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
-        return Interface(1, n, self.horizon, seen, inner.designer)
+        return Interface(1, inner.n_actions**inner.n_agents, self.horizon, seen, inner.designer)
 
     def make(self, num_envs: int, seeds: Sequence[int]) -> JointEnv:
         """An environment of ``num_envs`` copies."""

@@ -1,0 +1,140 @@
+"""What policy-gradient agents are: their options, networks and passes over a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metagrad import estimators, losses, optim
+from metagrad.agents.base import AgentState, Interface
+from metagrad.agents.critics import Critic
+from metagrad.batch import Batch, Rows
+from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
+from metagrad.networks.base import Forward, Network, Obs, Where
+from metagrad.networks.mlp import MLP
+from metagrad.optim import Params
+from metagrad.schedules import Linear, value_at
+from metagrad.streams import Streams
+
+
+class Pass(NamedTuple):
+    """A policy on the rows of a batch."""
+
+    forward: Forward
+    policy: losses.Softmax
+    score: Tensor  # [G, R, L], derivative of log π(a) by the logits
+
+
+@dataclass(frozen=True)
+class Policies(Checked):
+    """Options and networks; :class:`metagrad.PolicyGradientAgents` says what each option means."""
+
+    hidden: Widths = (64, 32)
+    optimiser: optim.Optimiser = field(default_factory=lambda: optim.SGD(0.05))
+    network: Network | None = None
+    share_parameters: bool = False
+    gamma: Share = 0.99
+    gae_lambda: Share = 1.0
+    entropy: NonNegative | Linear = 0.01
+    exploration: Share | Linear = 0.0
+    critic: Critic | None = None
+    terminal: Literal["zero", "bootstrap"] = "zero"
+    normalise: bool = False
+    reduction: Literal["episode", "rows"] = "episode"
+    epochs: Count = 1
+    minibatches: Count = 1
+    clip: PositiveShare = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.policy.sequential:
+            raise ValueError(
+                "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"
+            )
+
+    @property
+    def policy(self) -> Network:
+        """The network of a policy."""
+        return MLP(self.hidden) if self.network is None else self.network
+
+    @property
+    def rows(self) -> Rows:
+        """How networks read what is kept by agent."""
+        return Rows(self.share_parameters)
+
+    @property
+    def decay(self) -> float:
+        """What an advantage loses of a reward for every step in between."""
+        return self.gamma * self.gae_lambda
+
+    @property
+    def one_step(self) -> bool:
+        """Whether a batch is learned from in one step, where every probability ratio is 1."""
+        return self.epochs * self.minibatches == 1
+
+    @property
+    def keeps_passes(self) -> bool:
+        """Whether passes of the acting policy may serve a designer.
+
+        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
+        pending episodes anew, all rows at once, and its last bits must not differ.
+        """
+        return self.minibatches > 1
+
+    # ------------------------------------------------------------------ acting
+
+    def init(self, game: Interface, rng: Streams, where: Where, purpose: str = "parameters") -> AgentState:
+        """Draw networks for every seed."""
+        generators, n = rng.generators(purpose), 1 if self.share_parameters else game.n_agents
+        shapes = {name: shape for name, shape in game.agents.items() if name != "mask"}
+        policy = self.policy.init(generators, n, shapes, game.n_actions, where)
+        critic = None if self.critic is None else self.critic.init(generators, n, shapes, where)
+        return AgentState(policy, self.optimiser.init(policy), critic)
+
+    def epsilon(self, iteration: int) -> float:
+        """Share of uniform exploration in this iteration."""
+        return value_at(self.exploration, iteration)
+
+    def act(self, state: AgentState, obs: Obs) -> Forward:
+        """Logits for one step of all copies."""
+        return self.policy.forward(state.policy, obs)
+
+    # ------------------------------------------------------------------ passes over a batch
+
+    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None) -> Pass:
+        """A policy on a batch, or on some of its rows; kept with the batch if on all."""
+        if rows is None:
+            return batch.remember("policy", policy, lambda: self._make_pass(policy, batch, None))
+        return self._make_pass(policy, batch, rows)
+
+    def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None) -> Pass:
+        obs = {name: self._pick(x, rows) for name, x in batch.obs.items()}
+        joined = batch.memo.get("acted")
+        if rows is None and joined is not None and joined[0] is policy:
+            forward = joined[1]
+        else:
+            forward = self.policy.forward(policy, obs, batch.actions.shape[1])
+        acting = losses.probabilities(forward.out, batch.epsilon, obs.get("mask"))
+        actions = self._pick(self.rows.of(batch.actions), rows)
+        return Pass(forward, acting, losses.score(acting, actions, batch.epsilon))
+
+    @staticmethod
+    def _pick(x: Tensor, rows: Tensor | None) -> Tensor:
+        """Some rows ``[m]`` of every network, or ``[G, m]`` of each."""
+        if rows is None:
+            return x
+        if rows.dim() == 1 or len(rows) == 1:
+            return x[:, rows.flatten()]
+        return x[torch.arange(len(rows), device=x.device)[:, None], rows]
+
+    def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
+        return self._pick(self.rows.of(batch.agents_alive), rows)
+
+    def _scale(self, batch: Batch, alive: Tensor) -> Tensor | float:
+        """What the loss multiplies its sum over rows by."""
+        if self.reduction == "episode":
+            return 1.0 / batch.k
+        return (1.0 / estimators.sum_over_seed(alive))[:, None, None]
