@@ -1,0 +1,97 @@
+"""What the documentation shows works: blocks of Python run, command lines are understood, links lead somewhere."""
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+from metagrad.experiment.cli import parse_train
+from metagrad.tasks import GAMES
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "spec").glob("*.md")])
+COMMANDS = ("train", "evaluate", "plot", "compare", "replay")
+
+
+def name(page):
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page, language):
+    """Fenced blocks of a page, each with the number of its first line."""
+    text = page.read_text()
+    for found in re.finditer(rf"^```{language}\n(.*?)^```", text, re.M | re.S):
+        yield text.count("\n", 0, found.start(1)) + 1, found.group(1)
+
+
+def command_lines():
+    """Every line of a shell block that calls the command line, with the folder that the block has changed to."""
+    for page in PAGES:
+        for first, block in blocks(page, "sh"):
+            folder = ROOT
+            for i, line in enumerate(block.replace("\\\n", " ").splitlines()):
+                words = shlex.split(line, comments=True)
+                if words[:1] == ["cd"]:
+                    folder = folder / words[1]
+                elif words[:1] == ["metagrad"]:
+                    yield pytest.param(words[1:], folder, id=f"{name(page)}:{first + i}: {' '.join(words[1:4])}")
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if list(blocks(p, "python"))], ids=name)
+def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "docs").symlink_to(ROOT / "docs")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    matplotlib.use("Agg")
+    threads, namespace = torch.get_num_threads(), {"__name__": "page"}
+    torch.set_num_threads(1)
+    try:
+        for line, block in blocks(page, "python"):
+            exec(compile("\n" * (line - 1) + block, name(page), "exec"), namespace)
+        if page.name == "README.md":  # the ten lines train a designer, close to the optimum of 28
+            assert (namespace["trainer"].evaluate(episodes=100)["welfare"] > 26.5).all()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(("words", "folder"), list(command_lines()))
+def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    command, *rest = words
+    if command == "--version":
+        return
+    assert command in COMMANDS
+    if command == "train" and "--help" not in rest and "--resume" not in rest:
+        if rest[0] == "gtb" and "gtb" not in GAMES:
+            pytest.skip("the game is not there yet")
+        parse_train(rest)
+    elif command != "train":
+        parser = argparse.ArgumentParser(exit_on_error=False)
+        parser.add_argument("runs", nargs="+" if command in ("plot", "compare") else 1)
+        known = {"evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out")}
+        for flag in known[command]:
+            parser.add_argument(flag)
+        parser.parse_args(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'<img[^>]*src="([^"]+)"', text)
+    for target in targets:
+        if target.startswith(("http://", "https://", "mailto:")):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = Path(os.path.normpath(page.parent / path)) if path else page
+        assert linked.exists(), f"{name(page)} links to {target}"
+        if anchor and linked.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
+            slugs = {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{name(page)} links to {target}"

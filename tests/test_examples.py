@@ -1,0 +1,122 @@
+"""The examples of the documentation run, and their designers reach the optimum that each of them states."""
+
+import importlib.util
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from metagrad import LastSteps, NoDesigner, Trainer
+
+EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
+
+
+@pytest.fixture(autouse=True)
+def _as_in_their_folder(monkeypatch):
+    """Examples import each other; small networks run fastest, and the same everywhere, on one thread."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def example(name):
+    """The module of an example."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def test_own_game(capsys):
+    runpy.run_path(str(EXAMPLES / "own_game.py"), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
+    welfare = {line.split()[0]: np.fromstring(line.split("[")[1].rstrip("]"), sep=" ") for line in lines}
+    assert (welfare["NoDesigner"] < 1).all()
+    assert (welfare["MetaGradient"] > 11.5).all()  # of 12
+
+
+@pytest.mark.parametrize("name", ["prisoner's dilemma", "stag hunt", "chicken"])
+def test_matrix_games(name):
+    game = example("matrix_games")
+    results = game.main({name: game.GAMES[name]}, iterations=200, seeds=(1, 2))
+    best = game.optimum(game.GAMES[name])
+    assert (results[name, "NoDesigner"] < 0.85 * best).all()
+    assert (results[name, "MetaGradient"] > 0.96 * best).all()
+
+
+def test_matrix_games_take_any_matrix():
+    game = example("matrix_games")
+    payoff = [[2.0, 0.0], [0.0, 3.0]]
+    results = game.main({"battle of the sexes": payoff}, iterations=100, seeds=(1,))
+    assert (results["battle of the sexes", "MetaGradient"] > 0.9 * game.optimum(payoff)).all()
+
+
+@pytest.mark.parametrize(("name", "least"), [("own_incentive", 72), ("pettingzoo_game", 6.8)])
+def test_own_incentive_and_pettingzoo(name, least):
+    module = example(name)
+    results = module.main(iterations=300 if name == "own_incentive" else 80, seeds=(1, 2))
+    assert (results["NoDesigner"] < 0.7 * module.OPTIMUM).all()
+    assert (results["MetaGradient"] > least).all()
+    assert least >= 0.9 * module.OPTIMUM
+
+
+def test_own_network():
+    assert (example("own_network").main(iterations=300, seeds=(1, 2)) > 72).all()  # of 80
+
+
+def test_own_agents():
+    assert (example("own_agents").main(iterations=150, seeds=(1, 2)) > 38).all()  # of 40
+
+
+@pytest.mark.parametrize("agent_batches", [1, 3])
+def test_gradient_through_own_agents_is_that_of_finite_differences(agent_batches):
+    games, mine = example("matrix_games"), example("own_agents")
+    agents, designer = mine.TabularAgents(lr=0.3, fading=0.1), games.designer_of()
+    trainer = Trainer(games.task_of(games.GAMES["chicken"]), agents, designer, seeds=(1, 2), k=8, dtype=torch.float64)
+    trainer.train(2)
+    before, eta, batches, steps = trainer.state.agents, trainer.state.designer.eta, [], []
+    after = before
+    for _ in range(agent_batches):
+        batches.append(trainer.collect(after))
+        after, more = agents.update(after, batches[-1], trainer.rng)
+        steps += more
+    fresh = trainer.collect(after)
+    weights = designer.weights(trainer.state.designer, fresh)
+
+    def objective(changed):
+        paid = [designer.incentive.repay(changed, batch) for batch in batches]
+        table = agents.replay(before, steps, paid)[0]
+        log_p = agents.act(table, fresh.obs).out.log_softmax(-1)
+        acted = log_p.gather(-1, agents._rows(fresh.actions)[..., None])[..., 0]
+        return (agents._rows(weights) * acted).sum().item()
+
+    adjoint = agents.score_vjp(after, fresh, weights)
+    found = LastSteps().gradient({}, eta, agents, designer.incentive, steps, adjoint, fresh)
+    generator, h = torch.Generator().manual_seed(0), 1e-6  # small enough to meet no kink
+    for _ in range(5):
+        along = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in eta.items()}
+        up, down = ({n: p + sign * h * along[n] for n, p in eta.items()} for sign in (1, -1))
+        want = (objective(up) - objective(down)) / (2 * h)
+        assert abs(want) > 1e-6
+        np.testing.assert_allclose(sum((found[n] * along[n]).sum().item() for n in eta), want, rtol=1e-6)
+
+
+def test_own_agents_train_without_a_designer_and_resume():
+    games, mine = example("matrix_games"), example("own_agents")
+    whole, part = (
+        Trainer(games.task_of(games.GAMES["chicken"]), mine.TabularAgents(), NoDesigner(), seeds=(1, 2), k=4)
+        for _ in range(2)
+    )
+    whole.train(2)
+    saved = {name: x.clone() for name, x in whole.tensors().items()}
+    whole.train(2)
+    part.load(saved)
+    part.train(2)
+    for name, x in whole.tensors().items():
+        assert torch.equal(x, part.tensors()[name]), name
