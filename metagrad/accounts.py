@@ -17,14 +17,13 @@ BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", 
 
 
 class Ledger:
-    """Keeps the accounts of an episode."""
+    """Keeps the accounts of an episode; without a tax day those of income, tax and rates are 0."""
 
-    def __init__(self) -> None:
-        self.gathered: Any = 0
-        self.income: Any = 0
-        self.tax: Any = 0
-        self.net_tax: Any = 0
-        self.rates: list[np.ndarray] = []
+    def __init__(self, env: GatherTradeBuild) -> None:
+        self.gathered = np.zeros(env.state.agents.pay.shape, np.int64)
+        self.income, self.tax, self.net_tax = np.zeros((3, *self.gathered.shape))
+        self._rates: list[np.ndarray] = []
+        self._brackets = env.state.taxes.live.shape[1]
 
     def before_step(self, env: GatherTradeBuild) -> None:
         """Nothing is known yet."""
@@ -33,10 +32,14 @@ class Ledger:
         """Add what the step brought."""
         self.gathered = self.gathered + info["gathered"].sum(-1, dtype=np.int64)
         if info["tax_day"][0]:
-            self.rates.append(env.state.taxes.live.copy())
+            self._rates.append(env.state.taxes.live.copy())
             self.income = self.income + info["tax_income"]
             self.tax = self.tax + info["tax_paid"]
             self.net_tax = self.net_tax + info["tax_paid"] - info["tax_rebate"][:, None]
+
+    def rates(self) -> np.ndarray:
+        """Rates in force, means over tax days and copies, ``[B]``."""
+        return np.mean(self._rates, (0, 1)) if self._rates else np.zeros(self._brackets)
 
     def by_rank(self, env: GatherTradeBuild) -> dict[str, np.ndarray]:
         """Means over the copies, ``[A]`` each, skill ranks from low to high."""
@@ -105,7 +108,7 @@ class EconomyEvaluator(TurnEvaluator):
     def _score(self, s: int, workers: Workforce, env: GatherTradeBuild) -> dict[str, Any]:
         _copy_schedule(workers, env)
         own = self.streams_of(s)
-        ledger, designer = Ledger(), workers.observer(own["designer"])
+        ledger, designer = Ledger(env), workers.observer(own["designer"])
         play(workers, env, own["actions"], 0.0, [o for o in (designer, ledger) if o is not None])
         events = env.state.events
         return {
@@ -114,7 +117,7 @@ class EconomyEvaluator(TurnEvaluator):
             "equality": events.equality.mean(),
             "houses": env.state.agents.houses.sum(1).mean(),
             "trades": events.n_trades[:, :, 0].sum((1, 2)).mean(),
-            "rates": np.mean(ledger.rates, (0, 1)),
+            "rates": ledger.rates(),
             "by_rank": ledger.by_rank(env),
         }
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from metagrad import optim
 from metagrad.config import CleanupConfig
 from metagrad.convnet import Evaluation, apply_trunk, init_trunk
-from metagrad.economy import advantages, masked_log_softmax, slope
+from metagrad.economy import advantages, masked_log_softmax, slope, spread
+from metagrad.fitting import Axes
 from metagrad.nets import Params
 from metagrad.train import DTYPES
 
@@ -24,6 +25,13 @@ from metagrad.train import DTYPES
 @dataclass
 class Batch:
     """K episodes of T steps; actors are the agents, or one for each episode that acts for all (central)."""
+
+    AXES: ClassVar[Axes] = {
+        "pictures": ("T1*K*M h w c", torch.uint8), "overview": ("T1*K H W C", torch.uint8),
+        "actions": ("T*K*M", torch.int64), "log_prob": ("T*K*M", None), "rewards": ("T K A", None),
+        "incentives": ("T K A", None), "kinds": ("T K A", torch.int64), "cleaned": ("T K A", None),
+        "waste": ("T K A", None), "noise": ("T K 3", None),
+    }  # fmt: skip
 
     pictures: Tensor  # uint8 [(T + 1) * K * actors, h, w, C]
     overview: Tensor  # uint8 [(T + 1) * K, H, W, C], the designer's
@@ -172,7 +180,7 @@ class ActorCritic:
         """Advantages ``[rows]`` of the actions under these rewards of the actors, differentiable in them."""
         a = self.config.agents
         weight = advantages(rewards, step.values, a.gamma, a.gae_lambda).flatten()
-        return (weight - weight.mean()) / (weight.std() + 1e-8) if a.normalise else weight
+        return (weight - weight.mean()) / spread(weight) if a.normalise else weight
 
     def loss(self, logits: Tensor, batch: Batch, weight: Tensor) -> Tensor:
         """Policy gradient loss with entropy bonus at the logits, a mean over all rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -23,12 +25,16 @@ class CheckpointError(RuntimeError):
 
 
 def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str, Any], config: dict) -> Path:
-    """Write checkpoint ``number``, if it is not there yet, atomically; remove all but the newest two."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write checkpoint ``number``, if it is not there yet, atomically; remove all but the newest two.
+
+    The folder that holds ``folder`` has to exist: where it is gone, so is the run.
+    """
+    folder.mkdir(exist_ok=True)
     final, temporary = folder / f"{number:010d}", folder / f".{number:010d}.part"
     if final.exists():
         return final
-    shutil.rmtree(temporary, ignore_errors=True)
+    for unfinished in folder.glob(".*.part"):
+        shutil.rmtree(unfinished, ignore_errors=True)
     try:
         temporary.mkdir()
         data = save_tensors({name: t.detach().contiguous() for name, t in tensors.items()})
@@ -36,18 +42,28 @@ def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str
         sidecar["sha256"] = _digest(data, sidecar)
         _write(temporary / "state.safetensors", data)
         _write(temporary / "state.json", json.dumps(sidecar, indent=1).encode())
+        _sync(temporary)
         os.replace(temporary, final)
+        _sync(folder)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in saved(folder)[:-KEEP]:
-        shutil.rmtree(old, ignore_errors=True)
+        # Half a checkpoint must not have a checkpoint's name.
+        os.replace(old, doomed := folder / f".{old.name}.part")
+        shutil.rmtree(doomed, ignore_errors=True)
     return final
 
 
 def saved(folder: Path) -> list[Path]:
     """Checkpoints below ``folder``, oldest first."""
-    return sorted(folder.glob("[0-9]" * 10))
+    if not folder.is_dir():
+        return []
+    return sorted((p for p in folder.iterdir() if len(p.name) >= 10 and _is_number(p.name)), key=lambda p: int(p.name))
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal()
 
 
 def load(
@@ -66,19 +82,29 @@ def load(
     path = found[-1]
     advice = f"; without it, {found[-2]} would be the newest" if len(found) > 1 else ""
     try:
-        sidecar = json.loads((path / "state.json").read_text())
+        sidecar = json.loads((path / "state.json").read_text("utf-8"))
         data = (path / "state.safetensors").read_bytes()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"checkpoint {path} cannot be read: {error}{advice}") from error
     if not isinstance(sidecar, dict) or sidecar.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'state.json'} is not a checkpoint of this program ({FORMAT})")
     if _digest(data, sidecar) != sidecar.get("sha256"):
         raise CheckpointError(f"checkpoint {path} is damaged: its checksum differs{advice}")
-    theirs = sidecar["config"]
-    if config is not None and theirs != config and (theirs := normalise(theirs)) != config:
+    theirs = sidecar.get("config")
+    if not isinstance(theirs, dict):
+        raise CheckpointError(f"{path / 'state.json'} does not say which configuration it is of")
+    if config is not None and theirs != config:
+        try:
+            theirs = normalise(theirs)
+        except ValueError as error:
+            raise CheckpointError(f"checkpoint {path} belongs to another configuration: {error}") from error
         differing = sorted(k for k in config.keys() | theirs.keys() if config.get(k) != theirs.get(k))
-        raise CheckpointError(f"checkpoint {path} belongs to another configuration: {', '.join(differing)}")
-    return load_tensors(data), sidecar
+        if differing:
+            raise CheckpointError(f"checkpoint {path} belongs to another configuration: {', '.join(differing)}")
+    try:
+        return load_tensors(data), sidecar
+    except SafetensorError as error:
+        raise CheckpointError(f"{path / 'state.safetensors'} does not hold tensors: {error}") from error
 
 
 def _digest(data: bytes, sidecar: dict[str, Any]) -> str:
@@ -89,13 +115,19 @@ def _digest(data: bytes, sidecar: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically."""
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = unfinished(path)
     try:
         _write(temporary, text.encode())
         os.replace(temporary, path)
+        _sync(path.parent)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def unfinished(path: Path) -> Path:
+    """Where a text file is while it is written; one who is killed then leaves it behind."""
+    return path.with_name(f".{path.name}.part")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -103,3 +135,13 @@ def _write(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Let the names in a folder outlast a power failure."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some file systems cannot
+            os.fsync(opened)
+    finally:
+        os.close(opened)

@@ -33,6 +33,7 @@ from metagrad.actor_critic import (
 from metagrad.config import CleanupConfig, ConfigError
 from metagrad.convnet import Evaluation
 from metagrad.economy import _choose, advantages, gradient, slope
+from metagrad.fitting import Group, begun
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
 from metagrad.rollout import purpose_seeds, purpose_streams, uniforms
@@ -146,6 +147,10 @@ class Crew(ActorCritic):
         self.iteration += 1
 
     # ------------------------------------------------------------------ saving
+
+    def held(self, values: dict[str, Any]) -> list[Group]:
+        """What :meth:`tensors` has beyond those of a fresh crew, by plain values of a checkpoint."""
+        return []
 
     def parameters(self) -> list[Tensor]:
         """Of all networks."""
@@ -353,6 +358,16 @@ class MetaGradCrew(PaidCrew):
         """The designer's loss on fresh episodes as a function of the agents' logits, a mean over steps."""
         joint = chosen(log_softmax(logits, validation), validation).view(*weight.shape, -1).sum(-1)
         return -(joint * weight).mean()
+
+    def held(self, values: dict[str, Any]) -> list[Group]:
+        """The episodes to learn from next."""
+        env, k, steps = self.env, self.config.k, self.config.game.steps
+        view, overview = self.actor_pictures(env).shape, env.obs["designer"].shape
+        lengths = {
+            "T": steps, "T1": steps + 1, "K": k, "A": env.n_agents, "M": view[0] // k,
+            **dict(zip("hwc", view[1:], strict=True)), **dict(zip("HWC", overview[1:], strict=True)),
+        }  # fmt: skip
+        return [Group("batch", Batch.AXES, lengths, begun(values), DTYPES[self.config.dtype])]
 
     def tensors(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides how this seed goes on: tensors, and plain values."""

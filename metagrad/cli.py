@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +17,7 @@ from rich.console import Console
 from metagrad import run
 from metagrad.checkpoint import CheckpointError
 from metagrad.config import (
+    MAX_SEEDS,
     AnyConfig,
     CleanupConfig,
     CleanupMethod,
@@ -28,6 +31,8 @@ from metagrad.evaluate import bounds
 from metagrad.games import KITS
 from metagrad.log import comparison_table, read_metrics, results_table
 from metagrad.presets import CLEANUP_PRESETS, ECONOMY_PRESETS, PRESETS, preset
+from metagrad.stopping import Stopped
+from metagrad.terminal import any_terminal
 from metagrad.turns import TurnLearner
 
 USAGE = """usage: metagrad train {escape-room,cleanup,gtb} [--preset NAME] [--method NAME] [--out FOLDER] ...
@@ -143,29 +148,34 @@ class Replay:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status."""
+    """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
     args = list(sys.argv[1:] if argv is None else argv)
-    console = Console()
     commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "replay": _replay}
-    if not args or args[0] not in commands:
-        asked = bool(args) and args[0] in ("-h", "--help")
-        print(USAGE, file=sys.stdout if asked else sys.stderr)
-        return 0 if asked else 2
-    try:
-        commands[args[0]](args[1:], console)
-    except (ConfigError, CheckpointError, run.RunError, ValueError, OSError) as error:
-        print(f"metagrad: {error}", file=sys.stderr)
-        return 2
-    except KeyError as error:
-        print(f"metagrad: a file of the run lacks {error}; is it of another game or damaged?", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(
-            "metagrad: interrupted; `metagrad train --resume RUN` goes on from the last checkpoint",
-            file=sys.stderr,
-        )
-        return 130
-    return 0
+    with any_terminal():
+        if not args or args[0] not in commands:
+            asked = bool(args) and args[0] in ("-h", "--help")
+            print(USAGE, file=sys.stdout if asked else sys.stderr)
+            return 0 if asked else 2
+        try:
+            commands[args[0]](args[1:], Console(markup=False, emoji=False, highlight=False))
+        except (ConfigError, CheckpointError, run.RunError, ValueError, OSError) as error:
+            return _say(error, 2)
+        except KeyError as error:
+            return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
+        except MemoryError as error:
+            return _say(f"there is not enough memory: {error}", 2)
+        except Stopped as stopped:
+            return _say(stopped, 128 + stopped.number)
+        except KeyboardInterrupt:
+            return _say("interrupted", 128 + signal.SIGINT)
+        return 0
+
+
+def _say(message: object, status: int) -> int:
+    """Print why a command ends, on one line; returns its exit status."""
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(f"metagrad: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
 
 
 def _train(args: list[str], console: Console) -> None:
@@ -178,8 +188,10 @@ def _train(args: list[str], console: Console) -> None:
             raise ConfigError(f"say which game to train: metagrad train {{{','.join(TRAIN)}}}, or --resume RUN")
         folder, config = _parse_train(args)
         run.start(config, folder, console)
-    if read_metrics(folder / "metrics.csv"):
-        console.print(f"figure: {_figure([folder], folder / 'figure.png')}")
+    figure = folder / "figure.png"
+    up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
+    if read_metrics(folder / "metrics.csv") and not up_to_date:
+        console.print(f"figure: {_figure([folder], figure)}")
 
 
 def _parse_train(args: list[str]) -> tuple[Path, AnyConfig]:
@@ -192,8 +204,8 @@ def _parse_train(args: list[str]) -> tuple[Path, AnyConfig]:
             base = replace(base, preset=a.partition("=")[2])
     base = replace(base, config=preset(base.preset, KITS[args[0]].presets))
     options = tyro.cli(TRAIN[args[0]], args=args[1:], default=base, prog=f"metagrad train {args[0]}")
-    if options.seeds < 1 or options.first_seed < 0:
-        raise ConfigError("--seeds must be at least 1 and --first-seed not negative")
+    if not 1 <= options.seeds <= MAX_SEEDS or options.first_seed < 0:
+        raise ConfigError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
     config = replace(
         options.config,
         method=options.method,
@@ -247,7 +259,7 @@ def _compare(args: list[str], console: Console) -> None:
     if not options.runs:
         raise ConfigError("name at least one run to compare")
     rows = [(run.read_config(f), run.read_results(f)) for f in options.runs]
-    Console(width=400).print(comparison_table(rows))
+    Console(width=400, markup=False, emoji=False, highlight=False).print(comparison_table(rows))
 
 
 def _replay(args: list[str], console: Console) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,8 +32,8 @@ class Run:
     """Preset that the other values started from."""
     seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = tuple(range(12340, 12348))
     """Independent runs, trained side by side."""
-    target: float = 0.0
-    """Score that counts as solved."""
+    target: float | None = None
+    """Score that counts as solved; None for none."""
     episodes: int = 10_000
     """Training episodes of each seed."""
     k: int = 16
@@ -57,9 +58,11 @@ class Run:
     def __post_init__(self) -> None:
         _check_types(self, "")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ConfigError(f"seeds must be distinct and not negative, got {self.seeds}")
-        if max(self.seeds) >= 2**53:
-            raise ConfigError(f"seeds must be below 2**53, got {max(self.seeds)}")
+            raise ConfigError(f"seeds must be distinct and not negative, got {_shown(self.seeds)}")
+        if len(self.seeds) > MAX_SEEDS:
+            raise ConfigError(f"seeds must be no more than {MAX_SEEDS:,}, got {len(self.seeds):,}")
+        if self.threads > MAX_THREADS:
+            raise ConfigError(f"threads must be at most {MAX_THREADS:,}, got {self.threads}")
         if self.episodes < self.k:
             raise ConfigError(f"episodes ({self.episodes}) must be at least k ({self.k})")
 
@@ -74,7 +77,7 @@ class Config(Run):
     """Preset that the other values started from."""
     method: Annotated[Method, tyro.conf.Suppress] = "metagrad"
     """How incentives are set."""
-    target: float = 25.0
+    target: float | None = 25.0
     """Designer return, incentives subtracted, that counts as solved."""
     episodes: int = 32_000
     """Training episodes of each seed."""
@@ -319,7 +322,7 @@ class CleanupConfig(Run):
     """How incentives are set."""
     seeds: Annotated[tuple[int, ...], tyro.conf.Suppress] = (12340,)
     """Independent runs, trained in turn."""
-    target: float = 33.5
+    target: float | None = 33.5
     """Social welfare that counts as solved; four fifths of the best possible on the small map."""
     episodes: int = 10_000
     """Training episodes of each seed."""
@@ -371,37 +374,76 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
 }
 
 
+#: Greatest number of seeds and of threads; far beyond what is of use, and small enough to be asked for.
+MAX_SEEDS, MAX_THREADS = 10_000, 1_024
+#: Integers stay below this: exact as floating point numbers, and sums of a few fit into 64 bits.
+_INTEGERS = 2**53
+
+
 def _check_types(node: Any, path: str) -> None:
     hints = typing.get_type_hints(type(node))
     for f in dataclasses.fields(node):
         value, hint, name = getattr(node, f.name), hints[f.name], f"{path}{f.name}"
+        if typing.get_origin(hint) is types.UnionType:  # with None
+            if value is None:
+                continue
+            hint = typing.get_args(hint)[0]
         if dataclasses.is_dataclass(value):
             _check_types(value, f"{name}.")
         elif typing.get_origin(hint) is Literal:
             if value not in typing.get_args(hint):
-                raise ConfigError(f"{name} must be one of {list(typing.get_args(hint))}, got {value!r}")
+                raise ConfigError(f"{name} must be one of {list(typing.get_args(hint))}, got {_shown(value)}")
         elif typing.get_origin(hint) is tuple:
-            item = typing.get_args(hint)[0]
-            if not isinstance(value, tuple) or not all(_is(v, item) for v in value):
-                raise ConfigError(f"{name} must be a list of {item.__name__}, got {value!r}")
-            if any(not math.isfinite(v) for v in value):
-                raise ConfigError(f"{name} must be finite, got {value!r}")
-            if f.name.startswith("hidden") and any(v < 1 for v in value):
-                raise ConfigError(f"{name} must be positive, got {value!r}")
+            _check_tuple(name, value, *typing.get_args(hint))
         elif not _is(value, hint):
-            raise ConfigError(f"{name} must be of type {hint.__name__}, got {value!r}")
-        elif hint is int and value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-        elif hint is float:
-            least, greatest, closed = _BOUNDS[f.name]
-            if not (least <= value <= greatest) or (value == least and not closed) or value == float("inf"):
-                raise ConfigError(f"{name} is out of range: {value}")
+            raise ConfigError(f"{name} must be of type {hint.__name__}, got {_shown(value)}")
+        elif hint in (int, float):
+            _check_number(name, value, hint)
+
+
+def _check_tuple(name: str, value: Any, item: type, *more: Any) -> None:
+    """A list of any length, or of as many as there are types."""
+    if not isinstance(value, tuple) or not all(_is(v, item) for v in value):
+        raise ConfigError(f"{name} must be a list of {item.__name__}, got {_shown(value)}")
+    if more != (Ellipsis,) and len(value) != 1 + len(more):
+        raise ConfigError(f"{name} must have {1 + len(more)} entries, got {_shown(value)}")
+    if any(not _is_finite(v) for v in value):
+        raise ConfigError(f"{name} must be finite, got {_shown(value)}")
+    if name.rpartition(".")[2].startswith("hidden") and any(v < 1 for v in value):
+        raise ConfigError(f"{name} must be positive, got {_shown(value)}")
+    if item is int and any(v >= _INTEGERS for v in value):
+        raise ConfigError(f"{name} must be below 2**53, got {_shown(value)}")
+
+
+def _check_number(name: str, value: Any, hint: type) -> None:
+    if hint is int:
+        if value < 1:
+            raise ConfigError(f"{name} must be at least 1, got {_shown(value)}")
+        if value >= _INTEGERS:
+            raise ConfigError(f"{name} must be below 2**53, got {_shown(value)}")
+        return
+    least, greatest, closed = _BOUNDS[name.rpartition(".")[2]]
+    if not _is_finite(value) or not (least <= value <= greatest) or (value == least and not closed):
+        raise ConfigError(f"{name} is out of range: {_shown(value)}")
 
 
 def _is(value: Any, hint: type) -> bool:
     if isinstance(value, bool):
         return hint is bool
     return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floating point numbers
+        return False
+
+
+def _shown(value: Any) -> str:
+    """A value in a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def to_dict(config: Run) -> dict[str, Any]:
@@ -412,7 +454,7 @@ def to_dict(config: Run) -> dict[str, Any]:
 def from_dict(values: Any, cls: type = Config, path: str = "") -> Any:
     """Inverse of :func:`to_dict`; refuses unknown options by name. Missing ones, of older runs, have their defaults."""
     if not isinstance(values, dict):
-        raise ConfigError(f"{path or 'the configuration'} must be an object")
+        raise ConfigError(f"{path.rstrip('.') or 'the configuration'} must be an object, got {_shown(values)}")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     for name in values:
@@ -428,18 +470,29 @@ def from_dict(values: Any, cls: type = Config, path: str = "") -> Any:
         elif isinstance(value, list):
             value = tuple(value)
         arguments[name] = value
+    if cls is EconomyConfig and arguments.get("target") == 0:
+        arguments["target"] = None  # how older runs wrote that there is none
     return cls(**arguments)
 
 
 def load(path: Path) -> AnyConfig:
     """Read a configuration that :func:`to_dict` made."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(path.read_text("utf-8"), object_pairs_hook=_once)
         game = values.get("game_name") if isinstance(values, dict) else None
-        if game not in CONFIGS:
-            raise ConfigError(f"option game_name must be one of {list(CONFIGS)}, got {game!r}")
+        if not isinstance(game, str) or game not in CONFIGS:
+            raise ConfigError(f"option game_name must be one of {list(CONFIGS)}, got {_shown(game)}")
         return from_dict(values, CONFIGS[game])
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object whose keys differ; of two values of an option one would be dropped without a word."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ConfigError(f"option {next(n for n in names if names.count(n) > 1)} is there twice")
+    return values

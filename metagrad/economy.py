@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from metagrad.convnet import (
     init_recurrent,
     init_trunk,
 )  # fmt: skip
+from metagrad.fitting import Axes, Group, check_like
 from metagrad.nets import Params
 from metagrad.rollout import purpose_seeds, purpose_streams, uniforms
 from metagrad.train import DTYPES, load_optimiser_state, optimiser_tensors
@@ -73,6 +74,11 @@ def make_economy(config: EconomyConfig, seed: int, phase: str, episodes: int) ->
 @dataclass
 class Batch:
     """K episodes: rows are (step, copy, agent), step-major; B = T * K * A rows."""
+
+    AXES: ClassVar[Axes] = {
+        "maps": ("T*N h w c", torch.uint8), "flat": ("T*N F", None), "mask": ("T*N L", torch.bool),
+        "actions": ("T*N", torch.int64), "log_prob": ("T*N", None), "rewards": ("T N", None), "values": ("T1 N", None),
+    }  # fmt: skip
 
     maps: Tensor  # uint8 [B, h, w, C]
     flat: Tensor  # [B, F]
@@ -177,8 +183,9 @@ def log_prob(logits: Tensor, batch: Batch) -> Tensor:
     return log_p.gather(1, batch.actions[:, None])[:, 0]
 
 
-def _spread(weight: Tensor) -> Tensor:
-    return weight.std() + 1e-8
+def spread(weight: Tensor) -> Tensor:
+    """Standard deviation, to divide by: never 0, and next to it for a single number."""
+    return (weight.std() if weight.numel() > 1 else weight.new_zeros(())) + 1e-8
 
 
 class Workforce:
@@ -270,12 +277,12 @@ class Workforce:
         """Advantages ``[B]`` of the actions under these rewards ``[T, K * A]``, differentiable in them."""
         a = self.config.agents
         weight = advantages(rewards, batch.values, a.gamma, a.gae_lambda).flatten()
-        return (weight - weight.mean()) / _spread(weight) if a.normalise else weight
+        return (weight - weight.mean()) / spread(weight) if a.normalise else weight
 
     def spread(self, batch: Batch) -> Tensor:
         """What the advantages of a batch are divided by where they are normalised."""
         a = self.config.agents
-        return _spread(advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda))
+        return spread(advantages(batch.rewards, batch.values, a.gamma, a.gae_lambda))
 
     def targets(self, batch: Batch) -> Tensor:
         """What the critic learns, ``[B]``."""
@@ -351,6 +358,10 @@ class Workforce:
             "cap": s.rates.cap, "live": s.taxes.live, **s.saez._asdict(),
         }  # fmt: skip
 
+    def held(self, values: dict[str, Any]) -> list[Group]:
+        """What :meth:`tensors` has beyond those of a fresh workforce, by plain values of a checkpoint."""
+        return []
+
     def parameters(self) -> list[Tensor]:
         """Of all networks."""
         return [*self.policy.values(), *self.critic.values()]
@@ -371,12 +382,15 @@ class Workforce:
 
         Schedules start anew.
         """
-        for name in ("policy", "critic"):
-            mine = getattr(self, name)
-            for key, p in mine.items():
-                theirs = tensors.get(f"{name}/{key}")
-                if theirs is None or theirs.shape != p.shape:
-                    raise ConfigError(f"the agents to start with have another {name}: {key} differs")
+        mine, plain = self.tensors()
+        names = ("policy", "critic")
+        counts = {f"{name}_state": plain["optimiser_steps"][f"{name}_state"] for name in names}
+        check_like("", {"optimiser_steps": counts}, values)
+        for key, tensor in mine.items():
+            name = key.split("_")[0].split("/")[0]
+            if name in names and (key not in tensors or tensors[key].shape != tensor.shape):
+                raise ConfigError(f"the agents to start with have another {name}: {key} differs")
+        for name in names:
             self._take(name, tensors, values)
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:

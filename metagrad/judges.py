@@ -13,11 +13,13 @@ from torch import Tensor
 
 from metagrad import taxation
 from metagrad.actor_critic import Critic
+from metagrad.fitting import Axes, Group
 from metagrad.taxation import TaxRecord
 from metagrad.train import load_optimiser_state, optimiser_tensors
 
 _MEMORY = 0.9  # of the normal equations, a batch
 _RIDGE = 1e-3  # of the features' variances
+_OWNED = ("coin", "income", "stone", "wood", "root of stone", "root of wood")  # features of each agent
 
 
 class Judge(Protocol):
@@ -31,6 +33,9 @@ class Judge(Protocol):
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that it has learned, by name."""
+
+    def held(self, begun: bool, lengths: dict[str, int], dtype: torch.dtype) -> list[Group]:
+        """Those among them that a fresh one does not have."""
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of :meth:`tensors`."""
@@ -49,6 +54,10 @@ class NetworkJudge:
     def values(self, record: TaxRecord) -> Tensor:
         """Before every step and after the last, ``[T + 1, K]``."""
         return self.critic.values(_overview(record), len(record.wealth) + 1)
+
+    def held(self, begun: bool, lengths: dict[str, int], dtype: torch.dtype) -> list[Group]:
+        """None."""
+        return []
 
     def tensors(self) -> dict[str, Tensor]:
         """Network, target and optimiser."""
@@ -129,6 +138,12 @@ class LinearJudge:
         slope = torch.linalg.solve(inner + ridge, products[:-1, -1])
         now = mean[:, -1:] + (x - mean[:, None, :-1]) @ slope
         return torch.cat([now, torch.zeros_like(now[:1])])
+
+    def held(self, begun: bool, lengths: dict[str, int], dtype: torch.dtype) -> list[Group]:
+        """The normal equations, from the first batch on."""
+        joint = lengths | {"J": 2 * (len(_OWNED) * lengths["A"] + 1) + 1}
+        axes: Axes = {"mean": ("T J", None), "products": ("J J", None), "weight": ("", None)}
+        return [Group("judge", axes, joint, begun, torch.float64)]
 
     def tensors(self) -> dict[str, Tensor]:
         """The normal equations."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from metagrad.config import AnyConfig, CleanupConfig, Config, EconomyConfig, TaxDesigner
 from metagrad.evaluate import bounds
@@ -30,11 +32,19 @@ class Metrics:
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
-        self._file = open(path, "r+" if size else "w", newline="")  # noqa: SIM115, the run closes it
+        self.path = path
+        ends = (line_ends(path) if size else "") or "\n"  # a file goes on as it began
+        self._file = open(path, "r+" if size else "w", newline="", encoding="utf-8")  # noqa: SIM115, see close
         self._file.truncate(size)
         self._file.seek(size)
-        self._writer = csv.writer(self._file)
+        self._writer = csv.writer(self._file, lineterminator=ends)
         self._empty = size == 0
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows; the first call writes the header."""
@@ -50,15 +60,35 @@ class Metrics:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
+    def fileno(self) -> int:
+        """The open file."""
+        return self._file.fileno()
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
 
-def read_metrics(path: Path) -> dict[str, np.ndarray]:
+def line_ends(path: Path) -> str:
+    """How the lines of metrics end, by the first; nothing before there is a whole one. Older programs wrote CR LF."""
+    if not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        first = file.readline()
+    return "\r\n" if first.endswith(b"\r\n") else "\n" if first.endswith(b"\n") else ""
+
+
+def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
     """Columns of metrics.csv as float64 arrays; none before the first evaluation.
 
     A last line that is still being written, or was when its writer was killed, does not count.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    size : int, optional
+        Bytes that count, of whole lines.
 
     Raises
     ------
@@ -67,7 +97,10 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """
     if not path.is_file():
         return {}
-    header, *lines = path.read_text().split("\n")[:-1] or [""]
+    data = path.read_bytes()[:size]
+    if size and not data.endswith(b"\n"):
+        raise ValueError(f"{path} is damaged: byte {size} is not the end of a line")
+    header, *lines = data.decode("ascii", "replace").replace("\r\n", "\n").split("\n")[:-1] or [""]
     names = header.split(",")
     if not lines:
         return {}
@@ -87,11 +120,11 @@ class LiveProgress:
 
     def __init__(self, config: AnyConfig, done: int, console: Console) -> None:
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             TextColumn("{task.completed:,}/{task.total:,} episodes"),
-            TextColumn("{task.fields[rate]}"),
-            TextColumn("{task.fields[scores]}"),
+            TextColumn("{task.fields[rate]}", markup=False),
+            TextColumn("{task.fields[scores]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             # A log file gets no moving line, only the table at the end.
@@ -105,29 +138,49 @@ class LiveProgress:
         self._next = self._every * (done // self._every + 1)
 
     def __enter__(self) -> LiveProgress:
-        self._progress.start()
+        with _unseen():
+            self._progress.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._progress.stop()
+        with _unseen():
+            self._progress.stop()
 
     def update(self, episode: int, rate: float, text: str) -> None:
         """Show the latest evaluation, means over seeds."""
-        self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text)
-        if not self._console.is_terminal and episode >= self._next:
-            self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s")
-            self._next = self._every * (episode // self._every + 1)
+        with _unseen():
+            self._progress.update(self._task, completed=episode, rate=f"{rate:,.0f} episodes/s", scores=text)
+            if not self._console.is_terminal and episode >= self._next:
+                self._console.print(f"episode {episode:,}: {text}, {rate:,.0f} episodes/s", markup=False)
+                self._next = self._every * (episode // self._every + 1)
 
 
-def first_solved(metrics: dict[str, np.ndarray], score: str, seed: int, target: float, window: int = 10) -> float:
-    """First episode at which the mean score of the last ``window`` evaluations of a seed exceeds ``target``, or NaN."""
+def _unseen() -> contextlib.AbstractContextManager[None]:
+    """A terminal that is gone, as after a hang-up, does not keep a run from going on or saving."""
+    return contextlib.suppress(OSError)
+
+
+def first_solved(
+    metrics: dict[str, np.ndarray],
+    score: str,
+    seed: int,
+    target: float,
+    otherwise: float = float("nan"),
+    window: int = 10,
+) -> float:
+    """First episode at which the mean score of the last ``window`` evaluations of a seed exceeds ``target``.
+
+    ``otherwise`` if there is none: the episode of a test that the seed passed, or NaN.
+    """
+    if not metrics:
+        return otherwise
     mine = metrics["seed"] == seed
     scores, episode = metrics[score][mine], metrics["episode"][mine]
     if len(scores) < window:
-        return float("nan")
+        return otherwise
     means = np.convolve(scores, np.full(window, 1 / window), "valid")
     passed = np.flatnonzero(means > target)
-    return float(episode[window - 1 + passed[0]]) if len(passed) else float("nan")
+    return float(episode[window - 1 + passed[0]]) if len(passed) else otherwise
 
 
 def results(config: AnyConfig, scores: Any, solved_at: list[float], diverged: np.ndarray, seconds: float) -> dict:
@@ -146,65 +199,93 @@ def results(config: AnyConfig, scores: Any, solved_at: list[float], diverged: np
     for name in scores.FIELDS:
         summary[name] = [float(v) for v in getattr(scores, name)]
     summary["test"] = [scores.row(s) for s in range(len(config.seeds))]
-    summary["solved"] = [bool(v) for v in scores.score > config.target]
+    aims = config.target is not None
+    summary["solved"] = [bool(v) if aims else None for v in (scores.score > config.target if aims else scores.score)]
     summary["first_solved_episode"] = [None if np.isnan(v) else int(v) for v in solved_at]
     summary["diverged"] = [bool(v) for v in diverged]
     return summary
 
 
 def results_table(summary: dict[str, Any]) -> Table:
-    """The table over seeds that a run ends with."""
-    table = Table(title=f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed")
-    names = summary["fields"]
-    for column in ("seed", *names, f"first above {summary['target']:g}"):
+    """The table over seeds that a run ends with; who is solved, where there is a target."""
+    names, target = summary["fields"], summary["target"]
+    aims = target is not None
+    table = Table(
+        title=_plain(f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"),
+        caption=_plain(_definition(names[0], target)) if aims else None,
+    )
+    for column in ("seed", *names, *([f"first above {target:g}"] if aims else [])):
         table.add_column(column.replace("_", " "), justify="right")
     for s, seed in enumerate(summary["seeds"]):
         first = summary["first_solved_episode"][s]
         note = " (diverged)" if summary["diverged"][s] else ""
         cells = [f"{summary[name][s]:.3f}" for name in names]
-        table.add_row(f"{seed}{note}", *cells, "never" if first is None else f"{first:,}")
+        table.add_row(f"{seed}{note}", *cells, *(["never" if first is None else f"{first:,}"] if aims else []))
     table.add_section()
     values = {name: np.array(summary[name]) for name in names}
-    table.add_row("mean", *(f"{v.mean():.3f}" for v in values.values()), f"{sum(summary['solved'])} solved")
+    solved = [f"{sum(summary['solved'])} solved"] if aims else []
+    table.add_row("mean", *(f"{v.mean():.3f}" for v in values.values()), *solved)
     if len(summary["seeds"]) > 1:
         errors = (f"{v.std(ddof=1) / len(v) ** 0.5:.3f}" for v in values.values())
-        table.add_row("standard error", *errors, f"of {len(summary['seeds'])}")
+        table.add_row("standard error", *errors, *([f"of {len(summary['seeds'])}"] if aims else []))
     return table
+
+
+def _definition(score: str, target: float) -> str:
+    """What the words about a target mean."""
+    name = score.replace("_", " ")
+    return (
+        f"solved: mean {name} of the test at the end above {target:g}; "
+        f"first above {target:g}: mean {name} of the last 10 evaluations, or else of that test"
+    )
 
 
 def comparison_table(runs: Sequence[tuple[AnyConfig, dict[str, Any]]]) -> Table:
     """One row a run, means and standard errors over its seeds; in Markdown, for documents.
 
-    How many seeds were solved, and when, where a run has a target other than 0.
+    How many seeds were solved, and from when on, where a run has a target.
     """
     table = Table(box=box.MARKDOWN)
     fields = runs[0][1]["fields"]
-    aims = any(config.target for config, _ in runs)
+    aims = any(config.target is not None for config, _ in runs)
     columns = ["preset", "method", "K", "seeds", "episodes"] + ["solved", "first solved at episode"] * aims
     for column in (*columns, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
-        table.add_column(column)
+        table.add_column(_plain(column))
     for config, summary in runs:
         if summary["fields"] != fields:
             raise ValueError("runs on different games have different scores: compare those of one game")
-        first = [v for v in summary["first_solved_episode"] if v is not None]
-        span = f"{min(first):,} to {max(first):,}" if first else "never"
         n = len(summary["seeds"])
         cells = []
         for name in fields:
             v = np.array(summary[name])
             cells.append(f"{v.mean():.2f} ± {v.std(ddof=1) / n**0.5:.2f}" if n > 1 else f"{v[0]:.2f}")
-        table.add_row(
+        row = (
             config.preset,
             method_label(config),
             str(config.k),
             f"{config.seeds[0]}..{config.seeds[-1]}",
             f"{config.episodes:,}",
-            *([f"{sum(summary['solved'])} of {n} above {config.target:g}", span] * aims),
+            *(_aim(config, summary) if aims else ()),
             *cells,
             str(sum(summary["diverged"])),
             f"{summary['wall_time']:.0f}",
         )
+        table.add_row(*(_plain(cell.replace("|", "\\|")) for cell in row))
     return table
+
+
+def _aim(config: AnyConfig, summary: dict[str, Any]) -> tuple[str, str]:
+    """How many seeds passed the test at the end, and when the first and the last were above the target."""
+    if config.target is None:
+        return "", ""
+    first = [v for v in summary["first_solved_episode"] if v is not None]
+    span = f"{min(first):,} to {max(first):,}" if first else "never"
+    return f"{sum(summary['solved'])} of {len(summary['seeds'])} above {config.target:g}", span
+
+
+def _plain(text: str) -> Text:
+    """Text in which brackets and colons mean themselves, on one line."""
+    return Text(" ".join(text.split()))
 
 
 def method_label(config: AnyConfig) -> str:

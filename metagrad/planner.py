@@ -17,7 +17,7 @@ from fastenvs import rng
 from metagrad import optim, taxation
 from metagrad.config import EconomyConfig
 from metagrad.convnet import apply_trunk, init_trunk
-from metagrad.economy import GatherTradeBuild, Workforce, advantages, gradient, masked_log_softmax
+from metagrad.economy import GatherTradeBuild, Workforce, advantages, gradient, masked_log_softmax, spread
 from metagrad.nets import Params
 from metagrad.rollout import purpose_seeds, uniforms
 from metagrad.taxes import designer_view, init_designer
@@ -131,7 +131,7 @@ class PlannedWorkforce(Workforce):
         weight = advantages(rewards, torch.cat([values, torch.zeros_like(values[:1])]), gamma, p.gae_lambda)
         target = (weight + values).flatten().to(acted.dtype)
         if p.normalise:
-            weight = (weight - weight.mean()) / (weight.std() + 1e-8)
+            weight = (weight - weight.mean()) / spread(weight)
         weight = weight.flatten().to(acted.dtype)
 
         def judge_loss(params: Params) -> Tensor:

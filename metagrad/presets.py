@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from metagrad.config import (
@@ -204,6 +205,42 @@ def gtb_paper() -> EconomyConfig:
 
 
 ECONOMY_PRESETS: dict[str, Callable[[], EconomyConfig]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
+
+
+#: Presets whose agents have learned before, and the preset that teaches them.
+_AGENTS_FROM = {"gtb_phase_2": "gtb"}
+
+
+def needs_agents(config: Any) -> None:
+    """Refuse a phase that goes on with agents from elsewhere if it is not said with which.
+
+    Raises
+    ------
+    ConfigError
+        With the command that makes them.
+    """
+    if config.preset not in _AGENTS_FROM or config.init_from:
+        return
+    first = ECONOMY_PRESETS[_AGENTS_FROM[config.preset]]()
+    options = [f"--preset {first.preset}", f"--seeds {len(config.seeds)}", f"--first-seed {config.seeds[0]}"]
+    # Agents fit if they see and do the same, with the same networks.
+    for group, names in (("game", [f.name for f in fields(config.game)]), ("agents", ("filters", "hidden", "critic"))):
+        mine, theirs = getattr(config, group), getattr(first, group)
+        differing = [name for name in names if getattr(mine, name) != getattr(theirs, name) and name != "rates"]
+        options += [_option(f"{group}.{name}", getattr(mine, name)) for name in differing]
+    raise ConfigError(
+        f"preset {config.preset} starts with agents that have learned before: make them with "
+        f"`metagrad train gtb {' '.join(options)} --out runs/agents`, and add `--init-from runs/agents`"
+    )
+
+
+def _option(name: str, value: Any) -> str:
+    """An option of the command line."""
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        group, _, last = name.rpartition(".")
+        return f"--{name}" if value else f"--{group}.no-{last}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else shlex.quote(str(value))}"
 
 
 def preset(name: str, presets: dict[str, Callable[[], Any]] = PRESETS) -> Any:

@@ -19,6 +19,7 @@ from fastenvs import rng
 from fastenvs.jit import kernel, wrapping
 from fastenvs.vecenv import VecEnv
 from metagrad import nets
+from metagrad.fitting import Axes
 from metagrad.losses import probabilities
 from metagrad.nets import Params
 
@@ -58,9 +59,11 @@ class Batch:
     Rows after the end of an episode are zero everywhere.
     """
 
-    TENSORS: ClassVar[tuple[str, ...]] = (
-        "obs", "onehot", "designer_input", "alive", "rewards", "designer_rewards", "incentives", "values",
-    )  # fmt: skip
+    AXES: ClassVar[Axes] = {
+        "alive": ("S R", None), "obs": ("S*A R D", None), "onehot": ("S*A R L", None),
+        "designer_input": ("S R E", None), "rewards": ("S A R", None), "designer_rewards": ("S R", None),
+        "incentives": ("S A R", None), "values": ("S A R", None),
+    }  # fmt: skip
 
     k: int
     max_rows: int  # rows of the longest possible batch
@@ -97,7 +100,7 @@ class Batch:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        return {name: getattr(self, name) for name in self.TENSORS}
+        return {name: getattr(self, name) for name in self.AXES}
 
 
 @kernel

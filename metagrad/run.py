@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
+import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 
-from metagrad import checkpoint
-from metagrad.config import AnyConfig, ConfigError, EconomyConfig, from_dict, load, to_dict
+from metagrad import checkpoint, fitting, size
+from metagrad.checkpoint import CheckpointError
+from metagrad.config import AnyConfig, ConfigError, EconomyConfig, from_dict, to_dict
+from metagrad.folder import Held, RunError, explained, read_config, read_results, without_checkpoint, write_results
 from metagrad.games import kit
 from metagrad.log import LiveProgress, Metrics, first_solved, read_metrics, results, results_table
+from metagrad.presets import needs_agents
+from metagrad.stopping import Stopping, resume_command
 
-
-class RunError(RuntimeError):
-    """A run cannot start or go on; the message says why and what to do."""
+__all__ = ["RunError", "evaluate", "load_learner", "read_config", "read_results", "resume", "start", "summarise"]
 
 
 def start(config: AnyConfig, folder: Path, console: Console) -> dict:
@@ -29,73 +31,94 @@ def start(config: AnyConfig, folder: Path, console: Console) -> dict:
     -------
     dict
         The summary that is written to results.json.
+
+    Raises
+    ------
+    Stopped
+        By a signal; the run can be resumed.
     """
-    with _explained(folder):
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    if taken:
-        raise RunError(
-            f"{folder} exists already: choose another --out, or go on with `metagrad train --resume {folder}`"
-        )
-    _adopt(_make_learner(config))  # what cannot work fails before anything is written
-    with _explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
-        return _train(config, folder, console, resumed=False)
+    with Stopping(folder) as stopping:
+        with explained(folder):
+            # One who was killed while it was written leaves an unfinished config.json behind.
+            present = set(folder.iterdir()) if folder.is_dir() else set()
+            taken = present - {checkpoint.unfinished(folder / "config.json")} or folder.is_file()
+        if taken:
+            raise RunError(f"{folder} exists already: choose another --out, or go on with `{resume_command(folder)}`")
+        needs_agents(config)
+        learner = _make_learner(config)  # what cannot work fails before anything is written
+        _adopt(learner)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_text(folder / "config.json", json.dumps(to_dict(config), indent=1) + "\n")
+            with Held(folder) as held:
+                return _Training(learner, held, console).run(stopping)
 
 
 def resume(folder: Path, console: Console) -> dict:
-    """Go on with a run from its last checkpoint; one that was killed before the first starts again."""
+    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
     config = read_config(folder)
-    has_checkpoint = bool(checkpoint.saved(folder / "checkpoints"))
-    if not has_checkpoint:
-        metrics = read_metrics(folder / "metrics.csv")
-        if (folder / "results.json").exists() or (metrics and metrics["episode"].max() > config.checkpoint_period):
-            raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though this run had one; nothing was changed")
-    with _explained(folder):
-        return _train(config, folder, console, resumed=has_checkpoint)
+    with Stopping(folder) as stopping, Held(folder) as held:
+        begun = bool(checkpoint.saved(folder / "checkpoints"))
+        if not begun and (reason := without_checkpoint(folder, config)):
+            raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
+        learner = _make_learner(config)
+        if not begun:
+            _adopt(learner)
+        training = _Training(learner, held, console)
+        if begun:
+            training.restore()
+            if learner.episode >= config.episodes and (summary := _finished(folder)):
+                console.print(results_table(summary))
+                return summary
+        with explained(folder):
+            return training.run(stopping)
 
 
-def read_config(folder: Path) -> AnyConfig:
-    """Configuration of a run."""
-    if not (folder / "config.json").is_file():
-        raise RunError(f"{folder} is not a run: it has no config.json")
-    return load(folder / "config.json")
-
-
-def read_results(folder: Path) -> dict:
-    """Summary that a finished run wrote."""
-    path = folder / "results.json"
-    if not path.is_file():
-        raise RunError(f"{folder} has no results yet; finish it with `metagrad train --resume {folder}`")
+def _finished(folder: Path) -> dict | None:
+    """The results of a run that has all its training behind it, if it wrote them."""
     try:
-        summary = json.loads(path.read_text())
-    except ValueError as error:
-        raise RunError(f"{path} is damaged: {error}") from error
-    needed = {"fields", "seeds", "solved", "first_solved_episode", "diverged", "wall_time"}
-    if not isinstance(summary, dict) or not {*needed, *summary.get("fields", ())} <= summary.keys():
-        raise RunError(f"{path} does not hold the results of a run")
-    return summary
+        return read_results(folder)
+    except RunError:
+        return None
 
 
 def load_learner(folder: Path) -> Any:
     """The learner of a run as of its last checkpoint."""
     config = read_config(folder)
     learner = _make_learner(config)
-    learner.load_state(*_load(folder, config))
+    _restore(learner, folder)
     return learner
 
 
-def _load(folder: Path, config: AnyConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The newest checkpoint of a run; options that are younger than it have their defaults."""
-    return checkpoint.load(
+def _restore(learner: Any, folder: Path, evaluator: Any = None) -> dict[str, Any]:
+    """Take over the newest checkpoint, with the evaluator's streams; its plain values. Nothing changes if it does not
+    fit. Options that are younger than it have their defaults.
+    """
+    config = learner.config
+    tensors, values = checkpoint.load(
         folder / "checkpoints", to_dict(config), lambda theirs: to_dict(from_dict(theirs, type(config)))
     )
+    try:
+        fitting.check_like("", {"wall_time": 0.0, "metrics_size": 0}, values)
+        fresh = learner.state()[1]
+        fitting.check_like("", {name: value for name, value in fresh.items() if name not in ("tau", "seeds")}, values)
+        if evaluator is not None:
+            fitting.check_like("", {"eval_streams": evaluator.counters()}, values)
+        learner.load_state(tensors, values)
+    except (fitting.MisfitError, KeyError, TypeError) as error:
+        newest = checkpoint.saved(folder / "checkpoints")[-1]
+        raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
+    if evaluator is not None:
+        evaluator.set_counters(values["eval_streams"])
+    return values
 
 
 def evaluate(folder: Path, episodes: int | None = None) -> tuple[Any, Any]:
     """Test the last checkpoint of a run on fresh episodes; the default repeats the run's own test."""
     learner = load_learner(folder)
     config = learner.config
+    if episodes is not None:
+        size.check(replace(config, test_episodes=episodes))
     evaluator = kit(config).evaluator(config, "test", episodes or config.test_episodes)
     return learner, evaluator(learner)
 
@@ -104,70 +127,87 @@ def summarise(folder: Path, learner: Any, scores: Any, seconds: float) -> dict:
     """Summary of a run with the given test scores."""
     config = learner.config
     metrics = read_metrics(folder / "metrics.csv")
-    score = scores.FIELDS[0]
-    solved_at = [first_solved(metrics, score, s, config.target) if metrics else float("nan") for s in config.seeds]
+    name, target = scores.FIELDS[0], config.target
+    solved_at = [float("nan")] * len(config.seeds)
+    if target is not None:
+        # The test is the last look at a seed: one that passes it has passed, if not before.
+        solved_at = [
+            first_solved(metrics, name, seed, target, learner.episode if passed else float("nan"))
+            for seed, passed in zip(config.seeds, scores.score > target, strict=True)
+        ]
     return results(config, scores, solved_at, learner.diverged(), seconds)
 
 
-def _train(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
-    with open(folder / "config.json") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(f"another process is training {folder}") from None
-        return _train_alone(config, folder, console, resumed)
+class _Training:
+    """The course of a run, from a learner that is new or as of a checkpoint, to its results."""
 
+    def __init__(self, learner: Any, held: Held, console: Console) -> None:
+        self.learner, self.held, self.console = learner, held, console
+        self.config, self.folder = learner.config, held.folder
+        self.evaluator = kit(self.config).evaluator(self.config, "eval", self.config.eval_episodes)
+        self.seconds_before, self.metrics_size = 0.0, 0
+        self.restored = False
 
-def _train_alone(config: AnyConfig, folder: Path, console: Console, resumed: bool) -> dict:
-    # The economy's networks share rows out among threads themselves.
-    torch.set_num_threads(1 if isinstance(config, EconomyConfig) else config.threads)
-    learner = _make_learner(config)
-    evaluator = kit(config).evaluator(config, "eval", config.eval_episodes)
-    before, size = 0.0, 0
-    if resumed:
-        tensors, values = _load(folder, config)
-        before, size = values["wall_time"], values["metrics_size"]
-        path = folder / "metrics.csv"
+    def restore(self) -> None:
+        """Go on from the newest checkpoint; nothing changes if it or the metrics are damaged."""
+        values = _restore(self.learner, self.folder, self.evaluator)
+        self.seconds_before, self.metrics_size = values["wall_time"], values["metrics_size"]
+        self.restored = True
+        path = self.folder / "metrics.csv"
         found = path.stat().st_size if path.exists() else 0
-        if found < size:
+        if found < self.metrics_size:
             raise RunError(
-                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {size}; nothing was changed"
+                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {self.metrics_size}; "
+                "nothing was changed"
             )
-        evaluator.set_counters(values["eval_streams"])
-        learner.load_state(tensors, values)
-    else:
-        _adopt(learner)
-    metrics = Metrics(folder / "metrics.csv", size)
-    read_metrics(folder / "metrics.csv")  # damage shows before it costs anything
-    began, first = time.perf_counter(), learner.episode
+        read_metrics(path, self.metrics_size)
 
-    def save() -> None:
-        tensors, values = learner.state()
-        values["eval_streams"] = evaluator.counters()
-        values["wall_time"] = before + time.perf_counter() - began
-        values["metrics_size"] = metrics.size()
-        checkpoint.save(folder / "checkpoints", learner.episode, tensors, values, to_dict(config))
+    @property
+    def seconds(self) -> float:
+        """Wall time of all sittings."""
+        return self.seconds_before + time.perf_counter() - self.began
 
-    with LiveProgress(config, learner.episode, console) as progress:
-        while learner.episode < config.episodes:
+    def run(self, stopping: Stopping) -> dict:
+        """Train to the end, save, test, and write the results."""
+        self.began = time.perf_counter()
+        if not self.restored:
+            # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
+            self._save(0)
+        with Metrics(self.folder / "metrics.csv", self.metrics_size) as metrics:
+            self.held.watch(metrics.path, metrics.fileno())
+            with stopping.deferred(), LiveProgress(self.config, self.learner.episode, self.console) as progress:
+                self._train(metrics, progress, stopping)
+                self._save(metrics.size())
+        scores = kit(self.config).evaluator(self.config, "test", self.config.test_episodes)(self.learner)
+        self.held.check()
+        summary = summarise(self.folder, self.learner, scores, self.seconds)
+        write_results(self.folder, summary)
+        self.console.print(results_table(summary))
+        return summary
+
+    def _train(self, metrics: Metrics, progress: LiveProgress, stopping: Stopping) -> None:
+        config, learner = self.config, self.learner
+        first = learner.episode
+        while learner.episode < config.episodes and stopping.asked is None:
             last = learner.episode
             learner.iterate()
+            self.held.check()
             episode = learner.episode
             if episode // config.eval_period > last // config.eval_period:
-                scores = evaluator(learner)
-                seconds = time.perf_counter() - began
-                metrics.write(_rows(learner, scores, before + seconds))
-                progress.update(episode, (episode - first) * len(config.seeds) / seconds, scores.headline())
+                scores = self.evaluator(learner)
+                metrics.write(_rows(learner, scores, self.seconds))
+                rate = (episode - first) * len(config.seeds) / (self.seconds - self.seconds_before)
+                progress.update(episode, rate, scores.headline())
             if episode // config.checkpoint_period > last // config.checkpoint_period:
-                save()
-    save()
-    metrics.close()
-    seconds = before + time.perf_counter() - began
-    scores = kit(config).evaluator(config, "test", config.test_episodes)(learner)
-    summary = summarise(folder, learner, scores, seconds)
-    checkpoint.write_text(folder / "results.json", json.dumps(summary, indent=1) + "\n")
-    console.print(results_table(summary))
-    return summary
+                self._save(metrics.size())
+
+    def _save(self, metrics_size: int) -> None:
+        self.held.check()
+        tensors, values = self.learner.state()
+        values["eval_streams"] = self.evaluator.counters()
+        values["wall_time"] = self.seconds
+        values["metrics_size"] = metrics_size
+        checkpoint.save(self.folder / "checkpoints", self.learner.episode, tensors, values, to_dict(self.config))
 
 
 def _rows(learner: Any, scores: Any, seconds: float) -> list[dict]:
@@ -189,12 +229,28 @@ def _rows(learner: Any, scores: Any, seconds: float) -> list[dict]:
 def _adopt(learner: Any) -> None:
     """Give a new learner the agents that its configuration names."""
     source = getattr(learner.config, "init_from", "")
-    if source:
-        learner.adopt(*checkpoint.load(Path(source) / "checkpoints"), source)
+    if not source:
+        return
+    folder = Path(source)
+    try:
+        theirs = read_config(folder)
+        if theirs.game_name != learner.config.game_name:
+            raise ConfigError(f"it is a run of {theirs.game_name}, not of {learner.config.game_name}")
+        newest = checkpoint.saved(folder / "checkpoints")
+        if newest and int(newest[-1].name) < theirs.episodes:
+            done = f"{int(newest[-1].name):,} of {theirs.episodes:,} episodes"
+            raise ConfigError(f"it has trained {done}; finish it with `{resume_command(folder)}`")
+        tensors, values = checkpoint.load(folder / "checkpoints")
+        learner.adopt(tensors, values)
+    except (RunError, ConfigError, CheckpointError, fitting.MisfitError) as error:
+        raise ConfigError(f"init_from {source}: {error}") from error
 
 
 def _make_learner(config: AnyConfig) -> Any:
     """The learner of a configuration; what the machine cannot do is said in a line."""
+    size.check(config)
+    # The economy's networks share rows out among threads themselves.
+    torch.set_num_threads(1 if isinstance(config, EconomyConfig) else min(config.threads, os.cpu_count() or 1))
     try:
         torch.zeros(1, device=config.device).numpy(force=True)
         return kit(config).learner(config)
@@ -202,23 +258,3 @@ def _make_learner(config: AnyConfig) -> Any:
         raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(f"device {config.device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-class _explained:
-    """Turns a failed write into a message that says what is safe."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
-            saved = (self.folder / "config.json").is_file()
-            advice = f"What was saved before is intact; afterwards go on with `metagrad train --resume {self.folder}`"
-            raise RunError(
-                f"cannot write to {self.folder}: {reason}. "
-                f"{advice if saved else 'Nothing was trained yet; start again'}"
-            ) from error

@@ -7,16 +7,28 @@ B brackets. Specification: metagrad 2.3 (the incentive chain); learning leads, G
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from metagrad.fitting import Axes
 from metagrad.losses import leave_one_out
 
 
 @dataclass
 class TaxRecord:
-    """What the designer saw and what its taxes did in K episodes; float64 but for views."""
+    """What the designer saw and what its taxes did in K episodes; float64 but for views. P may be 0."""
+
+    AXES: ClassVar[Axes] = {
+        "day": ("P", torch.int64), "maps": ("P*K H W C", torch.uint8), "vectors": ("P*K G", None),
+        "income": ("P K A", torch.float64), "coin": ("P K A", torch.float64), "rates": ("P K B", torch.float64),
+        "cap": ("P K 1", torch.float64), "wealth": ("T K A", torch.float64),
+        "present_income": ("T K A", torch.float64), "present_coin": ("T K A", torch.float64),
+        "goods": ("T K A 2", torch.float64), "rank": ("K A", torch.int64),
+    }  # fmt: skip
+    #: What a designer's critic needs besides.
+    OVERVIEW_AXES: ClassVar[Axes] = {"all_maps": ("T1*K H W C", torch.uint8), "all_vectors": ("T1*K G", None)}
 
     maps: Tensor  # uint8 [P * K, H, W, C], on the first day of every period
     vectors: Tensor  # [P * K, F]
@@ -38,8 +50,8 @@ class TaxRecord:
         if share is None:
             return self
         k = len(self.rank)
-        seen = [n for n in ("maps", "vectors", "all_maps", "all_vectors") if getattr(self, n) is not None]
-        views = {n: getattr(self, n).unflatten(0, (-1, k))[:, share].flatten(0, 1) for n in seen}
+        seen = [(n, getattr(self, n)) for n in ("maps", "vectors", "all_maps", "all_vectors")]
+        views = {n: t.unflatten(0, (len(t) // k, k))[:, share].flatten(0, 1) for n, t in seen if t is not None}
         plain = ("income", "coin", "rates", "cap", "wealth", "present_income", "present_coin", "goods")
         return replace(self, **views, **{n: getattr(self, n)[:, share] for n in plain}, rank=self.rank[share])
 

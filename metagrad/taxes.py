@@ -8,7 +8,7 @@ coin that the designer's own reward is made of, at fixed behaviour. Specificatio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from metagrad.economy import (
     log_prob,
     slope,
 )
+from metagrad.fitting import Axes, Group, begun, check_like
 from metagrad.judges import Judge, LinearJudge, NetworkJudge
 from metagrad.metagradient import InnerStep, forward_metagradient, unrolled_metagradient
 from metagrad.nets import Params, sigmoid
@@ -86,6 +87,7 @@ class TaxPlayer:
         self.eta, self.config = eta, config
         self._views: list[tuple[np.ndarray, np.ndarray]] = []
         self._days: list[tuple[np.ndarray, ...]] = []
+        self._no_day: list[tuple[np.ndarray, ...]] = []  # an entry to tell the shapes by where there is none
         self._steps: list[int] = []
         self._wealth: list[np.ndarray] = []
         self._present: list[tuple[np.ndarray, ...]] = []
@@ -99,6 +101,7 @@ class TaxPlayer:
         self._present.append((agents.coin + agents.escrow_coin - taxes.last_coin, agents.coin.copy(), goods))
         if self._rank is None:
             self._rank = env.state.agents.pay.argsort(1, kind="stable").argsort(1)
+            self._no_day = [(agents.coin, agents.coin, taxes.live, env.state.rates.cap[:, None])]
             self._see(env)
         if taxes.position[0] != 1:
             return
@@ -134,13 +137,17 @@ class TaxPlayer:
         def stack(arrays: list[np.ndarray]) -> Tensor:
             return torch.from_numpy(np.stack(arrays)).to(device)
 
-        income, coin, rates, cap = (stack(list(column)) for column in zip(*self._days, strict=True))
-        maps, vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._views[:periods], strict=True))
-        present_income, present_coin, goods = (stack(list(column)) for column in zip(*self._present, strict=True))
-        day = torch.tensor(self._steps, device=device)
+        def columns(rows: Sequence[tuple[np.ndarray, ...]], n: int) -> list[Tensor]:
+            """The first ``n`` rows' columns; of none, with the shapes of the first row."""
+            return [stack(list(column))[:n] for column in zip(*(rows[: max(n, 1)]), strict=True)]
+
+        income, coin, rates, cap = columns(self._days or self._no_day, periods)
+        maps, vectors = (t.flatten(0, 1) for t in columns(self._views, periods))
+        present_income, present_coin, goods = columns(self._present, len(self._present))
+        day = torch.tensor(self._steps, dtype=torch.int64, device=device)
         overview: dict[str, Tensor] = {}
         if self._all_views is not None:
-            all_maps, all_vectors = (stack(list(column)).flatten(0, 1) for column in zip(*self._all_views, strict=True))
+            all_maps, all_vectors = (t.flatten(0, 1) for t in columns(self._all_views, len(self._all_views)))
             overview = {"all_maps": all_maps, "all_vectors": all_vectors.to(self._dtype)}
         return TaxRecord(
             maps, vectors.to(self._dtype), income, coin, rates, cap, day, stack(self._wealth), present_income,
@@ -168,6 +175,7 @@ class TaxedWorkforce(Workforce):
         self._keeps_passes = config.agents.minibatches > 1
         paths = [path for path in ("chain", "direct") if getattr(d, path)]
         #: Of the last iteration: each path's norm; of the last before an evaluation: its cosine between half-batches.
+        #: Saved, since evaluations report them.
         self.diagnostics = {f"{path}_{what}": float("nan") for path in paths for what in ("norm", "cosine")}
 
     def _make_judge(self, seed: int) -> Judge | None:
@@ -198,6 +206,7 @@ class TaxedWorkforce(Workforce):
 
     def iterate(self) -> None:
         """The agents' step on their episodes, fresh episodes, the designer's step through the agents' step."""
+        before = self.episodes
         batch, record = self.tau or self.collect()
         validates = self.config.method == "metagrad"
         fresh = None if validates else self.collect()
@@ -212,7 +221,7 @@ class TaxedWorkforce(Workforce):
             total = self.designer_gradient(steps[-1], record, fresh, after, epoch)
             self.eta, self.eta_state = self.eta_adam.step(self.eta, total, self.eta_state)
         fresh[0].evaluation = None
-        if self.episodes % self.config.eval_period < self.config.k:
+        if self.episodes // self.config.eval_period > before // self.config.eval_period:
             self._compare_halves(steps[-1], record, fresh)
         self.tau = fresh if validates else None
         self._evaluation = after if validates and self.config.agents.minibatches == 1 else None
@@ -244,7 +253,12 @@ class TaxedWorkforce(Workforce):
     def _paths(
         self, step: PolicyStep, record: TaxRecord, fresh: tuple[Batch, TaxRecord], after: Evaluation, epoch: int = 0
     ) -> Iterator[tuple[str, Params]]:
-        """The paths that count, by name, before their weights."""
+        """The paths that count, by name, before their weights; 0 where no tax was ever due."""
+        if not len(record.day):
+            for path in ("chain", "direct"):
+                if getattr(self.config.designer, path):
+                    yield path, {name: torch.zeros_like(p) for name, p in self.eta.items()}
+            return
         if self.config.designer.chain:
             yield "chain", self._chain(step, record, fresh, after, epoch)
         if self.config.designer.direct:
@@ -390,6 +404,8 @@ class TaxedWorkforce(Workforce):
 
     def _advance_response(self, batch: Batch, record: TaxRecord, steps: list[PolicyStep]) -> None:
         """Add what the present rates did to the agents' steps; judged by every so many-th step of the episodes."""
+        if not len(record.day):
+            return
         d, a = self.config.designer, self.config.agents
         assert self.response is not None
         slopes = taxation.advantage_slopes(record, self.rules, a.gamma * a.gae_lambda, d.baseline) * record.cap[0, 0]
@@ -421,6 +437,28 @@ class TaxedWorkforce(Workforce):
 
     # ------------------------------------------------------------------ saving
 
+    def held(self, values: dict[str, Any]) -> list[Group]:
+        """The episodes to learn from next with their taxes, what the judge knows, and the diagnostics."""
+        env, k, steps, dtype = self.env, self.config.k, self.config.game.steps, DTYPES[self.config.dtype]
+        seen, n = env.obs["agents"], env.n_agents
+        maps, vectors = designer_view(env)
+        lengths = {
+            "T": steps, "T1": steps + 1, "K": k, "A": n, "N": k * n, "F": seen["flat"].shape[-1], "L": env.n_actions,
+            "G": vectors.shape[1], "B": env.state.taxes.live.shape[1],
+            **dict(zip("hwc", seen["map"].shape[2:], strict=True)), **dict(zip("HWC", maps.shape[1:], strict=True)),
+        }  # fmt: skip
+        check_like("", {"iteration": 0}, values)
+        started = values["iteration"] > 0
+        validates = self.config.method == "metagrad"
+        tau = begun(values) if validates else False
+        record = TaxRecord.AXES | (TaxRecord.OVERVIEW_AXES if has_critic(self.config) else {})
+        notes: Axes = dict.fromkeys(self.diagnostics, ("", torch.float64))
+        return [
+            Group("batch", Batch.AXES, lengths, tau, dtype), Group("record", record, lengths, tau, dtype),
+            Group("diagnostics", notes, {}, None, dtype),
+            *([] if self.judge is None else self.judge.held(started, lengths, dtype)),
+        ]  # fmt: skip
+
     def parameters(self) -> list[Tensor]:
         """Of all networks."""
         judge = [] if self.judge is None else self.judge.tensors().values()
@@ -436,6 +474,8 @@ class TaxedWorkforce(Workforce):
             tensors |= {f"judge/{name}": t for name, t in self.judge.tensors().items()}
         if self.response is not None:
             tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
+        notes = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.diagnostics.items()}
+        tensors |= {f"diagnostics/{name}": note for name, note in notes.items()}
         if self.tau is not None:
             parts: list[tuple[str, Any]] = [("batch", self.tau[0]), ("record", self.tau[1])]
             for prefix, part in parts:
@@ -456,6 +496,8 @@ class TaxedWorkforce(Workforce):
             self.response = Response.of_tensors(
                 {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}
             )
+        for name in self.diagnostics:  # checkpoints older than this program have none
+            self.diagnostics[name] = float(tensors.get(f"diagnostics/{name}", math.nan))
         self.tau = self._evaluation = None
         if "epsilon" in values:
             taxes: dict[str, Any] = {n[7:]: t.to(device) for n, t in tensors.items() if n.startswith("record/")}

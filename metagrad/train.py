@@ -12,7 +12,7 @@ from torch import Tensor
 import fastenvs
 from fastenvs import rng
 from fastenvs.vecenv import VecEnv
-from metagrad import losses, nets, optim
+from metagrad import fitting, losses, nets, optim
 from metagrad.agents import Evaluation, LearningStep, make_agents
 from metagrad.baselines import ContinuousDualRL, DiscreteDualRL, MechanismDesigner, NoIncentives, dual_rl_step
 from metagrad.cloning import clone
@@ -373,8 +373,38 @@ class Learner:
             values["tau"] = {"k": self.tau.k, "max_rows": self.tau.max_rows, "epsilon": self.tau.epsilon}
         return tensors, values
 
+    def _fresh_state(self) -> fitting.State:
+        """What :meth:`state` gives before the first iteration."""
+        tensors, values = self.state()
+        return tensors, {name: value for name, value in values.items() if name != "tau"}
+
+    def _held(self, values: dict[str, Any]) -> list[fitting.Group]:
+        """The episodes to learn from next, by plain values of a checkpoint."""
+        fitting.check_like("", {"iteration": 0}, values)
+        held = self.is_metagrad and self.config.designer.pipeline and values["iteration"] > 0
+        c, n = self.config, self.config.game.n_agents
+        rows = c.game.max_steps * c.k
+        if held:
+            fitting.check_like("tau", {"k": c.k, "max_rows": rows, "epsilon": 0.0}, values.get("tau"))
+            if (values["tau"]["k"], values["tau"]["max_rows"]) != (c.k, rows):
+                raise fitting.MisfitError(f"tau must be of {c.k} episodes and {rows} rows at most")
+        elif "tau" in values:
+            raise fitting.MisfitError("tau is unknown")
+        width, seen = (self.env.obs[who].shape[-1] for who in ("agents", "designer"))
+        lengths = {
+            "S": len(c.seeds), "A": n, "D": width, "L": self.env.n_actions, "E": seen + n * self.env.n_actions,
+        }  # fmt: skip
+        return [fitting.Group("tau", Batch.AXES, lengths, held, DTYPES[c.dtype])]
+
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
+        """Go on from :meth:`state`.
+
+        Raises
+        ------
+        MisfitError
+            If it is of another learner; nothing is changed then.
+        """
+        fitting.check(self._fresh_state(), self._held(values), (tensors, values))
         device = self.config.device
         tensors = {name: t.clone() for name, t in tensors.items()}
         for name, streams in {**self.streams, "environment": self.env.streams}.items():
@@ -389,7 +419,7 @@ class Learner:
                 if name in counts:
                     setattr(self, name, load_optimiser_state(tensors, name, names, counts[name]))
         if "tau" in values:
-            self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.TENSORS)))
+            self.tau = Batch(**(values["tau"] | _unflatten(tensors, "tau", Batch.AXES)))
         self.episode, self.iteration = values["episode"], values["iteration"]
         self._evaluation = None
 

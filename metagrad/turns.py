@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastenvs import rng
+from metagrad import fitting
 from metagrad.config import ConfigError
 from metagrad.rollout import purpose_streams
 
@@ -55,16 +56,31 @@ class TurnLearner:
         return tensors, values
 
     def load_state(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Go on from :meth:`state`."""
-        for seed, workers, plain in zip(self.config.seeds, self.workforces, values["seeds"], strict=True):
+        """Go on from :meth:`state`.
+
+        Raises
+        ------
+        MisfitError
+            If it is of another learner; nothing is changed then.
+        """
+        if len(values["seeds"]) != len(self.workforces):
+            raise fitting.MisfitError(f"there are {len(values['seeds'])} seeds, not {len(self.workforces)}")
+        pairs = list(zip(self.config.seeds, self.workforces, values["seeds"], strict=True))
+        if unknown := [n for n in tensors if n.partition("/")[0] not in map(str, self.config.seeds)]:
+            raise fitting.MisfitError(f"tensor {min(unknown)} is unknown")
+        for seed, workers, plain in pairs:
+            fitting.check(workers.tensors(), workers.held(plain), (_of_seed(tensors, seed), plain))
+        for seed, workers, plain in pairs:
             workers.load(_of_seed(tensors, seed), plain)
 
-    def adopt(self, tensors: dict[str, Tensor], values: dict[str, Any], source: str) -> None:
+    def adopt(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
         """Start with the agents of another run's checkpoint, seed by seed (curriculum, specification 3.3)."""
-        theirs = dict(zip(values["config"]["seeds"], values["seeds"], strict=True))
+        seeds = values["config"]["seeds"]
+        fitting.check_like("", {"seeds": [{"optimiser_steps": {}}] * len(seeds)}, values)
+        theirs = dict(zip(seeds, values["seeds"], strict=True))
         for seed, workers in zip(self.config.seeds, self.workforces, strict=True):
             if seed not in theirs:
-                raise ConfigError(f"init_from: {source} has no agents of seed {seed}")
+                raise ConfigError(f"it has no agents of seed {seed}")
             workers.adopt(_of_seed(tensors, seed), theirs[seed])
 
 

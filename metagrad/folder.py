@@ -1,0 +1,188 @@
+"""The folder of a run: its files read and written, locked and watched while it is trained."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from metagrad import checkpoint
+from metagrad.config import AnyConfig, load
+from metagrad.log import line_ends, read_metrics
+from metagrad.stopping import resume_command
+
+
+class RunError(RuntimeError):
+    """A run cannot start or go on; the message says why and what to do."""
+
+
+class Held:
+    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is.
+
+    Parameters
+    ----------
+    folder : Path
+        It has a config.json.
+
+    Raises
+    ------
+    RunError
+        If another process trains the run.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = open(folder / "config.json")  # noqa: SIM115, closed on the way out
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._lock.close()
+            raise RunError(f"another process is training {folder}") from None
+        self._watched: list[tuple[Path, os.stat_result]] = []
+        self.watch(folder / "config.json", self._lock.fileno())
+
+    def __enter__(self) -> Held:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        try:
+            if isinstance(error, OSError):
+                self.check()  # a folder that is gone is the better reason
+        finally:
+            self._lock.close()
+
+    def watch(self, path: Path, opened: int) -> None:
+        """Watch a file that is open as well."""
+        self._watched.append((path, os.fstat(opened)))
+
+    def check(self) -> None:
+        """Refuse to go on if a watched file is not what its name means any more; a few microseconds.
+
+        Raises
+        ------
+        RunError
+            Then; whoever writes on would write into nowhere, or into another run.
+        """
+        for path, mine in self._watched:
+            try:
+                same = os.path.samestat(os.stat(path), mine)
+            except (FileNotFoundError, NotADirectoryError):
+                same = False
+            if not same:
+                raise RunError(
+                    f"{path} was deleted, moved or replaced while the run was trained: stopped, nothing more is written"
+                )
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn a failed write into a message that says what is safe."""
+    try:
+        yield
+    except OSError as error:
+        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        advice = "Nothing was trained yet; start again"
+        if (folder / "config.json").is_file():
+            advice = f"What was saved before is intact; afterwards go on with `{resume_command(folder)}`"
+        raise RunError(f"cannot write to {folder}: {reason}. {advice}") from error
+
+
+def read_config(folder: Path) -> AnyConfig:
+    """Configuration of a run."""
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder} is not a run: it has no config.json")
+    return load(folder / "config.json")
+
+
+def without_checkpoint(folder: Path, config: AnyConfig) -> str:
+    """Why a run that has no checkpoint must have had one; empty if it never had any whole one.
+
+    The first checkpoint is whole before metrics.csv is made. Older programs made that first, with other line ends, and
+    saved the first checkpoint when its time came; an evaluation after the one of that iteration tells that it did.
+    """
+    if (folder / "results.json").exists():
+        return "this run is finished"
+    path = folder / "metrics.csv"
+    ends = line_ends(path)
+    if not ends:
+        return ""
+    if ends == "\n":
+        return "this run had one"
+    episodes = read_metrics(path).get("episode", np.empty(0))
+    late = np.unique(episodes[episodes >= config.checkpoint_period])
+    return "this run had one" if len(late) > 1 else ""
+
+
+# ---------------------------------------------------------------------- results.json
+
+
+def write_results(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the summary of a finished run; numbers that are not finite become null."""
+    text = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
+    checkpoint.write_text(folder / "results.json", text + "\n")
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(v) for name, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """Summary that a finished run wrote, older ones included; scores that were not finite are NaN."""
+    path = folder / "results.json"
+    if not path.is_file():
+        raise RunError(f"{folder} has no results yet; finish it with `{resume_command(folder)}`")
+    try:
+        summary = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{path} is damaged: {error}") from error
+    config = read_config(folder)
+    try:
+        return _checked(summary, config)
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RunError(f"{path} does not hold the results of a run: {error}") from error
+
+
+def _checked(summary: Any, config: AnyConfig) -> dict[str, Any]:
+    """The summary of a run of this configuration, with what older programs wrote otherwise put right."""
+    n = len(config.seeds)
+    if not isinstance(summary, dict):
+        raise ValueError("it is not an object")
+    found = dict(summary)
+    if found["seeds"] != list(config.seeds):
+        raise ValueError("it is of other seeds")
+    for name in ("method", "preset", "test_episodes"):
+        found[name]  # whose lack is an error
+    for name in ("solved", "first_solved_episode", "diverged", *found["fields"]):
+        if not isinstance(found[name], list) or len(found[name]) != n:
+            raise ValueError(f"{name} must be a list of {n}")
+    for name in found["fields"]:
+        found[name] = [_number(v) for v in found[name]]
+    found["test"] = [{name: _number(v) for name, v in row.items()} for row in found.get("test", [])]
+    found["wall_time"] = _number(found["wall_time"])
+    found["target"] = config.target
+    if config.target is None:
+        found["solved"] = found["first_solved_episode"] = [None] * n
+    else:
+        found["solved"] = [bool(v) for v in found["solved"]]
+        first = [None if v is None else int(v) for v in found["first_solved_episode"]]
+        pairs = zip(first, found["solved"], strict=True)
+        found["first_solved_episode"] = [config.episodes if f is None and solved else f for f, solved in pairs]
+    return found
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, type(None))):
+        raise ValueError(f"{value!r} is not a number")
+    return math.nan if value is None else float(value)
