@@ -37,7 +37,7 @@ def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str
         shutil.rmtree(unfinished, ignore_errors=True)
     try:
         temporary.mkdir()
-        data = save_tensors({name: t.detach().contiguous() for name, t in tensors.items()})
+        data = save_tensors(_apart(tensors))
         sidecar = {"format": FORMAT, "config": config, **values}
         sidecar["sha256"] = _digest(data, sidecar)
         _write(temporary / "state.safetensors", data)
@@ -53,6 +53,17 @@ def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str
         os.replace(old, doomed := folder / f".{old.name}.part")
         shutil.rmtree(doomed, ignore_errors=True)
     return final
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors that share no memory: a target network that has not moved yet is the network itself."""
+    own: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, t in tensors.items():
+        place = t.untyped_storage().data_ptr()
+        own[name] = t.detach().clone() if place in taken else t.detach().contiguous()
+        taken.add(place)
+    return own
 
 
 def saved(folder: Path) -> list[Path]:

@@ -91,8 +91,9 @@ def load_learner(folder: Path) -> Any:
 
 
 def _restore(learner: Any, folder: Path, evaluator: Any = None) -> dict[str, Any]:
-    """Take over the newest checkpoint, with the evaluator's streams; its plain values. Nothing changes if it does not
-    fit. Options that are younger than it have their defaults.
+    """Take over the newest checkpoint, with the evaluator's streams, and return its plain values.
+
+    Nothing changes if it does not fit. Options that are younger than it have their defaults.
     """
     config = learner.config
     tensors, values = checkpoint.load(
@@ -100,12 +101,10 @@ def _restore(learner: Any, folder: Path, evaluator: Any = None) -> dict[str, Any
     )
     try:
         fitting.check_like("", {"wall_time": 0.0, "metrics_size": 0}, values)
-        fresh = learner.state()[1]
-        fitting.check_like("", {name: value for name, value in fresh.items() if name not in ("tau", "seeds")}, values)
         if evaluator is not None:
             fitting.check_like("", {"eval_streams": evaluator.counters()}, values)
         learner.load_state(tensors, values)
-    except (fitting.MisfitError, KeyError, TypeError) as error:
+    except (fitting.MisfitError, KeyError) as error:
         newest = checkpoint.saved(folder / "checkpoints")[-1]
         raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
     if evaluator is not None:

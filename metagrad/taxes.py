@@ -452,7 +452,7 @@ class TaxedWorkforce(Workforce):
         validates = self.config.method == "metagrad"
         tau = begun(values) if validates else False
         record = TaxRecord.AXES | (TaxRecord.OVERVIEW_AXES if has_critic(self.config) else {})
-        notes: Axes = dict.fromkeys(self.diagnostics, ("", torch.float64))
+        notes: Axes = dict.fromkeys(self.diagnostics, ("", torch.int64))
         return [
             Group("batch", Batch.AXES, lengths, tau, dtype), Group("record", record, lengths, tau, dtype),
             Group("diagnostics", notes, {}, None, dtype),
@@ -474,8 +474,9 @@ class TaxedWorkforce(Workforce):
             tensors |= {f"judge/{name}": t for name, t in self.judge.tensors().items()}
         if self.response is not None:
             tensors |= {f"response/{name}": t for name, t in self.response.tensors().items()}
-        notes = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.diagnostics.items()}
-        tensors |= {f"diagnostics/{name}": note for name, note in notes.items()}
+        # By their bits, so that two states are the same if all tensors are equal: NaN equals nothing.
+        notes = torch.tensor(list(self.diagnostics.values()), dtype=torch.float64).view(torch.int64)
+        tensors |= {f"diagnostics/{name}": bits.clone() for name, bits in zip(self.diagnostics, notes, strict=True)}
         if self.tau is not None:
             parts: list[tuple[str, Any]] = [("batch", self.tau[0]), ("record", self.tau[1])]
             for prefix, part in parts:
@@ -496,8 +497,9 @@ class TaxedWorkforce(Workforce):
             self.response = Response.of_tensors(
                 {name: tensors[f"response/{name}"].to(device) for name in self.response.tensors()}
             )
-        for name in self.diagnostics:  # checkpoints older than this program have none
-            self.diagnostics[name] = float(tensors.get(f"diagnostics/{name}", math.nan))
+        for name in self.diagnostics:
+            bits = tensors.get(f"diagnostics/{name}")  # which older checkpoints do not have
+            self.diagnostics[name] = math.nan if bits is None else float(bits.cpu().view(torch.float64))
         self.tau = self._evaluation = None
         if "epsilon" in values:
             taxes: dict[str, Any] = {n[7:]: t.to(device) for n, t in tensors.items() if n.startswith("record/")}

@@ -63,8 +63,7 @@ class TurnLearner:
         MisfitError
             If it is of another learner; nothing is changed then.
         """
-        if len(values["seeds"]) != len(self.workforces):
-            raise fitting.MisfitError(f"there are {len(values['seeds'])} seeds, not {len(self.workforces)}")
+        fitting.check_like("", self.state()[1], values)
         pairs = list(zip(self.config.seeds, self.workforces, values["seeds"], strict=True))
         if unknown := [n for n in tensors if n.partition("/")[0] not in map(str, self.config.seeds)]:
             raise fitting.MisfitError(f"tensor {min(unknown)} is unknown")
