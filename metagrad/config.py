@@ -344,32 +344,33 @@ CONFIGS: dict[str, type[Run]] = {"escape-room": Config, "cleanup": CleanupConfig
 
 
 _BELOW_ONE = 1 - 1e-12
+_GREATEST = 1e30  # with some room to the end of single precision
 
 # Bounds of numeric options: (least, greatest, whether the least itself is allowed).
 _BOUNDS: dict[str, tuple[float, float, bool]] = {
     "gamma": (0, 1, True),
     "epsilon_start": (0, 1, True),
     "epsilon_end": (0, 1, True),
-    "entropy": (0, float("inf"), True),
-    "lr": (0, float("inf"), True),
-    "lr_incentive": (0, float("inf"), True),
-    "lr_cost": (0, float("inf"), True),
+    "entropy": (0, _GREATEST, True),
+    "lr": (0, _GREATEST, True),
+    "lr_incentive": (0, _GREATEST, True),
+    "lr_cost": (0, _GREATEST, True),
     "beta2": (0, _BELOW_ONE, True),
     "beta2_cost": (0, _BELOW_ONE, True),
-    "reg_coeff": (0, float("inf"), True),
-    "scale": (0, float("inf"), False),
-    "lr_critic": (0, float("inf"), True),
-    "cost_weight": (0, float("inf"), True),
-    "grad_clip": (0, float("inf"), False),
+    "reg_coeff": (0, _GREATEST, True),
+    "scale": (0, _GREATEST, False),
+    "lr_critic": (0, _GREATEST, True),
+    "cost_weight": (0, _GREATEST, True),
+    "grad_clip": (0, _GREATEST, False),
     "gae_lambda": (0, 1, True),
-    "entropy_end": (0, float("inf"), True),
+    "entropy_end": (0, _GREATEST, True),
     "clip": (0, 1, False),
     "target_tau": (0, 1, False),
-    "chain": (0, float("inf"), True),
-    "direct": (0, float("inf"), True),
-    "response_time": (0, float("inf"), False),
+    "chain": (0, _GREATEST, True),
+    "direct": (0, _GREATEST, True),
+    "response_time": (0, _GREATEST, False),
     "start": (0, _BELOW_ONE, False),
-    "coin_floor": (0, float("inf"), True),
+    "coin_floor": (0, _GREATEST, True),
     "target": (-float("inf"), float("inf"), False),
 }
 

@@ -68,7 +68,10 @@ class TurnLearner:
         if unknown := [n for n in tensors if n.partition("/")[0] not in map(str, self.config.seeds)]:
             raise fitting.MisfitError(f"tensor {min(unknown)} is unknown")
         for seed, workers, plain in pairs:
-            fitting.check(workers.tensors(), workers.held(plain), (_of_seed(tensors, seed), plain))
+            try:
+                fitting.check(workers.tensors(), workers.held(plain), (_of_seed(tensors, seed), plain))
+            except fitting.MisfitError as error:
+                raise fitting.MisfitError(f"of seed {seed} {error}") from error
         for seed, workers, plain in pairs:
             workers.load(_of_seed(tensors, seed), plain)
 
