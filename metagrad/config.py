@@ -375,8 +375,8 @@ _BOUNDS: dict[str, tuple[float, float, bool]] = {
 }
 
 
-#: Greatest number of seeds and of threads; far beyond what is of use, and small enough to be asked for.
-MAX_SEEDS, MAX_THREADS = 10_000, 1_024
+#: Greatest numbers of seeds, threads and hidden layers; far beyond what is of use, and small enough to be asked for.
+MAX_SEEDS, MAX_THREADS, MAX_LAYERS = 10_000, 1_024, 100
 #: Integers stay below this: exact as floating point numbers, and sums of a few fit into 64 bits.
 _INTEGERS = 2**53
 
@@ -410,8 +410,11 @@ def _check_tuple(name: str, value: Any, item: type, *more: Any) -> None:
         raise ConfigError(f"{name} must have {1 + len(more)} entries, got {_shown(value)}")
     if any(not _is_finite(v) for v in value):
         raise ConfigError(f"{name} must be finite, got {_shown(value)}")
-    if name.rpartition(".")[2].startswith("hidden") and any(v < 1 for v in value):
-        raise ConfigError(f"{name} must be positive, got {_shown(value)}")
+    if name.rpartition(".")[2].startswith("hidden"):
+        if any(v < 1 for v in value):
+            raise ConfigError(f"{name} must be positive, got {_shown(value)}")
+        if len(value) > MAX_LAYERS:
+            raise ConfigError(f"{name} must have at most {MAX_LAYERS} entries, got {len(value):,}")
     if item is int and any(v >= _INTEGERS for v in value):
         raise ConfigError(f"{name} must be below 2**53, got {_shown(value)}")
 
