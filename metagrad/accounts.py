@@ -123,7 +123,12 @@ class EconomyEvaluator(TurnEvaluator):
 
 
 def _copy_schedule(workers: Workforce, target: GatherTradeBuild) -> None:
-    """Let evaluation see the schedule of training as it stands, and not advance it."""
+    """Let evaluation see the schedule of training as it stands, and not advance it.
+
+    A designer's rates survive resets and are seen at the start of an episode: those of the last evaluation must not be,
+    since a resumed run has not held it. Every evaluation starts like the first one, and like the test.
+    """
+    target.state.rates.external[...] = 0
     target.reset_completed(workers.episodes)
     saez, mine = target.state.saez, workers.env.state.saez
     for array, of_training in zip(saez, mine, strict=True):

@@ -225,6 +225,17 @@ def test_a_finished_run_stays_as_it_is(config, whole, tmp_path, capsys):
     assert_same(whole(config), folder)
 
 
+@pytest.mark.parametrize("anneal", [False, True])
+def test_an_evaluation_does_not_depend_on_the_last_one(anneal, whole, tmp_path):
+    designer = replace(ECONOMY.designer, policy="network", hidden=(8, 8), lr=0.1)
+    config = replace(ECONOMY, designer=designer, game=replace(ECONOMY.game, anneal=anneal), eval_period=1)
+    folder = tmp_path / "run"
+    shutil.copytree(whole(config), folder)
+    shutil.rmtree(checkpoint.saved(folder / "checkpoints")[-1])
+    run.resume(folder, QUIET)
+    assert_same(whole(config), folder)
+
+
 @pytest.mark.parametrize(
     "method", ["free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl"]
 )
