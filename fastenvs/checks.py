@@ -111,12 +111,13 @@ def normalise(options: Any) -> None:
 
     Known are ``int``, ``float``, ``bool``, ``Literal``, ``str | Path``, tuples of these, and each of them or ``None``.
     """
-    for name, hint in _hints(type(options)).items():
+    for name, hint in hints_of(type(options)).items():  # type: ignore[arg-type]
         object.__setattr__(options, name, _as_type(name, getattr(options, name), hint))
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Declared types of the fields of a dataclass, by name."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
@@ -167,7 +168,7 @@ def make_options(cls: Any, game: str, presets: Mapping[str, Mapping[str, Any]], 
     """Options of a preset, with some replaced; unknown ones are refused."""
     if not isinstance(preset, str) or preset not in presets:
         raise ValueError(f"no {game} preset is called {shown(preset)}; there are: {', '.join(presets)}")
-    unknown = sorted(given.keys() - _hints(cls).keys())
+    unknown = sorted(given.keys() - hints_of(cls).keys())
     if unknown:
         raise TypeError(f"unknown {game} option: {', '.join(unknown)}")
     return cls(**{**presets[preset], **given})

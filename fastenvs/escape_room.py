@@ -158,7 +158,7 @@ def observe_from_table(place, table_agents, table_designer, agents, designer, ma
 
 
 def observation_table(n_agents: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Observations of all joint states in base-3 order and a row of zeros, or None where they would not stay in cache."""
+    """Observations of all joint states in base-3 order, then zeros, or None where they would not stay in cache."""
     width = n_agents * N_PLACES
     if n_agents > 20 or N_PLACES**n_agents * (n_agents + 1) * width > TABLE_BYTES:
         return None
@@ -233,7 +233,14 @@ class EscapeRoom(VecEnv):
 
     def _from_table(self, out: dict[str, Any], mask: np.ndarray, otherwise: int, lo: int, hi: int) -> None:
         observe_from_table(
-            self.state.place, *self._table, out["agents"], out["designer"], mask, otherwise, lo, hi  # type: ignore[misc]
+            self.state.place,
+            *self._table,
+            out["agents"],
+            out["designer"],
+            mask,
+            otherwise,
+            lo,
+            hi,  # type: ignore[misc]
         )
 
     def _step_info(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def map_cells(options: Any) -> np.ndarray | None:
 
 
 def portable_options(options: Any) -> dict[str, Any]:
-    """Options as keywords; a map that lies in a file is there as its text, since another place may not have the file."""
+    """Options as keywords; a map that lies in a file becomes its text: elsewhere the file may not be."""
     out = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     cells = map_cells(options)
     if cells is not None:
@@ -55,7 +55,7 @@ def portable_options(options: Any) -> dict[str, Any]:
 
 
 def fingerprint(name: str, autoreset: str, options: Any) -> np.ndarray:
-    """Digest of what copies play by, uint8 ``[32]``: of the normalised options, and of the map's cells, not its name."""
+    """Digest of what copies play by, uint8 ``[32]``: of the options and the map's cells, not its name."""
     rules = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     cells = map_cells(options)
     if cells is not None:
@@ -83,6 +83,8 @@ def check_layout(mine: Mapping[str, np.ndarray], given: Mapping[str, Any]) -> di
 
 def check_bounds(arrays: Mapping[str, np.ndarray], bounds: Bounds) -> None:
     """Refuse a value outside its bounds; numbers without bounds must be finite, truth values 0 or 1."""
+    low: float
+    high: float
     for name, array in arrays.items():
         if array.dtype == np.bool_:
             array, (low, high) = array.view(np.uint8), _FLAG

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastenvs.cleanup.config import AGENT, APPLE, CLEANING_BEAM, EMPTY, PENALTY_BEAM, RIVER, WALL, WASTE, Config, Options
+from fastenvs.cleanup.config import (
+    AGENT,
+    APPLE,
+    CLEANING_BEAM,
+    EMPTY,
+    PENALTY_BEAM,
+    RIVER,
+    WALL,
+    WASTE,
+    Config,
+    Options,
+)
 from fastenvs.cleanup.state import State
 from fastenvs.snapshots import refuse
 
@@ -41,7 +52,7 @@ def check_state(config: Config, s: State) -> None:
     allowed[start, np.arange(len(start))] = True
     allowed[WASTE, config.waste_points] = allowed[RIVER, config.waste_points] = True
     allowed[APPLE, config.apple_points] = True
-    refuse("state/content", s.content, ~allowed[s.content, np.arange(len(start))], "not what this cell of the map can hold")
+    refuse("state/content", s.content, ~allowed[s.content, np.arange(len(start))], "not what this cell can hold")
     waste = (s.content[:, config.waste_points] == WASTE).sum(1)
     refuse("state/n_waste", s.n_waste, s.n_waste != waste, "not the number of cells with waste")
     rows = np.arange(n)[:, None]

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, PLANES, WALL, make_config, make_options
+from fastenvs.cleanup.consistency import check_state, state_bounds
 from fastenvs.cleanup.observe import observe
 from fastenvs.cleanup.spawning import reset
-from fastenvs.cleanup.consistency import check_state, state_bounds
 from fastenvs.cleanup.state import Draws, State
 from fastenvs.cleanup.step import step
 from fastenvs.draws import Draw
