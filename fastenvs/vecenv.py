@@ -16,12 +16,12 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from fastenvs import rng, snapshots
+from fastenvs import rng
 from fastenvs.checks import affordable, as_int, integers_of, normalise, positive_int, shown
 from fastenvs.draws import Draw, check_draws, refuse_unused
-from fastenvs.guard import Guarded, exclusive
+from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping
-from fastenvs.snapshots import iter_leaves
+from fastenvs.snapshots import Snapshots, copy_tree, fresh, iter_leaves, map_tree
 
 AutoresetMode = Literal["same_step", "next_step", "disabled"]
 
@@ -73,7 +73,7 @@ class RunOptions:
 SHARED_OPTIONS = ("seed", "autoreset", "num_threads", "copy")
 
 
-class VecEnv(Guarded):
+class VecEnv(Snapshots):
     """N copies of one game, stepped together.
 
     Parameters
@@ -110,14 +110,6 @@ class VecEnv(Guarded):
     min_rows_per_thread: ClassVar[int] = 1024
     #: A chunk goes through all components of a step while it is in cache.
     rows_per_chunk: ClassVar[int] = 4096
-
-    #: Path of the state's array that counts steps of the episode; its bound is the step limit.
-    time_leaf: ClassVar[str] = "time"
-
-    n_actions: int
-    options: Any
-    state: Any
-    _obs: dict[str, Any]
 
     def __init__(
         self,
@@ -236,17 +228,6 @@ class VecEnv(Guarded):
     def _step_info(self) -> dict[str, Any]:
         """Further arrays of ``info``, buffers that every step fills (empty by default)."""
         return {}
-
-    def _state_bounds(self) -> dict[str, tuple[float, float]]:
-        """Lowest and highest value of the state's arrays, by path; all integers have an entry."""
-        raise NotImplementedError
-
-    def _check_state(self, state: Any) -> None:
-        """Refuse a state, of values within their bounds, whose arrays contradict each other."""
-        raise NotImplementedError
-
-    def _restored(self) -> None:
-        """Do what a restored state needs."""
 
     @property
     def single_observation_space(self):
@@ -496,108 +477,3 @@ class VecEnv(Guarded):
             empty: dict[str, np.ndarray] = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs}
             self._drawn = {**empty, **draws}
             self._injected = bool(draws)
-
-    # ------------------------------------------------------------------ snapshots, copies, pickles
-
-    def _leaves(self) -> dict[str, np.ndarray]:
-        parts = {
-            "state": self.state,
-            "streams": self.streams,
-            "buffers": self.buffers,
-            "done": self._done,
-            "obs": self._obs,
-        }
-        # Read-only observations are views of the state.
-        return {name: array for name, array in iter_leaves(parts) if array.flags.writeable}
-
-    @exclusive
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """Everything that decides how the copies go on, as a flat dict of fresh arrays."""
-        if not self._started:
-            raise RuntimeError("call reset() before the first snapshot()")
-        return {"options": self._options_digest(), **copy_tree(self._leaves())}
-
-    def _options_digest(self) -> np.ndarray:
-        """A fingerprint of what the copies play by, uint8 ``[32]``."""
-        return snapshots.fingerprint(self.name, self.autoreset, self.options)
-
-    @exclusive
-    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go back to a snapshot of an environment made with the same options.
-
-        Raises
-        ------
-        ValueError
-            If it is of other options, an array is missing, unknown, or of another shape or dtype, or a value is one
-            that no play leads to; nothing is changed then.
-        """
-        if not isinstance(snapshot, Mapping):
-            raise TypeError(f"a snapshot is a mapping of names to arrays, got {shown(snapshot)}")
-        given = dict(snapshot)
-        digest, mine = given.pop("options", None), self._leaves()
-        arrays = snapshots.check_layout(mine, given)
-        if digest is None or not np.array_equal(digest, self._options_digest()):
-            raise ValueError("the snapshot is of an environment with other options")
-        self._check_values(arrays)
-        self._put(arrays)
-        self._started = True
-
-    def _check_values(self, arrays: dict[str, np.ndarray]) -> None:
-        bounds = {f"state/{name}": limits for name, limits in self._state_bounds().items()}
-        bounds |= {name: (0, 1) for name in arrays if name.startswith("obs/") and name.endswith("/mask")}
-        bounds["buffers/actions"] = (0, self.n_actions - 1)
-        snapshots.check_bounds(arrays, bounds)
-        snapshots.refuse("streams/stride", arrays["streams/stride"], arrays["streams/stride"] % 2 == 0, "not odd")
-        over = arrays["buffers/terminated"] | arrays["buffers/truncated"]
-        snapshots.refuse("done", arrays["done"], arrays["done"] != over, "not whether it was terminated or truncated")
-        if self.autoreset == "same_step":
-            snapshots.refuse("buffers/active", arrays["buffers/active"], ~arrays["buffers/active"], "all copies step")
-        time, limit = arrays[f"state/{self.time_leaf}"], bounds[f"state/{self.time_leaf}"][1]
-        late = (time >= limit) & ~arrays["done"]
-        snapshots.refuse(f"state/{self.time_leaf}", time, late, "the step limit, but the episode is not over")
-        self._check_state(snapshots.rebuild(self.state, arrays, "state/"))
-
-    def _put(self, arrays: Mapping[str, np.ndarray]) -> None:
-        for name, array in self._leaves().items():
-            array[...] = arrays[name]
-        self._show_flags()
-        self._restored()
-
-    @exclusive
-    def __getstate__(self) -> dict[str, Any]:
-        """Constructor's options and all arrays: views of buffers would not survive a copy of their own."""
-        shared = {"autoreset": self.autoreset, "num_threads": self.num_threads, "copy": self.copy, "seed": 0}
-        return {
-            "num_envs": self.num_envs,
-            "options": {**snapshots.portable_options(self.options), **shared},
-            "started": self._started,
-            "arrays": copy_tree(self._leaves()),
-        }
-
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        type(self).__init__(self, saved["num_envs"], **saved["options"])  # type: ignore[arg-type]
-        self._put(saved["arrays"])
-        self._started = saved["started"]
-
-
-def copy_tree(tree):
-    """Copy nested dicts and tuples of arrays."""
-    return map_tree(np.ndarray.copy, tree)
-
-
-def map_tree(function: Callable[[np.ndarray], np.ndarray], tree):
-    """Nested dicts and tuples of what ``function`` makes of each array."""
-    if isinstance(tree, dict):
-        return {key: map_tree(function, value) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(map_tree(function, value) for value in tree)
-    return function(tree)
-
-
-def fresh(tree: dict[str, Any]) -> dict[str, Any]:
-    """Fresh nested dicts around the same arrays."""
-    out = tree.copy()
-    for key, value in tree.items():
-        if type(value) is dict:
-            out[key] = fresh(value)
-    return out
