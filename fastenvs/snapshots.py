@@ -122,6 +122,15 @@ def check_bounds(arrays: Mapping[str, np.ndarray], bounds: Bounds) -> None:
             refuse(name, array, ~((array >= low) & (array <= high)), f"not in {low}..{high}")
 
 
+def space_bounds(space: Any, path: str) -> Iterator[tuple[str, tuple[float, float]]]:
+    """Lowest and highest value of the integers of nested spaces, by path."""
+    if hasattr(space, "spaces"):
+        for key, part in space.spaces.items():
+            yield from space_bounds(part, f"{path}/{key}")
+    elif space.dtype.kind in "iu":
+        yield path, (int(space.low.min()), int(space.high.max()))
+
+
 def refuse(name: str, array: np.ndarray, wrong: np.ndarray, rule: str) -> None:
     """Refuse the first entry that is marked in ``wrong``, whose axes are the first of the array's; none, no error."""
     if np.any(wrong):
@@ -156,6 +165,11 @@ class Snapshots(Guarded):
     @property
     def autoreset(self) -> str:
         """What happens when an episode ends."""
+        raise NotImplementedError
+
+    @property
+    def single_observation_space(self) -> Any:
+        """Observation space of one copy: ``Dict(agents=..., designer=...)``."""
         raise NotImplementedError
 
     def _state_bounds(self) -> dict[str, tuple[float, float]]:
@@ -217,7 +231,7 @@ class Snapshots(Guarded):
 
     def _check_values(self, arrays: dict[str, np.ndarray]) -> None:
         bounds = {f"state/{name}": limits for name, limits in self._state_bounds().items()}
-        bounds |= {name: (0, 1) for name in arrays if name.startswith("obs/") and name.endswith("/mask")}
+        bounds |= dict(space_bounds(self.single_observation_space, "obs"))
         bounds["buffers/actions"] = (0, self.n_actions - 1)
         check_bounds(arrays, bounds)
         refuse("streams/stride", arrays["streams/stride"], arrays["streams/stride"] % 2 == 0, "not odd")

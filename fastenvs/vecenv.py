@@ -152,7 +152,7 @@ class VecEnv(Snapshots):
     def _bind(self) -> None:
         """Set up what is handed out: views, so that nobody can reshape a buffer; a game calls it at last."""
         if self.autoreset == "same_step":
-            self._final_obs = copy_tree(self._obs)
+            self._final_obs = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._obs)
         b, view = self.buffers, np.ndarray.view
         info = {"designer_reward": b.designer_reward, **self._step_info()}
         # Flags decide how copies go on, so those that are handed out are not the ones that are read.

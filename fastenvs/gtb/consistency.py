@@ -7,11 +7,12 @@ import numpy as np
 from fastenvs import ledger, market
 from fastenvs.gtb.config import Options
 from fastenvs.gtb.state import AGENT, FIRST_AGENT, HOUSE, N_GOODS, OWNER, SOURCE, WATER, Agents, Start, State, World
-from fastenvs.snapshots import refuse
+from fastenvs.snapshots import iter_leaves, refuse
 
 _COUNT = (0, 2**30)
 #: Far above what any play brings; sums over agents stay finite.
 _MONEY = (0.0, 1e30)
+_NUMBER = (-1e30, 1e30)
 _RATE = (0.0, 1.0)
 
 
@@ -21,7 +22,7 @@ def rules(o: Options) -> market.Rules:
 
 
 def state_bounds(o: Options, state: State) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value of every array with bounds; further numbers must be finite."""
+    """Lowest and highest value of every array."""
     height, width = o.cells.shape
     cells = height * width
     groups: dict[str, dict[str, tuple[float, float]]] = {
@@ -49,7 +50,8 @@ def state_bounds(o: Options, state: State) -> dict[str, tuple[float, float]]:
             "trade_value": _MONEY,
         },
     }  # fmt: skip
-    return {f"{group}/{name}": limits for group, arrays in groups.items() for name, limits in arrays.items()}
+    numbers = {name: _NUMBER for name, array in iter_leaves(state) if array.dtype.kind == "f"}
+    return numbers | {f"{group}/{name}": limits for group, arrays in groups.items() for name, limits in arrays.items()}
 
 
 def check_state(o: Options, start: Start, s: State) -> None:
