@@ -223,13 +223,13 @@ def numbers_of(name: str, values: Any, *shapes: tuple[int, ...]) -> np.ndarray:
 
 
 def integers_of(name: str, values: Any, shape: tuple[int, ...], low: int, high: int, entry: str) -> np.ndarray:
-    """Return integers of a shape, each in ``low .. high``, as they are.
+    """Return integers of a shape, not an empty one, each in ``low .. high``, as they are.
 
     ``entry`` names a single one in an error, with its place: ``"action {value} of agent {1} in environment {0}"``.
     """
     array = as_array(name, values, "iu", "integers")
     has_shape(name, array, shape)
-    if array.size and (array.min() < low or array.max() > high):
+    if array.min() < low or array.max() > high:
         where = tuple(np.argwhere((array < low) | (array > high))[0])
         raise ValueError(f"{entry.format(*where, value=array[where])} is not in {low}..{high}")
     return array

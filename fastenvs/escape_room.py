@@ -228,8 +228,12 @@ class EscapeRoom(VecEnv):
     def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
         if self._table is None:
             super()._observe_final(done, lo, hi, ended)
-        else:  # writing all rows takes less than finding out which
+        else:  # writing all rows, zeros too, takes less than finding out which
             self._from_table(self._final_obs, done, len(self._table[0]) - 1, lo, hi)
+
+    def _clear_final(self) -> None:
+        if self._table is None:
+            super()._clear_final()
 
     def _from_table(self, out: dict[str, Any], mask: np.ndarray, otherwise: int, lo: int, hi: int) -> None:
         observe_from_table(

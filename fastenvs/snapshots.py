@@ -34,13 +34,25 @@ def map_tree(function: Callable[[np.ndarray], np.ndarray], tree):
     return function(tree)
 
 
-def fresh(tree: dict[str, Any]) -> dict[str, Any]:
-    """Fresh nested dicts around the same arrays."""
-    out = tree.copy()
-    for key, value in tree.items():
-        if type(value) is dict:
-            out[key] = fresh(value)
-    return out
+def fresh_maker(tree: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+    """A function that makes fresh nested dicts around the same arrays, without looking for what is nested."""
+    nested = [(key, fresh_maker(value)) for key, value in tree.items() if isinstance(value, dict)]
+    if not nested:
+        return tree.copy
+
+    def make() -> dict[str, Any]:
+        out = tree.copy()
+        for key, inner in nested:
+            out[key] = inner()
+        return out
+
+    return make
+
+
+def rows_of(mask: np.ndarray, lo: int, hi: int) -> slice | np.ndarray:
+    """Rows of ``[lo, hi)`` where ``mask`` is set, to index by; a slice, which is copied fast, if it is set in all."""
+    rows = np.flatnonzero(mask[lo:hi])
+    return slice(lo, hi) if len(rows) == hi - lo else rows + lo
 
 
 def iter_leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:

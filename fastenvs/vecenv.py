@@ -21,7 +21,7 @@ from fastenvs.checks import affordable, as_int, integers_of, normalise, positive
 from fastenvs.draws import Draw, check_draws, refuse_unused
 from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping
-from fastenvs.snapshots import Snapshots, copy_tree, fresh, iter_leaves, map_tree
+from fastenvs.snapshots import Snapshots, copy_tree, fresh_maker, iter_leaves, map_tree
 
 AutoresetMode = Literal["same_step", "next_step", "disabled"]
 
@@ -131,13 +131,14 @@ class VecEnv(Snapshots):
         self.num_threads = cores if run.num_threads is None else run.num_threads
         self.copy = run.copy
         self.streams = rng.make_streams(seed, n)
+        self._flags = np.zeros((2, n), np.bool_)
         self.buffers = Buffers(
             actions=np.zeros((n, n_agents), np.int32),
             active=np.ones(n, np.bool_),
             rewards=np.zeros((n, n_agents), np.float32),
             designer_reward=np.zeros(n, designer_reward_dtype),
-            terminated=np.zeros(n, np.bool_),
-            truncated=np.zeros(n, np.bool_),
+            terminated=self._flags[0],
+            truncated=self._flags[1],
         )
         self._done = np.zeros(n, np.bool_)
         self._all = np.ones(n, np.bool_)
@@ -147,7 +148,7 @@ class VecEnv(Snapshots):
         self._started = False
         self._final_obs: dict[str, Any] = {}
         self._final_rows = np.zeros(n, np.bool_)  # rows of final_obs that hold something
-        self._final_dirty = self._any_ended = False
+        self._any_ended = False
 
     def _bind(self) -> None:
         """Set up what is handed out: views, so that nobody can reshape a buffer; a game calls it at last."""
@@ -159,7 +160,13 @@ class VecEnv(Snapshots):
         self._shown_flags = np.zeros((2, self.num_envs), np.bool_)
         if self._final_obs:
             info |= {"final_obs": self._final_obs, "_final_obs": self._done}
-        self._shown = map_tree(view, {"obs": self._obs, "info": info})
+        self._fresh_obs = fresh_maker(map_tree(view, self._obs))
+        self._fresh_info = fresh_maker(map_tree(view, info))
+        # Where no copy ended there is nothing to clear: these zeros, which no page of memory holds, are handed out.
+        nothing = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._final_obs)
+        for _, array in iter_leaves(nothing):
+            array.flags.writeable = False
+        self._fresh_nothing = fresh_maker(nothing)
         self._shown_arrays = (view(b.rewards), self._shown_flags[0], self._shown_flags[1])
 
     @classmethod
@@ -186,7 +193,7 @@ class VecEnv(Snapshots):
     @property
     def obs(self) -> dict[str, Any]:
         """Present observations: a fresh dict around the arrays that ``reset`` and ``step`` return."""
-        return fresh(self._shown["obs"])
+        return self._fresh_obs()
 
     # ------------------------------------------------------------------ hooks of a game
 
@@ -203,15 +210,17 @@ class VecEnv(Snapshots):
         raise NotImplementedError
 
     def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
-        """Write the last observations of the rows that ended, and zeros to rows that hold those of earlier ones."""
-        kept = self._final_rows[lo:hi]
-        rows = np.flatnonzero(kept & ~done[lo:hi]) + lo
+        """Write the last observations of the rows that ended, if any did."""
+        if ended:
+            self._observe(self._final_obs, done, lo, hi)
+
+    def _clear_final(self) -> None:
+        """Clear rows that hold last observations of an earlier step; called when some row ended."""
+        rows = np.flatnonzero(self._final_rows & ~self._done)
         if rows.size:
             for _, array in iter_leaves(self._final_obs):
                 array[rows] = 0
-        if ended:
-            self._observe(self._final_obs, done, lo, hi)
-        kept[:] = done[lo:hi]
+        np.copyto(self._final_rows, self._done)
 
     def _keep_finished(self, mask: np.ndarray, lo: int, hi: int) -> None:
         """Keep what is asked for later of episodes that ended, before they are reset (by default nothing)."""
@@ -314,7 +323,7 @@ class VecEnv(Snapshots):
         self._run(begin)
         self._started = True
         self._show_flags()
-        obs = fresh(self._shown["obs"])
+        obs = self._fresh_obs()
         return copy_tree(obs) if self.copy else obs, {}
 
     def _reset_mask(self, mask: Any) -> np.ndarray:
@@ -347,8 +356,9 @@ class VecEnv(Snapshots):
         terminated, truncated : bool ``[N]``
             Episode over by the rules; cut off by the step limit.
         info : dict
-            ``designer_reward`` ``[N]``, the game's own arrays, and with ``same_step`` ``final_obs`` (zero where
-            ``_final_obs`` is not set). In ``next_step`` those of a copy that this call resets are of the new episode.
+            ``designer_reward`` ``[N]``, the game's own arrays, and with ``same_step`` ``final_obs``: zero where
+            ``_final_obs`` is not set, and read-only if it nowhere is. With ``next_step`` the arrays of a copy that this
+            call resets are of the new episode.
         """
         if not self._started:
             raise RuntimeError("call reset() before the first step()")
@@ -359,15 +369,18 @@ class VecEnv(Snapshots):
         self._prepare()
         self._any_ended = False
         self._run(self._advance[self._autoreset])
-        self._final_dirty = self._any_ended
+        if self._any_ended:
+            self._clear_final()
         self._finish()
         self._show_flags()
-        result = (fresh(self._shown["obs"]), *self._shown_arrays, fresh(self._shown["info"]))
+        info = self._fresh_info()
+        if self._final_obs and not self._any_ended:
+            info["final_obs"] = self._fresh_nothing()
+        result = (self._fresh_obs(), *self._shown_arrays, info)
         return copy_tree(result) if self.copy else result
 
     def _show_flags(self) -> None:
-        np.copyto(self._shown_flags[0], self.buffers.terminated)
-        np.copyto(self._shown_flags[1], self.buffers.truncated)
+        np.copyto(self._shown_flags, self._flags)
 
     @cached_property
     def _advance(self) -> dict[str, Callable[[int, int], None]]:
@@ -381,9 +394,8 @@ class VecEnv(Snapshots):
         b, done = self.buffers, self._done
         self._step(lo, hi)
         np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        ended = bool(done[lo:hi].any())
-        if ended or self._final_dirty:
-            self._observe_final(done, lo, hi, ended)
+        ended = bool(np.count_nonzero(done[lo:hi]))
+        self._observe_final(done, lo, hi, ended)
         if ended:
             self._any_ended = True
             self._keep_finished(done, lo, hi)
@@ -396,7 +408,7 @@ class VecEnv(Snapshots):
         b.truncated[lo:hi] = False
         np.logical_not(done[lo:hi], out=b.active[lo:hi])
         self._step(lo, hi)
-        if done[lo:hi].any():
+        if np.count_nonzero(done[lo:hi]):
             self._keep_finished(done, lo, hi)
             self._reset(done, lo, hi)
             self._restate(done, lo, hi)

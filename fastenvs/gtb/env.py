@@ -27,6 +27,7 @@ from fastenvs.gtb.state import (
 from fastenvs.guard import exclusive
 from fastenvs.jit import kernel, wrapping
 from fastenvs.render import render_gtb
+from fastenvs.snapshots import rows_of
 from fastenvs.vecenv import VecEnv
 
 
@@ -298,8 +299,10 @@ class GatherTradeBuild(VecEnv):
             d = out["designer"]
             designer = observe.DesignerViews(d["flat"][:, None], d["agents"], d["mask"])
             if self.options.planner_sees_map:
-                rows = np.flatnonzero(mask[lo:hi]) + lo
+                rows = rows_of(mask, lo, hi)
                 out["designer"]["map"][rows] = self._obs["designer"]["map"][rows]
+            if self.options.tax_mode != "planner":
+                designer.mask[rows_of(mask, lo, hi)] = 1
         config = self._view_config
         if final:  # a last observation is complete, whatever the day
             config = config._replace(decision_only=False)

@@ -245,10 +245,7 @@ def order_masks(n_prices: int) -> np.ndarray:
 
 @kernel
 def planner_masks(config, choices, limit, position, out, mask, lo, hi):
-    """Legal rate choices of the planner, section 13: any up to the limit on the first day, else none.
-
-    Without choices there is one entry, always 1.
-    """
+    """Legal rate choices of the planner, section 13: any up to the limit on the first day, else none."""
     for e in range(lo, hi):
         if not mask[e] or (config.decision_only and position[e] != 1):
             continue
@@ -271,4 +268,5 @@ def observe(config, views, agents_out, designer_out, mask, lo, hi):
         config, v.agents, v.books, v.taxes, v.time, v.shape, designer_out.flat, designer_out.agents, mask, lo, hi
     )
     action_masks(config, v.world, v.agents, v.books.n_open, v.order_table, agents_out.mask, mask, lo, hi)
-    planner_masks(config, v.choices, v.limit, v.taxes.position, designer_out.mask, mask, lo, hi)
+    if v.choices.shape[0] > 0:
+        planner_masks(config, v.choices, v.limit, v.taxes.position, designer_out.mask, mask, lo, hi)

@@ -9,6 +9,7 @@ import numpy as np
 from fastenvs.gtb.config import Options
 from fastenvs.gtb.state import State
 from fastenvs.metrics import inverse_income_mean
+from fastenvs.snapshots import rows_of
 
 _NAN = float("nan")
 GOODS = ("Stone", "Wood")
@@ -69,7 +70,7 @@ class Finished:
 
     def keep(self, mask: np.ndarray, lo: int, hi: int) -> None:
         """Keep the episodes of the rows of ``[lo, hi)`` where ``mask`` is set."""
-        rows = np.flatnonzero(mask[lo:hi]) + lo
+        rows = rows_of(mask, lo, hi)
         for group, names in self._KEPT.items():
             live, kept = getattr(self._live, group), getattr(self._kept, group)
             for name in names:
