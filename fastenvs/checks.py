@@ -136,7 +136,10 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
     if origin is tuple:
         return _as_tuple(name, value, args)
     if hint is int:
-        return as_int(name, value, -MAX_INT, MAX_INT)
+        number = as_int(name, value)
+        if abs(number) > MAX_INT:
+            raise ValueError(f"{name} must be at most {MAX_INT} in size, got {shown(number)}")
+        return number
     return {float: as_float, bool: as_bool}[hint](name, value)
 
 

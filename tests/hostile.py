@@ -28,8 +28,9 @@ OPTIONS = {
 REFUSALS = (ValueError, TypeError, RuntimeError)
 RIDDLES = (
     "truth value", "has no len", "not subscriptable", "unsupported operand", "unhashable", "not iterable",
-    "setting an array element", "could not broadcast", "not supported between", "has no attribute", "unexpected keyword",
-    "positional argument", "convertible", "out of range for", "buffer dtype", "too large to", "invalid literal",
+    "setting an array element", "could not broadcast", "not supported between", "has no attribute",
+    "unexpected keyword", "positional argument", "convertible", "out of range for", "buffer dtype",
+    "too large to", "invalid literal",
 )  # fmt: skip
 
 
@@ -95,12 +96,13 @@ def attempt(env, call, names):
 def odd_value(rng):
     """A value that hardly any option takes."""
     pool = [
-        None, "", "x", "no", b"abc", True, False, -1, 0, 1, 2, 3, 7, 255, 256, 2**31, 2**40, 2**63, 10**30, -(10**30), 0.0,
-        0.5, 1.0, 1.5, -0.5, 1e300, 1e-300, -0.0, float("nan"), float("inf"), 1 + 2j, [], [1], [0.5, 0.5], (1, 2), (1, 2, 3),
-        {}, {"a": 1}, {1}, object(), int, np.float64(0.25), np.uint8(200), np.int16(-3), np.bool_(True), np.array(3),
-        np.array([3, 3]), np.array([0.3] * 7), np.array([[1]]), np.array("x"), np.array([None]), np.datetime64("2020-01-01"),
-        Fraction(1, 3), range(2), np.float32("nan"), "W", "a;b", "\n", "\x00", np.array(True), np.array(0.5),
-        np.array([1, 2], ">i4"), np.ma.masked_array([1, 2], [0, 1]), "é" * 300, "/", "/dev/zero", "..",
+        None, "", "x", "no", b"abc", True, False, -1, 0, 1, 2, 3, 7, 255, 256, 2**31, 2**40, 2**63, 10**30, -(10**30),
+        0.0, 0.5, 1.0, 1.5, -0.5, 1e300, 1e-300, -0.0, float("nan"), float("inf"), 1 + 2j, [], [1], [0.5, 0.5], (1, 2),
+        (1, 2, 3), {}, {"a": 1}, {1}, object(), int, np.float64(0.25), np.uint8(200), np.int16(-3), np.bool_(True),
+        np.array(3), np.array([3, 3]), np.array([0.3] * 7), np.array([[1]]), np.array("x"), np.array([None]),
+        np.datetime64("2020-01-01"), Fraction(1, 3), range(2), np.float32("nan"), "W", "a;b", "\n", "\x00",
+        np.array(True), np.array(0.5), np.array([1, 2], ">i4"), np.ma.masked_array([1, 2], [0, 1]), "é" * 300, "/",
+        "/dev/zero", "..",
     ]  # fmt: skip
     return pool[rng.integers(len(pool))]
 
@@ -173,7 +175,9 @@ def spoiled(array, rng):
     array = np.asarray(array)
     choice = rng.integers(12)
     if choice < 4:
-        return array.astype([np.complex128, object, "U8", np.float16][choice]) + (1j if choice == 0 else 0 if choice != 2 else "")
+        return array.astype([np.complex128, object, "U8", np.float16][choice]) + (
+            1j if choice == 0 else 0 if choice != 2 else ""
+        )
     if choice == 4:
         return array[:-1]
     if choice == 5:
@@ -184,7 +188,9 @@ def spoiled(array, rng):
         return np.ma.masked_array(array, np.ones(array.shape, bool))
     out = array.astype(np.float64 if array.dtype.kind == "f" or choice > 9 else np.int64)
     if out.size:
-        values = [np.nan, np.inf, -1, 1e9, 0.5, -1e-9] if out.dtype.kind == "f" else [-1, 2**40, 77, -(2**63), 2**31, 300]
+        values = (
+            [np.nan, np.inf, -1, 1e9, 0.5, -1e-9] if out.dtype.kind == "f" else [-1, 2**40, 77, -(2**63), 2**31, 300]
+        )
         out.reshape(-1)[rng.integers(out.size)] = values[rng.integers(6)]
     return out.astype(np.uint64) if choice == 8 and (out >= 0).all() else out
 
@@ -375,7 +381,7 @@ def _damaged(array, rng):
             raw = out.reshape(-1).view(np.uint8)
             raw[rng.integers(raw.size)] ^= np.uint8(1 << rng.integers(8))
         elif out.dtype.kind == "f":
-            out.reshape(-1)[i] = [np.nan, np.inf, -1, 1e300, 0, 2][rng.integers(6)]
+            out.reshape(-1)[i] = [np.nan, np.inf, -1, 1e35, 0, 2][rng.integers(6)]
         elif out.dtype == np.bool_:
             out.reshape(-1)[i] ^= True
         else:
@@ -403,7 +409,9 @@ def try_copies(game, rng):
 def try_designer(game, rng):
     """Entries of the designer, metrics, pictures: what a game offers beyond the shared interface."""
     mine, twin = pair(game, rng)
-    calls = [name for name in ("set_rates", "choose_rates", "reset_completed", "metrics", "render") if hasattr(mine, name)]
+    calls = [
+        name for name in ("set_rates", "choose_rates", "reset_completed", "metrics", "render") if hasattr(mine, name)
+    ]
     if not calls:
         return try_actions(game, rng)
     name = calls[rng.integers(len(calls))]
