@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastenvs.checks import as_int, positive_int
+from fastenvs.checks import as_array, as_int, positive_int
 from fastenvs.jit import kernel
 
 Seed = int | Sequence[int] | np.ndarray | None
@@ -44,13 +44,14 @@ def make_streams(seed: Seed, n: int) -> Streams:
         If a seed is negative, or the number of seeds does not divide ``n``.
     """
     n = positive_int("n", n)
-    several = (isinstance(seed, Sequence) and not isinstance(seed, str | bytes | bytearray)) or (
-        isinstance(seed, np.ndarray) and seed.ndim > 0
-    )
-    seeds: list[Any] = list(seed) if several else [seed]  # type: ignore[arg-type]
-    if not seeds or n % len(seeds):
-        raise ValueError(f"{len(seeds)} seeds cannot be shared out evenly over {n} streams")
-    seeds = [None if s is None else as_int("a seed", s) for s in seeds]
+    if isinstance(seed, np.ndarray):
+        seed = as_array("seed", seed, "iu", "integers")
+        seed = seed.tolist()
+    several = isinstance(seed, Sequence) and not isinstance(seed, str | bytes | bytearray)
+    given: list[Any] = list(seed) if several else [seed]  # type: ignore[arg-type]
+    if not given or n % len(given):
+        raise ValueError(f"{len(given)} seeds cannot be shared out evenly over {n} streams")
+    seeds = [None] if seed is None else [as_int("a seed", s) for s in given]
     for s in seeds:
         if s is not None and s < 0:
             raise ValueError(f"a seed must be a non-negative integer, got {s}")

@@ -254,20 +254,24 @@ _PAIRS: dict = {}
 
 
 def pair(game, rng):
-    """Two environments in the same state, some steps into the game, in one of the modes and settings."""
+    """Two environments in the same state, some steps into the game, in one of the modes and settings.
+
+    They are reused, but what they are in depends on ``rng`` alone.
+    """
     mode = ("same_step", "next_step", "disabled")[rng.integers(3)]
     extra = {"gtb": [{}, {"tax_mode": "planner"}, {"tax_mode": "external"}, {"tax_mode": "saez"}]}.get(game, [{}])
     which = int(rng.integers(len(extra)))
     key = game, mode, which
     if key not in _PAIRS:
-        _PAIRS[key] = [make(game, autoreset=mode, **extra[which]) for _ in range(2)]
-        for env in _PAIRS[key]:
+        envs = [make(game, autoreset=mode, **extra[which]) for _ in range(2)]
+        for env in envs:
             env.reset()
-    mine, twin = _PAIRS[key]
-    if rng.random() < 0.5:
+        _PAIRS[key] = *envs, envs[0].snapshot()
+    mine, twin, first = _PAIRS[key]
+    mine.restore(first)
+    mine.reset(seed=int(rng.integers(2**32)))
+    for _ in range(int(rng.choice([0, 1, 2, 4, 7]))):
         mine.step(actions_of(mine, rng))
-    elif rng.random() < 0.2:
-        mine.reset()
     twin.restore(mine.snapshot())
     return mine, twin
 

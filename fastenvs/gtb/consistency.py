@@ -9,7 +9,8 @@ from fastenvs.gtb.config import Options
 from fastenvs.gtb.state import AGENT, FIRST_AGENT, HOUSE, N_GOODS, OWNER, SOURCE, WATER, Agents, Start, State, World
 from fastenvs.snapshots import iter_leaves, refuse
 
-_COUNT = (0, 2**30)
+#: Counts may still grow by far more than an episode brings.
+_COUNT = (0, 2_000_000_000)
 #: Far above what any play brings; sums over agents stay finite.
 _MONEY = (0.0, 1e30)
 _NUMBER = (-1e30, 1e30)
