@@ -21,6 +21,8 @@ class Draw(NamedTuple):
     optional: bool = False
     #: Why these options make no use of it; it is refused then.
     unused: str = ""
+    #: What makes it: ``reset`` (of a call or an autoreset), ``step`` or both.
+    made_by: tuple[str, ...] = ("reset", "step")
 
 
 def check_draws(game: str, specs: Mapping[str, Draw], num_envs: int, draws: Any) -> dict[str, np.ndarray]:
@@ -58,8 +60,11 @@ def _check(name: str, spec: Draw, num_envs: int, values: Any) -> np.ndarray:
     return np.array(array, spec.dtype, order="C")
 
 
-def refuse_unused(specs: Mapping[str, Draw], checked: Mapping[str, np.ndarray]) -> None:
-    """Refuse a draw that these options would not look at."""
+def refuse_unused(specs: Mapping[str, Draw], checked: Mapping[str, np.ndarray], doing: tuple[str, ...]) -> None:
+    """Refuse a draw that these options, or what a call is ``doing``, would not look at."""
     for name in checked:
-        if specs[name].unused:
-            raise ValueError(f"draw {name!r} would not be used: {specs[name].unused}")
+        spec = specs[name]
+        if spec.unused:
+            raise ValueError(f"draw {name!r} would not be used: {spec.unused}")
+        if not set(spec.made_by) & set(doing):
+            raise ValueError(f"draw {name!r} would not be used: it is made by a {spec.made_by[0]}, not here")

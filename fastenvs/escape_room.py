@@ -202,7 +202,7 @@ class EscapeRoom(VecEnv):
         }
         self._table = observation_table(n_agents)
         fixed = "" if o.randomize else "without randomize everybody starts at the start"
-        self._offer_draws(place=Draw((n_agents,), np.uint8, 0, N_PLACES - 1, unused=fixed))
+        self._offer_draws(place=Draw((n_agents,), np.uint8, 0, N_PLACES - 1, unused=fixed, made_by=("reset",)))
         self._bind()
 
     @cached_property

@@ -304,7 +304,7 @@ class VecEnv(Snapshots):
             if not self._started and not mask.all():
                 raise RuntimeError("the first reset must reset every copy")
         streams = None if seed is None else rng.make_streams(seed, self.num_envs)
-        checked = self._checked_draws(draws)
+        checked = self._checked_draws(draws, "reset")
         if streams is not None:
             for mine, new in zip(self.streams, streams, strict=True):
                 mine[:] = new
@@ -363,7 +363,7 @@ class VecEnv(Snapshots):
         if not self._started:
             raise RuntimeError("call reset() before the first step()")
         checked = self._check_actions(actions)
-        injected = self._checked_draws(draws)
+        injected = self._checked_draws(draws, "step", *([] if self._autoreset == "disabled" else ["reset"]))
         np.copyto(self.buffers.actions, checked, casting="unsafe")
         self._inject(injected)
         self._prepare()
@@ -475,11 +475,11 @@ class VecEnv(Snapshots):
         """Checked draws; a game adds checks of its own."""
         return check_draws(self.name, self._draw_specs, self.num_envs, draws)
 
-    def _checked_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    def _checked_draws(self, draws: Mapping[str, Any] | None, *doing: str) -> dict[str, np.ndarray]:
         if draws is None:
             return {}
         checked = self._check_draws(draws)
-        refuse_unused(self._draw_specs, checked)
+        refuse_unused(self._draw_specs, checked, doing)
         return checked
 
     def _inject(self, draws: Mapping[str, np.ndarray]) -> None:

@@ -294,12 +294,13 @@ def try_actions(game, rng):
     return outcome
 
 
-def natural_draws(env, rng):
-    """Draws in range, some of them, of the names that are offered and of others."""
+def natural_draws(env, rng, starting):
+    """Some of the draws that a reset or a step makes, in range, and now and then one that it does not."""
     out = {}
+    doing = {"reset"} if starting else {"step"} if env.autoreset == "disabled" else {"reset", "step"}
     for name, shape in env.draw_shapes.items():
-        if rng.random() < 0.4:
-            spec = env._draw_specs[name]
+        spec = env._draw_specs[name]
+        if rng.random() < (0.4 if doing & set(spec.made_by) else 0.03):
             high = min(spec.high, 3.0)
             out[name] = (rng.uniform(spec.low, high, shape)).astype(spec.dtype)
             if name.endswith("order"):
@@ -309,13 +310,14 @@ def natural_draws(env, rng):
 
 def try_draws(game, rng):
     mine, twin = pair(game, rng)
-    plain = natural_draws(mine, rng)
+    starting = rng.random() < 0.5
+    plain = natural_draws(mine, rng, starting)
     given = {}
     for name, values in plain.items():
         given[name] = odd_layout(values, rng) if rng.random() < 0.8 else spoiled(values, rng)
     if rng.random() < 0.1:
         given[["nothing", "location", "place", 3][rng.integers(4)]] = odd_value(rng)
-    actions, starting = actions_of(mine, rng), rng.random() < 0.5
+    actions = actions_of(mine, rng)
 
     def hand_in(env, draws):
         if starting:

@@ -338,6 +338,7 @@ def test_a_strided_reset_mask_in_the_economy():
         ({"fixed_four": True}, {"location": [[[0, 0], [1, 2], [3, 3], [4, 4]]] * 2}, "'location' would not be used"),
         ({"gather_skill": "none"}, {"bonus": np.zeros((2, 4))}, "'bonus' would not be used"),
         ({"gather_skill": "none"}, {"collect": np.zeros((2, 4))}, "'collect' would not be used"),
+        ({}, {"regrow": np.zeros((2, 2, 15, 15))}, "'regrow' would not be used: it is made by a step"),
         ({"fixed_four": False}, {"agent_order": [[0, 1, 2, 3]] * 2}, "'agent_order' would not be used"),
         ({"build_skill": "none", "fixed_four": False}, {"build_skill": np.ones((2, 4))}, "'build_skill' would not"),
         ({"fixed_four": False}, {"build_skill": np.full((2, 4), np.nan)}, "'build_skill' at .* is nan"),
@@ -352,8 +353,22 @@ def test_draws_that_would_not_be_used_as_given_are_refused(options, draws, match
     before = copy.deepcopy(env).reset()[0]
     with pytest.raises(ValueError, match=match):
         env.reset(options={"draws": draws})
-    assert not set(draws) & set(env.draw_shapes) or "would not be used" not in match
+    assert not set(draws) & set(env.draw_shapes) or "would not be used" not in match or "made by" in match
     same({"o": env.reset()[0]}, {"o": before}, "a refused reset drew numbers")
+
+
+@all_games
+def test_draws_of_another_call_are_refused(game):
+    env = make(game, 2, autoreset="disabled")
+    env.reset()
+    for name, spec in env._draw_specs.items():
+        values = np.broadcast_to(np.arange(spec.shape[0]) if name.endswith("order") else 1, (2, *spec.shape))
+        if "step" not in spec.made_by and name in env.draw_shapes and name != "location" and name != "spawn":
+            with pytest.raises(ValueError, match=f"{name}.* would not be used: it is made by a reset"):
+                env.step(np.zeros((2, env.n_agents), int), draws={name: values})
+        if "reset" not in spec.made_by and name in env.draw_shapes:
+            with pytest.raises(ValueError, match=f"{name}.* would not be used: it is made by a step"):
+                env.reset(options={"draws": {name: values}})
 
 
 def test_rates_that_are_not_real_numbers_are_refused():

@@ -86,9 +86,9 @@ class Cleanup(VecEnv):
         points = height * width - 1
         n_apples, n_waste = len(self.config.apple_points), len(self.config.waste_points)
         self._offer_draws(
-            spawn=Draw((a,), np.int32, 0, points),
-            heading=Draw((a,), np.uint8, 0, 3),
-            move_order=Draw((a,), np.int16, -1, a - 1),
+            spawn=Draw((a,), np.int32, 0, points, made_by=("reset",)),
+            heading=Draw((a,), np.uint8, 0, 3, made_by=("reset",)),
+            move_order=Draw((a,), np.int16, -1, a - 1, made_by=("step",)),
             apple=Draw((n_apples,), np.float64, 0, 1, optional=True),
             waste_order=Draw((n_waste,), np.int16, -1, n_waste - 1),
             waste=Draw((n_waste,), np.float64, 0, 1, optional=True),

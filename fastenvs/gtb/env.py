@@ -200,15 +200,19 @@ class GatherTradeBuild(VecEnv):
         ranked = "" if o.fixed_four else "only fixed_four gives the agents ranks"
         skilled = "build_skill is 'none'" if o.build_skill == "none" else ""
         lucky = "gather_skill is 'none'" if o.gather_skill == "none" else ""
-        return {
+        starts = {
             "location": Draw((a, 2), np.int16, 0, max(height, width) - 1, unused=placed),
             "build_skill": Draw((a,), np.float64, 0, np.inf, unused=skilled),
             "bonus": Draw((a,), np.float64, 0, 1, unused=lucky),
+            "agent_order": Draw((a,), np.int16, 0, a - 1, unused=ranked),
+        }
+        steps = {
             "gather_order": Draw((a,), np.int16, 0, a - 1),
             "collect": Draw((a,), np.float64, 0, 1, optional=True, unused=lucky),
             "regrow": Draw((N_GOODS, height, width), np.uint8, 0, 1),
-            "agent_order": Draw((a,), np.int16, 0, a - 1, unused=ranked),
         }
+        made = ((starts, "reset"), (steps, "step"))
+        return {name: spec._replace(made_by=(by,)) for draws, by in made for name, spec in draws.items()}
 
     # ------------------------------------------------------------------ the designer's entries
 

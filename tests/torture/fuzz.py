@@ -12,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
+from pathlib import Path
 
 #: Inputs of a block; a worker reports block by block.
 BLOCK = 400
@@ -23,6 +24,9 @@ OFTEN_ALONE = {"market": 4, "tax": 8, "metrics": 3, "map": 6}
 #: Cheap games are tried more often.
 BY_GAME = {"escape_room": 4, "cleanup": 2, "gtb": 1}
 MEMORY = 8 << 30
+TESTS = Path(__file__).resolve().parents[1]
+#: What a worker runs first; for tests.
+PRELUDE = ""
 
 
 def tasks():
@@ -94,10 +98,12 @@ class Worker:
 
     def start(self):
         self.mark_path.write_bytes(struct.pack("qq", -1, -1))
-        command = [sys.executable, "-c", f"from torture import fuzz; fuzz.work({str(self.mark_path)!r})"]
+        command = [sys.executable, "-c", f"{PRELUDE}\nfrom torture import fuzz; fuzz.work({str(self.mark_path)!r})"]
+        path = os.pathsep.join(str(folder) for folder in (TESTS, TESTS.parent))
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        )
+            command, env={**os.environ, "PYTHONPATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
         self.seen, self.since, self.limit = b"", time.monotonic(), FIRST
 
     def give(self, block, first=0):
@@ -154,8 +160,8 @@ def run(deadline, folder, jobs):
         selector.unregister(worker.process.stdout)
         block, number = worker.at()
         worker.end()
-        if block < 0 and what == "crash":
-            raise RuntimeError("a worker died before its first input")
+        if block < 0:
+            raise RuntimeError(f"a worker's {what} before its first input")
         task = every[(block * BLOCK + number) % len(every)]
         name = f"{task[0] or 'alone'}/{task[1]}"
         counts[f"{name}/{what}"] += 1
