@@ -47,13 +47,16 @@ def run_part(part, deadline, args):
     if part == "fuzz":
         fuzz.run(deadline, args.folder, args.jobs)
         return
-    path = args.folder / f"{part}.json"
+    path = args.folder / f"{part}-counts.json"
     counts = Counter(json.loads(path.read_text())) if path.exists() else Counter()
     try:
         if part == "kills":
-            from torture import kills
-
-            kills.run(deadline, counts, args.folder)
+            try:
+                from torture import kills
+            except ImportError as error:
+                print(f"left out: {error}")
+                return
+            kills.run(deadline, counts, args.folder / "kills")
         elif part == "files":
             files.damage(deadline, counts, args.folder)
         else:
@@ -67,9 +70,9 @@ def load_all(folder):
     state = fuzz.load(folder)
     counts = Counter(state["counts"])
     for part in PARTS[1:]:
-        path = folder / f"{part}.json"
+        path = folder / f"{part}-counts.json"
         if path.exists():
-            counts.update(json.loads(path.read_text()))
+            counts.update({f"{part}: {name}": n for name, n in json.loads(path.read_text()).items()})
     return counts, state["faults"]
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 
 OUTCOMES = ("refused", "accepted", "crash", "hang", "wrong")
 HEADS = ("what", "kind", "inputs", "refused clearly", "accepted, checked", "crashes", "hangs", "silently wrong")
-BAD = ("crash", "hang", "wrong", "differing", "lost", "failed")
+BAD = ("crash", "hang", "wrong", "differing", "failures", "failed")
 
 
 def table(counts):
@@ -23,10 +23,8 @@ def table(counts):
 
 
 def others(counts):
-    """Counts of kills and files."""
-    return [
-        (name, n) for name, n in sorted(counts.items()) if name.split("/")[-1] not in OUTCOMES or name.count("/") != 2
-    ]
+    """Counts of kills and files, which have the part in their name."""
+    return [(name, n) for name, n in sorted(counts.items()) if ": " in name]
 
 
 def lines(counts, faults):
@@ -60,4 +58,4 @@ def markdown(counts):
 
 def failed(counts):
     """Whether anything went wrong."""
-    return any(n for name, n in counts.items() if name.split("/")[-1] in BAD)
+    return any(n for name, n in counts.items() if name.replace(": ", "/").split("/")[-1] in BAD)
