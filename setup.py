@@ -10,7 +10,6 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 
-
 def wanted(name: str) -> bool:
     """Whether a variable asks for something."""
     return os.environ.get(name, "0") not in ("", "0")

@@ -147,6 +147,7 @@ class VecEnv(Snapshots):
         self._injected = True
         self._started = False
         self._final_obs: dict[str, Any] = {}
+        self._step_makes = ("step",) if self._autoreset == "disabled" else ("step", "reset")
         self._final_rows = np.zeros(n, np.bool_)  # rows of final_obs that hold something
         self._any_ended = False
 
@@ -155,18 +156,18 @@ class VecEnv(Snapshots):
         if self.autoreset == "same_step":
             self._final_obs = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._obs)
         b, view = self.buffers, np.ndarray.view
-        info = {"designer_reward": b.designer_reward, **self._step_info()}
         # Flags decide how copies go on, so those that are handed out are not the ones that are read.
         self._shown_flags = np.zeros((2, self.num_envs), np.bool_)
-        if self._final_obs:
-            info |= {"final_obs": self._final_obs, "_final_obs": self._done}
+        info = map_tree(view, {"designer_reward": b.designer_reward, **self._step_info()})
         self._fresh_obs = fresh_maker(map_tree(view, self._obs))
-        self._fresh_info = fresh_maker(map_tree(view, info))
-        # Where no copy ended there is nothing to clear: these zeros, which no page of memory holds, are handed out.
-        nothing = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._final_obs)
-        for _, array in iter_leaves(nothing):
-            array.flags.writeable = False
-        self._fresh_nothing = fresh_maker(nothing)
+        self._fresh_info = self._fresh_quiet_info = fresh_maker(info)
+        if self._final_obs:
+            info |= {"final_obs": map_tree(view, self._final_obs), "_final_obs": view(self._done)}
+            # Where no copy ended there is nothing to clear: these zeros, which take no memory, are handed out.
+            nothing = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._final_obs)
+            for _, array in iter_leaves(nothing):
+                array.flags.writeable = False
+            self._fresh_info, self._fresh_quiet_info = fresh_maker(info), fresh_maker({**info, "final_obs": nothing})
         self._shown_arrays = (view(b.rewards), self._shown_flags[0], self._shown_flags[1])
 
     @classmethod
@@ -363,7 +364,7 @@ class VecEnv(Snapshots):
         if not self._started:
             raise RuntimeError("call reset() before the first step()")
         checked = self._check_actions(actions)
-        injected = self._checked_draws(draws, "step", *([] if self._autoreset == "disabled" else ["reset"]))
+        injected = self._checked_draws(draws, *self._step_makes)
         np.copyto(self.buffers.actions, checked, casting="unsafe")
         self._inject(injected)
         self._prepare()
@@ -373,9 +374,7 @@ class VecEnv(Snapshots):
             self._clear_final()
         self._finish()
         self._show_flags()
-        info = self._fresh_info()
-        if self._final_obs and not self._any_ended:
-            info["final_obs"] = self._fresh_nothing()
+        info = self._fresh_info() if self._any_ended else self._fresh_quiet_info()
         result = (self._fresh_obs(), *self._shown_arrays, info)
         return copy_tree(result) if self.copy else result
 

@@ -305,7 +305,22 @@ def natural_draws(env, rng, starting):
             out[name] = (rng.uniform(spec.low, high, shape)).astype(spec.dtype)
             if name.endswith("order"):
                 out[name] = np.argsort(rng.random(shape), 1).astype(spec.dtype)
-    return out
+    return _sensible(env, out, rng)
+
+
+def _sensible(env, draws, rng):
+    """Draws that a game's own checks let through, mostly: places where agents may stand, and pairs that go together."""
+    if rng.random() < 0.1:
+        return draws
+    if "spawn" in draws:
+        points = env.config.spawn_points
+        draws["spawn"] = points[np.argsort(rng.random((env.num_envs, len(points))), 1)[:, : env.n_agents]]
+    if "location" in draws:
+        land = np.argwhere(env.options.cells != "@").astype(np.int16)
+        draws["location"] = land[np.argsort(rng.random((env.num_envs, len(land))), 1)[:, : env.n_agents]]
+    if ("waste" in draws) != ("waste_order" in draws):
+        draws = {name: values for name, values in draws.items() if not name.startswith("waste")}
+    return draws
 
 
 def try_draws(game, rng):
