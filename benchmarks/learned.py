@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-
 from metagrad.legacy import checkpoint
 from metagrad.legacy.config import EconomyConfig
 from metagrad.legacy.config import load as load_config

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 from learned import arguments, learned_config, with_agents
-from scipy.optimize import curve_fit
-
 from metagrad.legacy.games import kit
+from scipy.optimize import curve_fit
 
 
 def response(learner: Any, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,6 @@ from dataclasses import replace
 
 import torch
 from learned import arguments, learned_config, with_agents
-
 from metagrad.legacy.config import DesignerReward, EconomyConfig, TaxDesigner
 from metagrad.legacy.economy import slope
 from metagrad.legacy.taxes import TaxedWorkforce

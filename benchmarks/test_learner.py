@@ -17,6 +17,7 @@ from metagrad.legacy.games import kit  # noqa: E402
 from metagrad.legacy.presets import ECONOMY_PRESETS, preset  # noqa: E402
 from metagrad.legacy.taxes import TaxedWorkforce  # noqa: E402
 from metagrad.legacy.train import Learner  # noqa: E402
+
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.tasks import experiment  # noqa: E402
 from metagrad.trainer import Trainer  # noqa: E402

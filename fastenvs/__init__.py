@@ -46,7 +46,7 @@ def make(name: str, num_envs: int = 1, *, seed: Any = None, **options: Any) -> V
     TypeError
         If an option does not exist.
     """
-    if name not in _GAMES:
+    if not isinstance(name, str) or name not in _GAMES:
         raise ValueError(f"no game is called {name!r}; there are: {', '.join(_GAMES)}")
     module, cls = _GAMES[name].split(":")
     return getattr(importlib.import_module(module), cls)(num_envs, seed=seed, **options)

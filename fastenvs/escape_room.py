@@ -7,20 +7,53 @@ selfish agent gains by pulling the lever, so a designer has to pay for it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.checks import positive_int
+from fastenvs.checks import make_options, normalise, positive_int
+from fastenvs.draws import Draw
 from fastenvs.jit import copy_bytes, kernel
-from fastenvs.vecenv import Draw, VecEnv
+from fastenvs.vecenv import VecEnv
 
 LEVER, START, DOOR = 0, 1, 2
 N_PLACES = 3
 # A table of all observations pays while it shares the first-level cache with the rows it is copied to.
 TABLE_BYTES = 1 << 15
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the game.
+
+    Parameters
+    ----------
+    n_agents : int
+        Number of agents, N in ER(N, M).
+    min_at_lever : int
+        Agents that have to pull, M in ER(N, M).
+    max_steps : int
+        Step limit of an episode.
+    randomize : bool
+        Whether an episode starts at uniformly drawn places; they can be handed in as draw ``place`` ``[N, A]``.
+    """
+
+    n_agents: int = 2
+    min_at_lever: int = 1
+    max_steps: int = 5
+    randomize: bool = False
+
+    def __post_init__(self) -> None:
+        normalise(self)
+        for name in ("n_agents", "min_at_lever", "max_steps"):
+            positive_int(name, getattr(self, name))
+        if self.min_at_lever > self.n_agents:
+            raise ValueError(
+                f"min_at_lever is {self.min_at_lever} with {self.n_agents} agents: the door could never open"
+            )
 
 
 class Config(NamedTuple):
@@ -107,27 +140,31 @@ def observe(place, agents, designer, mask, lo, hi):
 
 
 @kernel
-def observe_from_table(place, table_agents, table_designer, agents, designer, mask, lo, hi):
-    """Do what :func:`observe` does, by copying rows that it wrote before for every joint state."""
+def observe_from_table(place, table_agents, table_designer, agents, designer, mask, otherwise, lo, hi):
+    """Do what :func:`observe` does, by copying rows that it wrote before for every joint state.
+
+    Copies outside ``mask`` get row ``otherwise`` of the tables, or nothing if that is negative.
+    """
     designer_bytes = designer.shape[1]
     agents_bytes = designer_bytes * agents.shape[1]
     for e in range(lo, hi):
-        if mask[e]:
-            code = 0
-            for j in range(place.shape[1]):
-                code = code * N_PLACES + int(place[e, j])
+        code = 0
+        for j in range(place.shape[1]):
+            code = code * N_PLACES + int(place[e, j])
+        code = code if mask[e] else otherwise
+        if code >= 0:
             copy_bytes(agents, e * agents_bytes, table_agents, code * agents_bytes, agents_bytes)
             copy_bytes(designer, e * designer_bytes, table_designer, code * designer_bytes, designer_bytes)
 
 
 def observation_table(n_agents: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Observations of all joint states in base-3 order, or None where they would not stay in cache."""
+    """Observations of all joint states in base-3 order, then zeros, or None where they would not stay in cache."""
     width = n_agents * N_PLACES
-    n = N_PLACES**n_agents
-    if n * (n_agents + 1) * width > TABLE_BYTES:
+    if n_agents > 20 or N_PLACES**n_agents * (n_agents + 1) * width > TABLE_BYTES:
         return None
+    n = N_PLACES**n_agents
     place = np.stack(np.unravel_index(np.arange(n), (N_PLACES,) * n_agents), axis=1).astype(np.uint8)
-    agents, designer = np.zeros((n, n_agents, width), np.uint8), np.zeros((n, width), np.uint8)
+    agents, designer = np.zeros((n + 1, n_agents, width), np.uint8), np.zeros((n + 1, width), np.uint8)
     observe(np.ascontiguousarray(place), agents, designer, np.ones(n, np.bool_), 0, n)
     return agents, designer
 
@@ -143,49 +180,30 @@ class EscapeRoom(VecEnv):
     ----------
     num_envs : int
         Number of copies.
-    n_agents : int
-        Number of agents, N in ER(N, M).
-    min_at_lever : int
-        Agents that have to pull, M in ER(N, M).
-    max_steps : int
-        Step limit of an episode.
-    randomize : bool
-        Whether an episode starts at uniformly drawn places; they can be handed in as draw ``place`` ``[N, A]``.
     **options
-        See :class:`fastenvs.vecenv.VecEnv`.
+        See :class:`Options` and :class:`fastenvs.vecenv.VecEnv`.
     """
 
     name = "escape_room"
     n_actions = N_PLACES
     min_rows_per_thread = 8192
 
-    def __init__(
-        self,
-        num_envs: int,
-        *,
-        n_agents: int = 2,
-        min_at_lever: int = 1,
-        max_steps: int = 5,
-        randomize: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(num_envs, n_agents, **options)
-        self.config = Config(
-            positive_int("min_at_lever", min_at_lever), positive_int("max_steps", max_steps), bool(randomize)
-        )
-        if min_at_lever > n_agents:
-            raise ValueError(f"min_at_lever is {min_at_lever} with {n_agents} agents: the door could never open")
+    def __init__(self, num_envs: int, **options: Any) -> None:
+        shared, options = self._split(options)
+        self.options = o = make_options(Options, "Escape Room", {"": {}}, "", options)
+        n_agents, width = o.n_agents, o.n_agents * N_PLACES
+        super().__init__(num_envs, n_agents, bytes_each=2 * width * (n_agents + 1) + n_agents, **shared)
+        self.config = Config(o.min_at_lever, o.max_steps, o.randomize)
         n = self.num_envs
         self.state = State(np.full((n, n_agents), START, np.uint8), np.zeros(n, np.int32), np.zeros(n, np.bool_))
-        width = n_agents * N_PLACES
-        self.obs = {
+        self._obs = {
             "agents": np.zeros((n, n_agents, width), np.uint8),
             "designer": np.zeros((n, width), np.uint8),
         }
-        self._no_places = np.empty((0, n_agents), np.uint8)
         self._table = observation_table(n_agents)
-        self._offer_draws(**({"place": Draw((n_agents,), np.uint8, 0, N_PLACES - 1)} if randomize else {}))
-        self._allocate_final_obs()
+        fixed = "" if o.randomize else "without randomize everybody starts at the start"
+        self._offer_draws(place=Draw((n_agents,), np.uint8, 0, N_PLACES - 1, unused=fixed, made_by=("reset",)))
+        self._bind()
 
     @cached_property
     def single_observation_space(self):
@@ -199,15 +217,41 @@ class EscapeRoom(VecEnv):
         step(self.config, self.state, self.buffers, lo, hi)
 
     def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reset(self.config, self.state, self.streams, self._drawn.get("place", self._no_places), mask, lo, hi)
+        reset(self.config, self.state, self.streams, self._drawn["place"], mask, lo, hi)
 
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
         if self._table is None:
             observe(self.state.place, out["agents"], out["designer"], mask, lo, hi)
         else:
-            if out is not self.obs:
-                mask = self._all  # copying all rows takes less than finding out which
-            observe_from_table(self.state.place, *self._table, out["agents"], out["designer"], mask, lo, hi)
+            self._from_table(out, mask, -1, lo, hi)
+
+    def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
+        if self._table is None:
+            super()._observe_final(done, lo, hi, ended)
+        else:  # writing all rows, zeros too, takes less than finding out which
+            self._from_table(self._final_obs, done, len(self._table[0]) - 1, lo, hi)
+
+    def _clear_final(self) -> None:
+        if self._table is None:
+            super()._clear_final()
+
+    def _from_table(self, out: dict[str, Any], mask: np.ndarray, otherwise: int, lo: int, hi: int) -> None:
+        observe_from_table(
+            self.state.place,
+            *self._table,
+            out["agents"],
+            out["designer"],
+            mask,
+            otherwise,
+            lo,
+            hi,  # type: ignore[misc]
+        )
 
     def _step_info(self) -> dict[str, Any]:
         return {"door_open": self.state.door_open}
+
+    def _state_bounds(self) -> dict[str, tuple[float, float]]:
+        return {"place": (0, N_PLACES - 1), "time": (0, self.options.max_steps)}
+
+    def _check_state(self, state: State) -> None:
+        """Every state within the bounds is one."""

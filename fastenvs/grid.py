@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from fastenvs.checks import affordable, as_path, shown
 from fastenvs.jit import copy_bytes, inline
 
 # A run of cells in one row, as (row, columns); from the Gather-Trade-Build specification, section 1.3.
@@ -110,42 +112,80 @@ CLEANUP_MAPS: dict[str, str] = {
 }
 
 
+#: Rows and columns of cells are 16-bit numbers.
+MAX_SIDE = 32_767
+
+
 def read_map(source: str | Path, named: Mapping[str, str]) -> np.ndarray:
     """Read a map.
 
     Parameters
     ----------
     source : str or Path
-        The name of one of ``named``, the path of a text file, or the text itself; rows are separated by line breaks
-        or semicolons.
+        The name of one of ``named``, the path of a text file (UTF-8), or the text itself; rows are separated by line
+        breaks or semicolons, and a text of one row ends in one.
     named : mapping of str to str
         Texts of the named maps.
 
     Returns
     -------
     ndarray of str ``[H, W]``
-        One symbol a cell.
+        One symbol a cell; read-only.
 
     Raises
     ------
     ValueError
-        If it is neither a name, a file nor a rectangle of symbols.
+        If it is neither a name, a readable file nor a rectangle of printable symbols, or too large.
     """
+    source = as_path("map", source)
     text = named.get(str(source))
-    if text is None and isinstance(source, str) and (";" in source or "\n" in source):
-        text = source
-    elif text is None:
-        path = Path(source)
-        if not path.is_file():
-            raise ValueError(f"no map is called {str(source)!r} and no such file exists; maps: {', '.join(named)}")
-        text = path.read_text()
-    rows = text.replace("\r\n", "\n").replace(";\n", "\n").replace(";", "\n").split("\n")
+    if text is None:
+        is_text = isinstance(source, str) and any(end in source for end in ";\n\r")
+        text = str(source) if is_text else _read_file(source, named)
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n").replace(";\n", "\n").replace(";", "\n")
+    rows = text.split("\n")
     while rows and not rows[-1]:
         rows.pop()
-    if not rows or not rows[0] or len({len(row) for row in rows}) > 1:
-        lengths = [len(row) for row in rows]
-        raise ValueError(f"a map must be a rectangle of symbols, but its rows have lengths {lengths}")
-    return np.array([list(row) for row in rows])
+    if not rows or not rows[0]:
+        raise ValueError("a map must be a rectangle of symbols, but its first row is empty")
+    width = len(rows[0])
+    for number, row in enumerate(rows):
+        if len(row) != width:
+            raise ValueError(
+                f"a map must be a rectangle of symbols, but row 0 has {width} and row {number} has {len(row)}"
+            )
+        if not row.isprintable():
+            column, symbol = next((c, s) for c, s in enumerate(row) if not s.isprintable())
+            raise ValueError(f"the map has the unprintable symbol {symbol!r} at row {number}, column {column}")
+    if max(len(rows), width) > MAX_SIDE:
+        raise ValueError(f"a map has at most {MAX_SIDE} rows and columns, this one {len(rows)} x {width}")
+    affordable("the cells of the map", len(rows) * width, 4)
+    cells = np.array([list(row) for row in rows])
+    cells.flags.writeable = False
+    return cells
+
+
+def _read_file(source: str | Path, named: Mapping[str, str]) -> str:
+    """Text of the file that ``source`` names; every way in which it cannot be read is said in one line."""
+    what = shown(str(source))
+    try:
+        path = Path(source)
+        if path.is_dir():
+            raise ValueError(f"map {what} is a folder, not a file")
+        if path.is_file():
+            return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"map {what} is not a text in UTF-8: {error.reason} at byte {error.start}") from None
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise ValueError(f"map {what} cannot be read: {error.strerror}") from None
+    hint = "" if isinstance(source, Path) else "; a map as text has a line break or semicolon after its only row"
+    raise ValueError(f"no map is called {what} and no such file exists; maps: {', '.join(named)}{hint}")
+
+
+def map_text(cells: np.ndarray) -> str:
+    """Text that :func:`read_map` reads as these cells."""
+    return "\n".join("".join(row) for row in cells.tolist()) + "\n"
 
 
 @inline

@@ -1,19 +1,24 @@
 """All Numba settings of the package, in one place."""
 
 import contextlib
+import hashlib
+import os
+import pickle
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 from numba.core import cgutils, event
+from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
 #: True where ``NUMBA_DISABLE_JIT=1`` runs the kernels as plain Python.
 PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy", "_nrt": False}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -22,12 +27,112 @@ def kernel(function: Callable[..., Any]) -> Any:
     Kernels allocate nothing, so they do without Numba's reference counts (``_nrt``): those are atomic operations at
     nearly every use of an array out of a group, and cost several times the work itself.
     """
-    return numba.njit(**_OPTIONS)(function)
+    return _cached(numba.njit(**_OPTIONS)(function))
 
 
 def inline(function: Callable[..., Any]) -> Any:
     """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
-    return numba.njit(**_OPTIONS, inline="always")(function)
+    return _cached(numba.njit(**_OPTIONS, inline="always")(function))
+
+
+def _cached(dispatcher: Any) -> Any:
+    """Keep what is compiled on disk, as ``cache=True`` would, but survive a disk that cannot take or give it."""
+    if not PURE_PYTHON:
+        dispatcher._cache = cache_for(dispatcher.py_func)
+    return dispatcher
+
+
+# ---------------------------------------------------------------------- the cache on disk
+
+_warned = False
+
+
+class _Files(IndexDataCacheFile):
+    """Index and entries with checksums; an entry also holds its key, as two processes may give two the same name."""
+
+    def _load_index(self) -> dict:
+        try:
+            return super()._load_index()
+        except FileNotFoundError:
+            return {}
+        except Exception:  # a damaged pickle can raise anything
+            return {}
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (_digest(key), data))
+
+    def load(self, key: Any) -> Any:
+        try:
+            found, data = super().load(key)
+        except Exception:  # damaged, or not there
+            return None
+        return data if found == _digest(key) else None
+
+    def _save_data(self, name: str, data: Any) -> None:
+        payload = self._dump(data)
+        with self._open_for_write(self._data_path(name)) as file:
+            file.write(hashlib.sha256(payload).digest() + payload)
+
+    def _load_data(self, name: str) -> Any:
+        with open(self._data_path(name), "rb") as file:
+            content = file.read()
+        checksum, payload = content[:32], content[32:]
+        if hashlib.sha256(payload).digest() != checksum:  # code with a flipped bit would load, and crash
+            raise ValueError(f"{name} is damaged")
+        return pickle.loads(payload)
+
+
+class SafeCache(FunctionCache):
+    """Cache of a function whose failures cost a compilation, no more."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        files = self._cache_file
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, files._source_stamp)
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """The compiled function of a signature, or None."""
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:
+            return None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        """Save a compiled function, if there is place for it."""
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:
+            _warn(f"{error.strerror or error}: {self._cache_path}")
+
+
+def cache_for(function: Callable[..., Any]) -> Any:
+    """Cache of a function, or one that keeps nothing where no folder can be written."""
+    try:
+        return SafeCache(function)
+    except (RuntimeError, OSError) as error:
+        _warn(str(error))
+        return NullCache()
+
+
+def _digest(key: Any) -> bytes:
+    return hashlib.sha256(repr(key).encode()).digest()
+
+
+def _warn(why: str) -> None:
+    global _warned
+    if not _warned:
+        _warned = True
+        place = os.environ.get("NUMBA_CACHE_DIR")
+        now = f" (now {place!r})" if place else ""
+        warnings.warn(
+            f"compiled kernels cannot be kept ({why}), so every process compiles them again: "
+            f"set NUMBA_CACHE_DIR{now} to a folder that can be written",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+# ---------------------------------------------------------------------- what is compiled, and how
 
 
 class _Announcer(event.Listener):

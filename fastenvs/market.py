@@ -22,12 +22,14 @@ Example
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastenvs import _market  # type: ignore[attr-defined]
-from fastenvs.checks import positive_int
+from fastenvs.checks import MAX_AMOUNT, MAX_INT, affordable, as_int, in_range, integers_of, normalise, positive_int
+from fastenvs.guard import Guarded, exclusive
 
 #: A seller's history of trades loses this share of its weight in every step.
 HISTORY_DECAY = 0.995
@@ -87,15 +89,38 @@ def make_books(n: int, n_agents: int, n_goods: int, n_prices: int, max_orders: i
     return books
 
 
-class Market:
+@dataclass(frozen=True)
+class Options:
+    """Options of a :class:`Market`, which describes them."""
+
+    num_books: int
+    n_agents: int
+    n_goods: int = 2
+    max_price: int = 10
+    max_orders: int = 5
+    order_life: int = 50
+    order_labor: float = 0.0
+
+    def __post_init__(self) -> None:
+        normalise(self)
+        for name, least, most in (
+            ("num_books", 1, MAX_INT), ("n_agents", 1, 65_535), ("n_goods", 1, 64), ("max_price", 0, 32_767),
+            ("max_orders", 1, 65_535), ("order_life", 0, MAX_INT),
+        ):  # fmt: skip
+            positive_int(name, getattr(self, name), least, most)
+        in_range(self, -MAX_AMOUNT, MAX_AMOUNT, "order_labor")
+
+    @property
+    def bytes_each(self) -> int:
+        """Memory that a book takes."""
+        each = 16 * self.max_orders + 4 * (self.max_price + 1) + 100
+        return self.n_goods * (self.n_agents * each + 16 * (self.max_price + 1)) + 64
+
+
+class Market(Guarded):
     """N order books and the goods of their traders.
 
-    Attributes
-    ----------
-    goods : Goods
-        Write to ``goods.coin`` and ``goods.units`` to endow the agents.
-    books : Books
-        The books themselves.
+    Two threads may not be inside one market at once: the second call is refused.
 
     Parameters
     ----------
@@ -124,27 +149,55 @@ class Market:
         order_life: int = 50,
         order_labor: float = 0.0,
     ) -> None:
-        n = positive_int("num_books", num_books)
-        for name, value, least, most in (
-            ("n_agents", n_agents, 1, 65_535),
-            ("n_goods", n_goods, 1, 64),
-            ("max_price", max_price, 0, 32_767),
-            ("max_orders", max_orders, 1, 65_535),
-            ("order_life", order_life, 0, 2**30),
-        ):
-            if positive_int(name, value, least) > most:
-                raise ValueError(f"{name} must be at most {most}, got {value}")
-        self.max_price = max_price
-        self.rules = Rules(max_orders, order_life, max(0.0, float(order_labor)))
-        self.goods = Goods(
-            coin=np.zeros((n, n_agents)),
-            escrow_coin=np.zeros((n, n_agents)),
-            units=np.zeros((n, n_agents, n_goods), np.int32),
-            escrow_units=np.zeros((n, n_agents, n_goods), np.int32),
-            labor=np.zeros((n, n_agents)),
+        super().__init__()
+        self._options = o = Options(num_books, n_agents, n_goods, max_price, max_orders, order_life, order_labor)
+        n = o.num_books
+        affordable(f"num_books = {n:,} books", n, o.bytes_each)
+        self._rules = Rules(o.max_orders, o.order_life, max(0.0, o.order_labor))
+        self._goods = Goods(
+            coin=np.zeros((n, o.n_agents)),
+            escrow_coin=np.zeros((n, o.n_agents)),
+            units=np.zeros((n, o.n_agents, o.n_goods), np.int32),
+            escrow_units=np.zeros((n, o.n_agents, o.n_goods), np.int32),
+            labor=np.zeros((n, o.n_agents)),
         )
-        self.books = make_books(n, n_agents, n_goods, max_price + 1, max_orders, 2 * n_agents * n_goods)
+        most = 2 * o.n_agents * o.n_goods
+        self._books = make_books(n, o.n_agents, o.n_goods, o.max_price + 1, o.max_orders, most)
         self._active = np.ones(n, np.uint8)
+
+    @property
+    def goods(self) -> Goods:
+        """What the traders have; write to ``goods.coin`` and ``goods.units`` to endow them."""
+        return self._goods
+
+    @property
+    def books(self) -> Books:
+        """The books themselves."""
+        return self._books
+
+    @property
+    def rules(self) -> Rules:
+        """Rules of the market."""
+        return self._rules
+
+    @property
+    def max_price(self) -> int:
+        """Highest price of an order."""
+        return self._options.max_price
+
+    @exclusive
+    def __getstate__(self) -> dict[str, Any]:
+        arrays = [*self._goods, *self._books]
+        return {"options": self._options, "arrays": [array.copy() for array in arrays]}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        o = saved["options"]
+        Market.__init__(
+            self, o.num_books, o.n_agents, n_goods=o.n_goods, max_price=o.max_price, max_orders=o.max_orders,
+            order_life=o.order_life, order_labor=o.order_labor,
+        )  # fmt: skip
+        for mine, array in zip([*self._goods, *self._books], saved["arrays"], strict=True):
+            mine[...] = array
 
     @property
     def trades(self) -> np.ndarray:
@@ -156,6 +209,7 @@ class Market:
         """Number of trades of the last step, int32 ``[N]``."""
         return self.books.n_trades
 
+    @exclusive
     def step(self, bids, asks) -> int:
         """Enter orders, match, and let the rest grow older.
 
@@ -176,29 +230,21 @@ class Market:
             If a shape or a price is wrong; nothing is changed then.
         """
         bid, ask = self._check("bids", bids), self._check("asks", asks)
-        run(self.books, self.goods, self.rules, bid, ask, self._active, 0, len(bid))
+        run(self._books, self._goods, self._rules, bid, ask, self._active, 0, len(bid))
         return int(self.books.n_trades.sum())
 
     def orders(self, book: int) -> list[tuple[int, int, int, int, int]]:
         """Open orders of one book as (good, side, agent, price, age), good by good, bids before asks, best first."""
-        out = []
+        book, out = as_int("book", book, 0, self._options.num_books - 1), []
         for g in range(self.books.keys.shape[1]):
             for side in (BID, ASK):
                 out += [(g, 1 - side, *order) for order in decode(self.books, book, g, side)]
         return out
 
     def _check(self, name: str, orders) -> np.ndarray:
-        prices = np.asarray(orders)
-        if prices.dtype.kind not in "iu":
-            raise TypeError(f"{name} must be integers, got dtype {prices.dtype}")
-        if prices.shape != self.goods.units.shape:
-            raise ValueError(f"{name} must have shape {list(self.goods.units.shape)}, got {list(prices.shape)}")
-        if prices.min() < -1 or prices.max() > self.max_price:
-            e, i, g = np.argwhere((prices < -1) | (prices > self.max_price))[0]
-            raise ValueError(
-                f"{name}: price {prices[e, i, g]} of agent {i} for good {g} in book {e} is not in -1..{self.max_price}"
-            )
-        return np.ascontiguousarray(prices, np.int16)
+        entry = name + ": price {value} of agent {1} for good {2} in book {0}"
+        prices = integers_of(name, orders, self._goods.units.shape, -1, self.max_price, entry)
+        return np.require(prices, np.int16, ["C", "A"])
 
 
 def run(

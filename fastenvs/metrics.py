@@ -8,10 +8,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
+from fastenvs.checks import numbers_of
 from fastenvs.jit import kernel
 
 #: From this many agents on the Gini index is taken from sorted holdings, by a slightly different formula.
 SORTED_GINI = 30
+#: Differences of holdings up to here can be summed over all pairs of agents.
+MAX_HOLDING = 1e290
 
 
 @kernel
@@ -76,6 +79,8 @@ def isoelastic(x, eta):
 def equality(coin: ArrayLike) -> np.ndarray:
     """``1 - Gini`` of every economy.
 
+    Where nobody has anything, the formulas of the published environment give 1 below ``SORTED_GINI`` agents, else 0.
+
     Parameters
     ----------
     coin : array ``[N, A]``
@@ -102,9 +107,9 @@ def welfare(coin: ArrayLike) -> np.ndarray:
 
 
 def _holdings(coin: ArrayLike) -> np.ndarray:
-    x = np.ascontiguousarray(coin, np.float64)
+    x = numbers_of("coin", coin)
     if x.ndim != 2 or x.shape[1] < 2:
         raise ValueError(f"coin must have shape [N, A] with at least two agents, got {list(x.shape)}")
-    if not (np.isfinite(x) & (x >= 0)).all():
+    if not ((x >= 0) & (x <= MAX_HOLDING)).all():
         raise ValueError("coin must be finite and not negative")
     return x

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastenvs.checks import positive_int
+from fastenvs.checks import affordable, as_array, positive_int
 
 #: Colours of agents, as of their houses; further agents repeat them.
 AGENT_COLOURS = np.array(
@@ -21,6 +21,13 @@ AGENT_COLOURS = np.array(
 _LAND, _WATER = (236, 229, 206), (120, 170, 214)
 _WOOD, _WOOD_SOURCE = (44, 120, 50), (190, 214, 160)
 _STONE, _STONE_SOURCE = (110, 108, 104), (205, 203, 198)
+
+
+def pixels(shape: tuple[int, ...], cell_size: Any, least: int) -> int:
+    """Checked pixels of a cell, of a map of this shape."""
+    size = positive_int("cell_size", cell_size, least)
+    affordable("the pixels of a picture", shape[0] * shape[1], 8 * size**2)
+    return size
 
 
 def render_gtb(cells: np.ndarray, cell_size: int = 20) -> np.ndarray:
@@ -40,9 +47,10 @@ def render_gtb(cells: np.ndarray, cell_size: int = 20) -> np.ndarray:
     -------
     uint8 ``[H * cell_size, W * cell_size, 3]``
     """
-    size = positive_int("cell_size", cell_size, 4)
+    cells = as_array("cells", cells, "iu", "integers")
     if cells.ndim != 3 or cells.shape[2] < 8:
         raise ValueError(f"cells must have shape [H, W, 8 or 9], got {list(cells.shape)}")
+    size = pixels(cells.shape, cell_size, 4)
     stone, wood, _, water, stone_source, wood_source, owner, agent = np.moveaxis(cells[..., :8], -1, 0).astype(int)
     ground = np.empty((*cells.shape[:2], 3), np.uint8)
     ground[:] = _LAND
@@ -89,6 +97,7 @@ def record(env: Any, policy: Callable[[dict], np.ndarray], steps: int, copy: int
     steps, copy : int
         How many steps, and which copy to show.
     """
+    steps = positive_int("steps", steps, 0)
     frames = [env.render(copy)]
     for _ in range(steps):
         env.step(policy(env.obs))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastenvs.checks import as_array, as_int, positive_int
 from fastenvs.jit import kernel
 
 Seed = int | Sequence[int] | np.ndarray | None
@@ -42,14 +43,20 @@ def make_streams(seed: Seed, n: int) -> Streams:
     ValueError
         If a seed is negative, or the number of seeds does not divide ``n``.
     """
-    seeds: list[Any] = [seed] if seed is None or np.ndim(seed) == 0 else list(seed)  # type: ignore[arg-type]
-    if not seeds or n % len(seeds):
-        raise ValueError(f"{len(seeds)} seeds cannot be shared out evenly over {n} streams")
+    n = positive_int("n", n)
+    if isinstance(seed, np.ndarray):
+        seed = as_array("seed", seed, "iu", "integers")
+        seed = seed.tolist()
+    several = isinstance(seed, Sequence) and not isinstance(seed, str | bytes | bytearray)
+    given: list[Any] = list(seed) if several else [seed]  # type: ignore[arg-type]
+    if not given or n % len(given):
+        raise ValueError(f"{len(given)} seeds cannot be shared out evenly over {n} streams")
+    seeds = [None] if seed is None else [as_int("a seed", s) for s in given]
     for s in seeds:
-        if s is not None and (not isinstance(s, int | np.integer) or s < 0):
-            raise ValueError(f"a seed must be a non-negative integer, got {s!r}")
+        if s is not None and s < 0:
+            raise ValueError(f"a seed must be a non-negative integer, got {s}")
     each = n // len(seeds)
-    words = [np.random.SeedSequence(None if s is None else int(s)).generate_state(2 * each, np.uint64) for s in seeds]
+    words = [np.random.SeedSequence(s).generate_state(2 * each, np.uint64) for s in seeds]
     table = np.concatenate(words).reshape(n, 2)
     return Streams(table[:, 0].copy(), table[:, 1] | np.uint64(1), np.zeros(n, np.uint64))
 

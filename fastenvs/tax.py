@@ -7,13 +7,14 @@ negative income owes nothing. Amounts are in coins, float64.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import _tax  # type: ignore[attr-defined]
-from fastenvs.checks import positive_int
+from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where
+from fastenvs.guard import Guarded, exclusive
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
 US_FEDERAL_DOLLARS = (0, 9_700, 39_475, 84_200, 160_725, 204_100, 510_300)
@@ -21,6 +22,10 @@ US_FEDERAL_DOLLARS = (0, 9_700, 39_475, 84_200, 160_725, 204_100, 510_300)
 US_FEDERAL_RATES = (0.10, 0.12, 0.22, 0.24, 0.32, 0.35, 0.37)
 #: Incomes this close to zero are zero: what is left of coin that went to escrow and back.
 ZERO_INCOME = 1e-6
+#: Most brackets of a schedule that is made by rule.
+MAX_BRACKETS = 1000
+#: Amounts up to here can be summed over all agents.
+MAX_COIN = 1e290
 
 
 class Taxes(NamedTuple):
@@ -64,8 +69,10 @@ def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
     return Taxes(**arrays)
 
 
-class PeriodicTax:
+class PeriodicTax(Guarded):
     """Taxes that fall due on the last step of every period, on their own.
+
+    Two threads may not be inside one object at once: the second call is refused.
 
     Parameters
     ----------
@@ -75,34 +82,66 @@ class PeriodicTax:
         Lower edges of the brackets, rising from 0.
     period : int
         Steps in a period.
-
-    Attributes
-    ----------
-    taxes : Taxes
-        State and records.
     """
 
     def __init__(self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10) -> None:
-        self.cutoffs = _check_cutoffs(cutoffs)
-        self.period = positive_int("period", period)
+        super().__init__()
+        self._cutoffs = _check_cutoffs(cutoffs)
+        self._period = positive_int("period", period)
         n, a = positive_int("num_economies", num_economies), positive_int("n_agents", n_agents)
-        self.taxes = make_taxes(n, a, len(self.cutoffs))
+        affordable(f"num_economies = {n:,} economies", n, 200 * (a + len(self._cutoffs)))
+        self._taxes = make_taxes(n, a, len(self._cutoffs))
+        self._begun = False
 
+    @property
+    def cutoffs(self) -> np.ndarray:
+        """Lower edges of the brackets ``[B]``, a copy."""
+        return self._cutoffs.copy()
+
+    @property
+    def period(self) -> int:
+        """Steps in a period."""
+        return self._period
+
+    @property
+    def taxes(self) -> Taxes:
+        """State and records."""
+        return self._taxes
+
+    @exclusive
+    def __getstate__(self) -> dict[str, Any]:
+        n, a = self._taxes.last_coin.shape
+        return {
+            "arguments": (n, a, self._cutoffs.copy(), self._period),
+            "arrays": [array.copy() for array in self._taxes],
+            "begun": self._begun,
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        PeriodicTax.__init__(self, *saved["arguments"])
+        for mine, array in zip(self._taxes, saved["arrays"], strict=True):
+            mine[...] = array
+        self._begun = saved["begun"]
+
+    @exclusive
     def begin(self, coin: ArrayLike, escrow_coin: ArrayLike | None = None) -> None:
         """Start the first period with these coins ``[N, A]``; what an agent holds now is not income."""
-        held = self._check(coin, escrow_coin)
-        n, a = self.taxes.last_coin.shape
-        fresh = make_taxes(n, a, len(self.cutoffs))
-        for name, mine, new in zip(Taxes._fields, self.taxes, fresh, strict=True):
+        held, escrow = self._amounts("coin", coin), self._escrow(escrow_coin)
+        taxes = self._taxes
+        n, a = taxes.last_coin.shape
+        for name, mine, new in zip(Taxes._fields, taxes, make_taxes(n, a, len(self._cutoffs)), strict=True):
             if name != "live":
                 mine[...] = new
-        self.taxes.last_coin[:] = held[0] + held[1]
-        self.taxes.marginal_now[:] = self.taxes.live[:, :1]
+        taxes.last_coin[:] = held + escrow
+        taxes.marginal_now[:] = taxes.live[:, :1]
+        self._begun = True
 
+    @exclusive
     def set_rates(self, rates: ArrayLike) -> None:
         """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force, from now on; ``marginal_now`` follows in a step."""
-        self.taxes.live[:] = check_rates(rates, self.taxes.live.shape)
+        self._taxes.live[:] = check_rates(rates, self._taxes.live.shape)
 
+    @exclusive
     def step(self, coin: np.ndarray, escrow_coin: ArrayLike | None = None) -> np.ndarray:
         """Advance a step; on tax days take the tax from ``coin`` and share it out.
 
@@ -117,24 +156,42 @@ class PeriodicTax:
         -------
         ndarray of bool ``[N]``
             Whether this was a tax day; :attr:`taxes` has the records.
-        """
-        _, escrow = self._check(coin, escrow_coin)
-        if not (isinstance(coin, np.ndarray) and coin.dtype == np.float64 and coin.flags.c_contiguous):
-            raise TypeError("coin must be a C-contiguous float64 array: it is changed in place")
-        n = len(coin)
-        nothing = np.zeros(self.taxes.choice.shape, np.int32)
-        run_periodic(self.taxes, 0, n, np.ones(n, np.bool_), self.period, self.cutoffs, nothing, _NONE, coin, escrow)
-        return self.taxes.tax_day.copy()
 
-    def _check(self, coin: ArrayLike, escrow_coin: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
-        shape = self.taxes.last_coin.shape
-        held = np.asarray(coin, np.float64)
-        escrow = np.zeros(shape) if escrow_coin is None else np.ascontiguousarray(escrow_coin, np.float64)
-        for name, values in (("coin", held), ("escrow_coin", escrow)):
-            if values.shape != shape:
-                raise ValueError(f"{name} must have shape {list(shape)}, got {list(values.shape)}")
-            _refuse(name, values, ~(np.isfinite(values) & (values >= 0)), "must be finite and not negative")
-        return held, escrow
+        Raises
+        ------
+        RuntimeError
+            Before the first :meth:`begin`: what agents are endowed with would be taxed as income.
+        ValueError, TypeError
+            If an array is wrong; nothing is changed then.
+        """
+        if not self._begun:
+            raise RuntimeError("call begin() before the first step()")
+        escrow = self._escrow(escrow_coin)
+        self._amounts("coin", coin)
+        if not (
+            type(coin) is np.ndarray and coin.dtype == np.float64 and coin.flags.c_contiguous and coin.flags.aligned
+            and coin.flags.writeable
+        ):  # fmt: skip
+            raise TypeError("coin must be a writable, C-contiguous float64 array: it is changed in place")
+        n = len(coin)
+        nothing = np.zeros(self._taxes.choice.shape, np.int32)
+        active = np.ones(n, np.bool_)
+        run_periodic(self._taxes, 0, n, active, self._period, self._cutoffs, nothing, _NONE, coin, escrow)
+        return self._taxes.tax_day.copy()
+
+    def _escrow(self, escrow_coin: ArrayLike | None) -> np.ndarray:
+        if escrow_coin is None:
+            return np.zeros(self._taxes.last_coin.shape)
+        return self._amounts("escrow_coin", escrow_coin)
+
+    def _amounts(self, name: str, coin: ArrayLike) -> np.ndarray:
+        return holdings(name, numbers_of(name, coin, self._taxes.last_coin.shape))
+
+
+def holdings(name: str, coin: np.ndarray) -> np.ndarray:
+    """Refuse coin that is not finite, negative, or too much to be summed."""
+    refuse_where(name, coin, ~((coin >= 0) & (coin <= MAX_COIN)), "must be finite and not negative")
+    return coin
 
 
 _NONE = np.empty(0)
@@ -147,10 +204,8 @@ def run_periodic(taxes: Taxes, lo, hi, active, period, cutoffs, chosen, choices,
 
 def check_rates(rates: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """Rates as float64 of the given shape ``[N, B]``, from ``[N, B]`` or ``[B]``, each in [0, 1]."""
-    r = np.asarray(rates, np.float64)
-    if r.shape not in (shape, shape[1:]):
-        raise ValueError(f"rates must have shape {list(shape)} or {list(shape[1:])}, got {list(r.shape)}")
-    _refuse("rates", r, ~((r >= 0) & (r <= 1)), "must be in [0, 1]")
+    r = numbers_of("rates", rates, shape, shape[1:])
+    refuse_where("rates", r, ~((r >= 0) & (r <= 1)), "must be in [0, 1]")
     return np.ascontiguousarray(np.broadcast_to(r, shape))
 
 
@@ -166,22 +221,29 @@ class Collection(NamedTuple):
 
 def us_federal_brackets(usd_scale: float = 1000.0) -> np.ndarray:
     """Cutoffs ``[7]`` of the US federal brackets with ``usd_scale`` dollars to a coin."""
-    if not (np.isfinite(usd_scale) and usd_scale > 0):
+    scale = as_float("usd_scale", usd_scale)
+    if scale <= 0:
         raise ValueError(f"usd_scale must be positive and finite, got {usd_scale!r}")
-    return np.array(US_FEDERAL_DOLLARS) / float(usd_scale)
+    with np.errstate(over="ignore"):
+        return _made(np.array(US_FEDERAL_DOLLARS) / scale, f"usd_scale of {usd_scale}")
 
 
 def linear_brackets(n_brackets: int, top_cutoff: float) -> np.ndarray:
     """Cutoffs ``[n_brackets]`` equally spaced from 0 to ``top_cutoff`` coins."""
-    _check_spacing(n_brackets, top_cutoff)
-    return np.linspace(0.0, top_cutoff, n_brackets)
+    n, top = _check_spacing(n_brackets, top_cutoff)
+    return _made(np.linspace(0.0, top, n), f"n_brackets of {n} up to {top}")
 
 
 def log_brackets(n_brackets: int, top_cutoff: float) -> np.ndarray:
-    """Cutoffs ``[n_brackets]``: 0, then doubling up to ``top_cutoff`` coins."""
-    _check_spacing(n_brackets, top_cutoff)
-    first = np.log2(top_cutoff / 2 ** (n_brackets - 2))
-    return np.concatenate([[0.0], 2.0 ** np.linspace(first, np.log2(top_cutoff), n_brackets - 1)])
+    """Cutoffs ``[n_brackets]``: 0, then doubling up to ``top_cutoff`` coins, each exactly half of the next."""
+    n, top = _check_spacing(n_brackets, top_cutoff)
+    return _made(np.concatenate([[0.0], np.ldexp(top, np.arange(2 - n, 1))]), f"n_brackets of {n} up to {top}")
+
+
+def _made(cutoffs: np.ndarray, how: str) -> np.ndarray:
+    if not (np.isfinite(cutoffs).all() and (np.diff(cutoffs) > 0).all()):
+        raise ValueError(f"{how}: the brackets cannot be told apart in double precision")
+    return cutoffs
 
 
 def taxes_due(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> np.ndarray:
@@ -248,10 +310,10 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
         As in :func:`taxes_due`, and if ``coin`` is negative or has another shape than ``income``.
     """
     z, r, m = _check_schedule(income, rates, cutoffs)
-    after = np.array(coin, np.float64, order="C")
+    after = numbers_of("coin", coin)
     if after.shape != z.shape:
         raise ValueError(f"coin must have the shape of income, {list(z.shape)}, got {list(after.shape)}")
-    _refuse("coin", after, ~(np.isfinite(after) & (after >= 0)), "must be finite and not negative")
+    holdings("coin", after)
     paid, rebate, at = np.empty_like(z), np.empty(len(z)), np.empty_like(z)
     _tax.marginal(z, r, m, ZERO_INCOME, at)
     _tax.collect(z, r, m, after, paid, rebate)
@@ -260,28 +322,23 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
 
 def _check_schedule(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike):
     """Contiguous float64 arrays ``[N, A]``, ``[N, B]``, ``[B]``, checked."""
-    z = np.ascontiguousarray(income, np.float64)
+    z = numbers_of("income", income)
     m = _check_cutoffs(cutoffs)
     if z.ndim != 2 or z.shape[1] == 0:
         raise ValueError(f"income must have shape [N, A], got {list(z.shape)}")
-    _refuse("income", z, ~np.isfinite(z), "must be finite")
+    refuse_where("income", z, ~(np.abs(z) <= MAX_COIN), "must be finite")
     return z, check_rates(rates, (len(z), len(m))), m
 
 
 def _check_cutoffs(cutoffs: ArrayLike) -> np.ndarray:
-    m = np.ascontiguousarray(cutoffs, np.float64)
+    m = numbers_of("cutoffs", cutoffs)
     if m.ndim != 1 or len(m) == 0 or m[0] != 0 or not np.isfinite(m).all() or (np.diff(m) <= 0).any():
         raise ValueError(f"cutoffs must rise strictly from 0 and be finite, got {m}")
     return m
 
 
-def _refuse(name: str, values: np.ndarray, wrong: np.ndarray, rule: str) -> None:
-    if wrong.any():
-        where = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise ValueError(f"{name} at {where} is {values[where]}, but {rule}")
-
-
-def _check_spacing(n_brackets: int, top_cutoff: float) -> None:
-    positive_int("n_brackets", n_brackets, least=2)
-    if not (np.isfinite(top_cutoff) and top_cutoff > 0):
+def _check_spacing(n_brackets: int, top_cutoff: float) -> tuple[int, float]:
+    n, top = positive_int("n_brackets", n_brackets, 2, MAX_BRACKETS), as_float("top_cutoff", top_cutoff)
+    if top <= 0:
         raise ValueError(f"top_cutoff must be positive and finite, got {top_cutoff!r}")
+    return n, top

@@ -7,20 +7,23 @@ snapshots and the Gymnasium-style interface are here, once.
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.checks import positive_int
+from fastenvs.checks import affordable, as_int, integers_of, normalise, positive_int, shown
+from fastenvs.draws import Draw, check_draws, refuse_unused
+from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping
+from fastenvs.snapshots import Snapshots, copy_tree, fresh_maker, iter_leaves, map_tree
 
-AUTORESET_MODES = ("same_step", "next_step", "disabled")
+AutoresetMode = Literal["same_step", "next_step", "disabled"]
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -52,16 +55,25 @@ class Buffers(NamedTuple):
     truncated: np.ndarray  # bool [N]
 
 
-class Draw(NamedTuple):
-    """A random draw that can be handed in: what it holds for one copy."""
+@dataclass(frozen=True)
+class RunOptions:
+    """Options that every game shares; see :class:`VecEnv`."""
 
-    shape: tuple[int, ...]
-    dtype: type
-    low: float
-    high: float
+    autoreset: AutoresetMode = "same_step"
+    num_threads: int | None = None
+    copy: bool = False
+
+    def __post_init__(self) -> None:
+        normalise(self)
+        if self.num_threads is not None:
+            positive_int("num_threads", self.num_threads)
 
 
-class VecEnv:
+#: Keywords of the constructors that are not options of a game.
+SHARED_OPTIONS = ("seed", "autoreset", "num_threads", "copy")
+
+
+class VecEnv(Snapshots):
     """N copies of one game, stepped together.
 
     Parameters
@@ -80,13 +92,17 @@ class VecEnv:
         Threads that share a call; by default one per available core. Results do not depend on it.
     copy : bool
         Whether ``reset`` and ``step`` return fresh arrays. By default they return views of buffers that the
-        next call overwrites.
+        next call overwrites; the dicts around them are fresh in any case.
 
     Notes
     -----
-    Subclasses set ``name``, ``n_actions``, ``min_rows_per_thread`` and ``rows_per_chunk``, build
-    ``self.state`` (a NamedTuple of arrays) and ``self.obs`` (dict of arrays), call ``_offer_draws``, and
-    implement ``_step``, ``_reset``, ``_observe`` and ``single_observation_space``.
+    Copies (``copy.copy``, ``copy.deepcopy``) and pickles go on exactly as the original would. Two threads may not be
+    inside one environment at once: the second call is refused.
+
+    Subclasses set ``name``, ``n_actions``, ``min_rows_per_thread`` and ``rows_per_chunk``, build ``self.options`` (a
+    frozen dataclass), ``self.state`` (a NamedTuple of arrays) and ``self._obs`` (dict of arrays), call
+    ``_offer_draws``, at last ``_bind``, and implement ``_step``, ``_reset``, ``_observe``, ``_state_bounds``,
+    ``_check_state`` and ``single_observation_space``.
     """
 
     name: ClassVar[str]
@@ -95,39 +111,34 @@ class VecEnv:
     #: A chunk goes through all components of a step while it is in cache.
     rows_per_chunk: ClassVar[int] = 4096
 
-    n_actions: int
-    state: Any
-    #: Current observations, the buffers that ``reset`` and ``step`` return.
-    obs: dict[str, Any]
-
     def __init__(
         self,
         num_envs: int,
         n_agents: int,
         *,
+        bytes_each: int = 0,
         seed: rng.Seed = None,
-        autoreset: str = "same_step",
-        num_threads: int | None = None,
-        copy: bool = False,
         designer_reward_dtype: type = np.float32,
+        **shared: Any,
     ) -> None:
-        self.num_envs = positive_int("num_envs", num_envs)
-        self.n_agents = positive_int("n_agents", n_agents)
-        if autoreset not in AUTORESET_MODES:
-            raise ValueError(f"autoreset must be one of {AUTORESET_MODES}, got {autoreset!r}")
-        self.autoreset = autoreset
+        super().__init__()
+        self._num_envs = n = positive_int("num_envs", num_envs)
+        self._n_agents = n_agents
+        affordable(f"num_envs = {n:,} copies", n, bytes_each + 8 * n_agents + 64)
+        run = RunOptions(**shared)
+        self._autoreset = run.autoreset
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.num_threads = cores if num_threads is None else positive_int("num_threads", num_threads)
-        self.copy = bool(copy)
-        n = self.num_envs
+        self.num_threads = cores if run.num_threads is None else run.num_threads
+        self.copy = run.copy
         self.streams = rng.make_streams(seed, n)
+        self._flags = np.zeros((2, n), np.bool_)
         self.buffers = Buffers(
             actions=np.zeros((n, n_agents), np.int32),
             active=np.ones(n, np.bool_),
             rewards=np.zeros((n, n_agents), np.float32),
             designer_reward=np.zeros(n, designer_reward_dtype),
-            terminated=np.zeros(n, np.bool_),
-            truncated=np.zeros(n, np.bool_),
+            terminated=self._flags[0],
+            truncated=self._flags[1],
         )
         self._done = np.zeros(n, np.bool_)
         self._all = np.ones(n, np.bool_)
@@ -135,8 +146,55 @@ class VecEnv:
         self._drawn: dict[str, np.ndarray] = {}
         self._injected = True
         self._started = False
-        self._final_obs: dict[str, Any] | None = None
-        self._info: dict[str, Any] = {}
+        self._final_obs: dict[str, Any] = {}
+        self._step_makes = ("step",) if self._autoreset == "disabled" else ("step", "reset")
+        self._final_rows = np.zeros(n, np.bool_)  # rows of final_obs that hold something
+        self._any_ended = False
+
+    def _bind(self) -> None:
+        """Set up what is handed out: views, so that nobody can reshape a buffer; a game calls it at last."""
+        if self.autoreset == "same_step":
+            self._final_obs = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._obs)
+        b, view = self.buffers, np.ndarray.view
+        # Flags decide how copies go on, so those that are handed out are not the ones that are read.
+        self._shown_flags = np.zeros((2, self.num_envs), np.bool_)
+        info = map_tree(view, {"designer_reward": b.designer_reward, **self._step_info()})
+        self._fresh_obs = fresh_maker(map_tree(view, self._obs))
+        self._fresh_info = self._fresh_quiet_info = fresh_maker(info)
+        if self._final_obs:
+            info |= {"final_obs": map_tree(view, self._final_obs), "_final_obs": view(self._done)}
+            # Where no copy ended there is nothing to clear: these zeros, which take no memory, are handed out.
+            nothing = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._final_obs)
+            for _, array in iter_leaves(nothing):
+                array.flags.writeable = False
+            self._fresh_info, self._fresh_quiet_info = fresh_maker(info), fresh_maker({**info, "final_obs": nothing})
+        self._shown_arrays = (view(b.rewards), self._shown_flags[0], self._shown_flags[1])
+
+    @classmethod
+    def _split(cls, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Keywords that all games share, and those of this game."""
+        shared = {name: options[name] for name in SHARED_OPTIONS if name in options}
+        return shared, {name: value for name, value in options.items() if name not in shared}
+
+    @property
+    def num_envs(self) -> int:
+        """Number of copies, N."""
+        return self._num_envs
+
+    @property
+    def n_agents(self) -> int:
+        """Number of agents of a copy, A."""
+        return self._n_agents
+
+    @property
+    def autoreset(self) -> AutoresetMode:
+        """What happens when an episode ends."""
+        return self._autoreset
+
+    @property
+    def obs(self) -> dict[str, Any]:
+        """Present observations: a fresh dict around the arrays that ``reset`` and ``step`` return."""
+        return self._fresh_obs()
 
     # ------------------------------------------------------------------ hooks of a game
 
@@ -151,6 +209,25 @@ class VecEnv:
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
         """Write the observations of the rows of ``[lo, hi)`` where ``mask`` is set to ``out``."""
         raise NotImplementedError
+
+    def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
+        """Write the last observations of the rows that ended, if any did."""
+        if ended:
+            self._observe(self._final_obs, done, lo, hi)
+
+    def _clear_final(self) -> None:
+        """Clear rows that hold last observations of an earlier step; called when some row ended."""
+        rows = np.flatnonzero(self._final_rows & ~self._done)
+        if rows.size:
+            for _, array in iter_leaves(self._final_obs):
+                array[rows] = 0
+        np.copyto(self._final_rows, self._done)
+
+    def _keep_finished(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        """Keep what is asked for later of episodes that ended, before they are reset (by default nothing)."""
+
+    def _restate(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        """Bring the arrays of ``info`` to a new episode, in a call that resets copies and steps them not."""
 
     def _prepare(self) -> None:
         """Do what precedes a step of all rows."""
@@ -197,6 +274,7 @@ class VecEnv:
 
     # ------------------------------------------------------------------ reset and step
 
+    @exclusive
     def reset(self, *, seed: rng.Seed = None, options: Mapping[str, Any] | None = None):
         """Start new episodes.
 
@@ -214,39 +292,53 @@ class VecEnv:
             ``agents``: ``[N, A, ...]``; ``designer``: ``[N, ...]``.
         info : dict
         """
+        if options is not None and not isinstance(options, Mapping):
+            raise TypeError(f"options of reset must be a mapping, got {shown(options)}")
         options = dict(options or {})
-        mask = options.pop("reset_mask", None)
+        mask = self._reset_mask(options.pop("reset_mask", None))
         draws = options.pop("draws", None)
         if options:
-            raise ValueError(f"unknown reset option: {', '.join(sorted(options))}")
-        if mask is None:
-            mask = self._all
-        else:
-            mask = np.asarray(mask)
-            if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
-                raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {list(mask.shape)}")
+            raise ValueError(f"unknown reset option: {', '.join(sorted(map(str, options)))}")
+        if mask is not self._all:
             if seed is not None:
                 raise ValueError("a seed rekeys every copy: it cannot be combined with reset_mask")
             if not self._started and not mask.all():
                 raise RuntimeError("the first reset must reset every copy")
         streams = None if seed is None else rng.make_streams(seed, self.num_envs)
-        checked = self._check_draws(draws)
+        checked = self._checked_draws(draws, "reset")
         if streams is not None:
             for mine, new in zip(self.streams, streams, strict=True):
                 mine[:] = new
         self._inject(checked)
+        over = self._done & mask
+
+        def begin(lo: int, hi: int) -> None:
+            if over[lo:hi].any():
+                self._keep_finished(over, lo, hi)
+            self._reset(mask, lo, hi)
+            self._observe(self._obs, mask, lo, hi)
+
         self.buffers.terminated[mask] = False
         self.buffers.truncated[mask] = False
         self._done[mask] = False
-
-        def begin(lo: int, hi: int) -> None:
-            self._reset(mask, lo, hi)
-            self._observe(self.obs, mask, lo, hi)
-
         self._run(begin)
         self._started = True
-        return self._result(self.obs), {}
+        self._show_flags()
+        obs = self._fresh_obs()
+        return copy_tree(obs) if self.copy else obs, {}
 
+    def _reset_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return self._all
+        try:  # a copy: the mask may be an array that this call changes
+            mask = np.array(mask, order="C")
+        except ValueError:
+            raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {shown(mask)}") from None
+        if mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            raise ValueError(f"reset_mask must be bool [{self.num_envs}], got {mask.dtype} {list(mask.shape)}")
+        return mask
+
+    @exclusive
     def step(self, actions, *, draws: Mapping[str, Any] | None = None):
         """Advance every copy by one step.
 
@@ -265,23 +357,29 @@ class VecEnv:
         terminated, truncated : bool ``[N]``
             Episode over by the rules; cut off by the step limit.
         info : dict
-            ``designer_reward`` ``[N]``, the game's own arrays, and with ``same_step`` ``final_obs`` (rows are
-            meaningful where ``_final_obs`` is set).
+            ``designer_reward`` ``[N]``, the game's own arrays, and with ``same_step`` ``final_obs``: zero where
+            ``_final_obs`` is not set, and read-only if it nowhere is. With ``next_step`` the arrays of a copy that this
+            call resets are of the new episode.
         """
         if not self._started:
             raise RuntimeError("call reset() before the first step()")
         checked = self._check_actions(actions)
-        injected = self._check_draws(draws)
+        injected = self._checked_draws(draws, *self._step_makes)
         np.copyto(self.buffers.actions, checked, casting="unsafe")
         self._inject(injected)
         self._prepare()
-        self._run(self._advance[self.autoreset])
+        self._any_ended = False
+        self._run(self._advance[self._autoreset])
+        if self._any_ended:
+            self._clear_final()
         self._finish()
-        b = self.buffers
-        if not self._info:
-            self._info = self._build_info()
-        result = (self.obs, b.rewards, b.terminated, b.truncated, self._info)
-        return self._result(result) if self.copy else (*result[:4], dict(self._info))
+        self._show_flags()
+        info = self._fresh_info() if self._any_ended else self._fresh_quiet_info()
+        result = (self._fresh_obs(), *self._shown_arrays, info)
+        return copy_tree(result) if self.copy else result
+
+    def _show_flags(self) -> None:
+        np.copyto(self._shown_flags, self._flags)
 
     @cached_property
     def _advance(self) -> dict[str, Callable[[int, int], None]]:
@@ -293,13 +391,15 @@ class VecEnv:
 
     def _advance_same_step(self, lo: int, hi: int) -> None:
         b, done = self.buffers, self._done
-        if self._final_obs is None:
-            raise RuntimeError(f"{type(self).__name__} has not called _allocate_final_obs()")
         self._step(lo, hi)
         np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        self._observe(self._final_obs, done, lo, hi)
-        self._reset(done, lo, hi)
-        self._observe(self.obs, self._all, lo, hi)
+        ended = bool(np.count_nonzero(done[lo:hi]))
+        self._observe_final(done, lo, hi, ended)
+        if ended:
+            self._any_ended = True
+            self._keep_finished(done, lo, hi)
+            self._reset(done, lo, hi)
+        self._observe(self._obs, self._all, lo, hi)
 
     def _advance_next_step(self, lo: int, hi: int) -> None:
         b, done = self.buffers, self._done
@@ -307,30 +407,19 @@ class VecEnv:
         b.truncated[lo:hi] = False
         np.logical_not(done[lo:hi], out=b.active[lo:hi])
         self._step(lo, hi)
-        self._reset(done, lo, hi)
+        if np.count_nonzero(done[lo:hi]):
+            self._keep_finished(done, lo, hi)
+            self._reset(done, lo, hi)
+            self._restate(done, lo, hi)
         np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        self._observe(self.obs, self._all, lo, hi)
+        self._observe(self._obs, self._all, lo, hi)
 
     def _advance_disabled(self, lo: int, hi: int) -> None:
         b, done = self.buffers, self._done
         np.logical_not(done[lo:hi], out=b.active[lo:hi])
         self._step(lo, hi)
         np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        self._observe(self.obs, b.active, lo, hi)
-
-    def _allocate_final_obs(self) -> None:
-        """Allocate what ``same_step`` needs besides ``self.obs``; a game calls it after allocating ``obs``."""
-        if self.autoreset == "same_step":
-            self._final_obs = copy_tree(self.obs)
-
-    def _build_info(self) -> dict[str, Any]:
-        info = {"designer_reward": self.buffers.designer_reward, **self._step_info()}
-        if self._final_obs is not None:
-            info |= {"final_obs": self._final_obs, "_final_obs": self._done}
-        return info
-
-    def _result(self, tree):
-        return copy_tree(tree) if self.copy else tree
+        self._observe(self._obs, b.active, lo, hi)
 
     # ------------------------------------------------------------------ threads
 
@@ -350,29 +439,28 @@ class VecEnv:
         bounds = [n * t // threads for t in range(threads + 1)]
         pool = _threads()
         futures = [pool.submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
-        work(bounds[0], bounds[1])
+        try:
+            work(bounds[0], bounds[1])
+        finally:  # whatever happened here, nothing may still be running when the call ends
+            wait(futures)
         for future in futures:
             future.result()
 
     # ------------------------------------------------------------------ validation
 
     def _check_actions(self, actions) -> np.ndarray:
-        a = np.asarray(actions)
-        if a.dtype.kind not in "iu":
-            raise TypeError(f"actions must be integers, got dtype {a.dtype}")
-        if a.shape != self.buffers.actions.shape:
-            raise ValueError(f"actions must have shape {list(self.buffers.actions.shape)}, got {list(a.shape)}")
-        if a.min() < 0 or a.max() >= self.n_actions:
-            env, agent = np.argwhere((a < 0) | (a >= self.n_actions))[0]
-            raise ValueError(
-                f"action {a[env, agent]} of agent {agent} in environment {env} is not in 0..{self.n_actions - 1}"
-            )
-        return a
+        entry = "action {value} of agent {1} in environment {0}"
+        return integers_of("actions", actions, self.buffers.actions.shape, 0, self.n_actions - 1, entry)
+
+    def _copy_index(self, env: Any) -> int:
+        """Number of a copy, from 0 up."""
+        return as_int("env", env, 0, self.num_envs - 1)
 
     @property
     def draw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Random draws that can be handed to ``reset`` and ``step``, and their shapes."""
-        return {name: (self.num_envs, *spec.shape) for name, spec in self._draw_specs.items()}
+        """Random draws that can be handed to ``reset`` and ``step`` with these options, and their shapes."""
+        specs = self._draw_specs.items()
+        return {name: (self.num_envs, *spec.shape) for name, spec in specs if not spec.unused}
 
     def _offer_draws(self, **specs: Draw) -> None:
         """Declare the draws that can be handed in.
@@ -383,25 +471,14 @@ class VecEnv:
         self._inject({})
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
-        checked: dict[str, np.ndarray] = {}
-        for name, values in (draws or {}).items():
-            if name not in self._draw_specs:
-                known = ", ".join(self._draw_specs) or "none"
-                raise ValueError(f"{self.name} with these options draws nothing called {name!r}; draws: {known}")
-            spec, values, shape = self._draw_specs[name], np.asarray(values), self.draw_shapes[name]
-            if values.shape != shape:
-                raise ValueError(f"draw {name!r} must have shape {list(shape)}, got {list(values.shape)}")
-            # NaN stands for a draw that is not made.
-            wrong = (values < spec.low) | (values > spec.high)
-            if np.dtype(spec.dtype).kind != "f":
-                wrong |= values != np.floor(values)
-            if wrong.any():
-                where = tuple(int(i) for i in np.argwhere(wrong)[0])
-                raise ValueError(
-                    f"draw {name!r} at {where} is {values[where]}, not in {spec.low}..{spec.high} "
-                    f"(environment {where[0]})"
-                )
-            checked[name] = np.ascontiguousarray(values, spec.dtype)
+        """Checked draws; a game adds checks of its own."""
+        return check_draws(self.name, self._draw_specs, self.num_envs, draws)
+
+    def _checked_draws(self, draws: Mapping[str, Any] | None, *doing: str) -> dict[str, np.ndarray]:
+        if draws is None:
+            return {}
+        checked = self._check_draws(draws)
+        refuse_unused(self._draw_specs, checked, doing)
         return checked
 
     def _inject(self, draws: Mapping[str, np.ndarray]) -> None:
@@ -411,73 +488,3 @@ class VecEnv:
             empty: dict[str, np.ndarray] = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs}
             self._drawn = {**empty, **draws}
             self._injected = bool(draws)
-
-    # ------------------------------------------------------------------ snapshot and restore
-
-    def _leaves(self) -> Iterator[tuple[str, np.ndarray]]:
-        parts = {
-            "state": self.state,
-            "streams": self.streams,
-            "buffers": self.buffers,
-            "done": self._done,
-            "obs": self.obs,
-        }
-        # Read-only observations are views of the state.
-        return ((name, array) for name, array in iter_leaves(parts) if array.flags.writeable)
-
-    def snapshot(self) -> dict[str, np.ndarray]:
-        """Everything that decides how the copies go on, as a flat dict of fresh arrays."""
-        if not self._started:
-            raise RuntimeError("call reset() before the first snapshot()")
-        return {"options": self._options_digest(), **{name: array.copy() for name, array in self._leaves()}}
-
-    def _options_digest(self) -> np.ndarray:
-        """A fingerprint of what the copies play by, uint8 ``[32]``."""
-        rules = getattr(self, "options", None) or getattr(self, "config", None)
-        maps = [getattr(rules, name, np.empty(0)).tobytes() for name in ("cells", "symbols")]
-        told = repr((self.name, self.n_agents, self.autoreset, rules)).encode()
-        return np.frombuffer(hashlib.sha256(told + b"".join(maps)).digest(), np.uint8)
-
-    def restore(self, snapshot: Mapping[str, np.ndarray]) -> None:
-        """Go back to a snapshot of an environment made with the same options.
-
-        Raises
-        ------
-        ValueError
-            If it is of other options, or an array is missing, unknown, or of another shape or dtype; nothing is
-            changed then.
-        """
-        snapshot = dict(snapshot)
-        digest, mine = snapshot.pop("options", None), dict(self._leaves())
-        if mine.keys() != snapshot.keys():
-            raise ValueError(f"snapshot and environment differ in: {sorted(mine.keys() ^ snapshot.keys())}")
-        for name, array in mine.items():
-            given = snapshot[name]
-            if given.shape != array.shape or given.dtype != array.dtype:
-                raise ValueError(
-                    f"snapshot array {name!r} is {given.dtype} {list(given.shape)}, "
-                    f"the environment has {array.dtype} {list(array.shape)}"
-                )
-        if digest is None or not np.array_equal(digest, self._options_digest()):
-            raise ValueError("the snapshot is of an environment with other options")
-        for name, array in mine.items():
-            array[...] = snapshot[name]
-        self._started = True
-
-
-def copy_tree(tree):
-    """Copy nested dicts and tuples of arrays."""
-    if isinstance(tree, dict):
-        return {key: copy_tree(value) for key, value in tree.items()}
-    if isinstance(tree, tuple):
-        return tuple(copy_tree(value) for value in tree)
-    return tree.copy()
-
-
-def iter_leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
-    """Arrays of nested dicts and NamedTuples with their paths, ``a/b/c``."""
-    for key, value in (tree if isinstance(tree, dict) else tree._asdict()).items():
-        if isinstance(value, np.ndarray):
-            yield f"{prefix}{key}", value
-        else:
-            yield from iter_leaves(value, f"{prefix}{key}/")

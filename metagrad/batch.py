@@ -92,7 +92,7 @@ class Batch:
         return out.scatter_(-1, self.actions[..., None], self.agents_alive[..., None])
 
     def seen(self, rows: bool = True) -> Obs:
-        """Observations of all steps and the one after the last: the agents' rows, or the designer's ``[S, (T+1) K]``."""
+        """Observations of all steps and of the one after the last: the agents' rows, or the designer's."""
         if rows:
             return {name: torch.cat([x, self.last_obs[name]], 1) for name, x in self.obs.items() if name != "mask"}
         pairs = ((name, x.flatten(1, 2), self.last_designer_obs[name]) for name, x in self.designer_obs.items())
@@ -137,8 +137,7 @@ class Batch:
 
     def episodes(self, share: slice) -> Batch:
         """Some of the K episodes."""
-        rows, (s, t, k, a) = Rows(self.shared), self.actions.shape
-        like, last = self.actions, self.actions[:, :1]
+        rows, like, last = Rows(self.shared), self.actions, self.actions[:, :1]
 
         def pick(x: Tensor, of: Tensor) -> Tensor:
             return rows.of(rows.back(x, of)[:, :, share])
@@ -146,10 +145,12 @@ class Batch:
         def plain(x: Tensor) -> Tensor:
             return x[:, :, share]
 
+        picked: dict[str, Any] = {}
         names = ("actions", "log_prob", "rewards", "payments", "alive", "designer_rewards", "cut")
+        picked |= {name: plain(getattr(self, name)) for name in names}
         return replace(
             self,
-            **{name: plain(getattr(self, name)) for name in names},
+            **picked,
             values=None if self.values is None else plain(self.values),
             obs={name: pick(x, like) for name, x in self.obs.items()},
             last_obs={name: pick(x, last) for name, x in self.last_obs.items()},

@@ -62,7 +62,7 @@ class Checked:
     """Base of frozen dataclasses whose fields are brought to their declared types and checked at construction."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():
+        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
             object.__setattr__(self, name, _checked(f"{type(self).__name__}.{name}", getattr(self, name), hint))
 
 

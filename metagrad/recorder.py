@@ -191,7 +191,7 @@ class Recorder:
     def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
         """All that was written of ``used`` steps; with payments of zero, and without values."""
         steps = steps_to_keep(used, self.steps, self.k)
-        kept = {name: self._tensor(x[:, :steps]) for name, x in self.kept._asdict().items()}
+        kept: dict[str, Any] = {name: self._tensor(x[:, :steps]) for name, x in self.kept._asdict().items()}
         return Batch(
             **kept,
             obs={name: self._rows(x, 0, steps) for name, x in self._obs.items()},

@@ -79,10 +79,15 @@ def _level_table(levels):
     if levels is None:
         return None
     try:
-        from metagrad.legacy.baselines import level_table
+        from metagrad.designers import Categorical
     except ImportError:
         return None
-    return level_table(levels, 3)
+    return Categorical(tuple(levels)).table(3)
+
+
+def used_draws(env, draws):
+    """Those of the recorded draws that the environment makes under its options; it refuses others."""
+    return {name: values for name, values in draws.items() if name in env.draw_shapes}
 
 
 def replay_gtb(config, trace):
@@ -107,7 +112,7 @@ def replay_gtb(config, trace):
             "collect": trace["bonus_draw"][t][None],
             "regrow": np.stack([trace["respawn_stone"][t], trace["respawn_wood"][t]])[None],
         }
-        obs, _, terminated, truncated, info = env.step(trace["act_agents"][t][None], draws=draws)
+        obs, _, terminated, truncated, info = env.step(trace["act_agents"][t][None], draws=used_draws(env, draws))
         where = f"step {t}"
         assert (terminated[0] or truncated[0]) == trace["done"][t], where
         _compare_state(env, {name: trace[name][t] for name in _GTB_STATE}, where)
@@ -172,7 +177,7 @@ def _start_gtb(env, config, trace):
     }
     if config["fixed_four"]:
         draws["agent_order"] = trace["init_agent_order"][None]
-    obs, _ = env.reset(options={"draws": draws})
+    obs, _ = env.reset(options={"draws": used_draws(env, draws)})
     np.testing.assert_allclose(state.agents.pay[0], trace["init_build_pay"], **_DOUBLE)
     source = state.world.cells[0]
     np.testing.assert_array_equal(source[..., 4], trace["source_stone"])

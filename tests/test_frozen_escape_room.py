@@ -1,7 +1,5 @@
 """Escape Room on the core computes what the learner before it did: parameters after five iterations, in float64."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch

@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from golden import used_draws
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from naive.economy import NaiveEconomy, rank_cells
@@ -97,7 +98,7 @@ def compare_play(options, *, copies=2, steps=STEPS, seed=0, autoreset="disabled"
         where = f"step {t}"
         if again.any():
             starts = start_draws(rng, first, copies)
-            obs, _ = env.reset(options={"reset_mask": again, "draws": starts})
+            obs, _ = env.reset(options={"reset_mask": again, "draws": used_draws(env, starts)})
             for e in np.flatnonzero(again):
                 references[e].reset(**row(starts, e))
             over &= ~again
@@ -106,7 +107,7 @@ def compare_play(options, *, copies=2, steps=STEPS, seed=0, autoreset="disabled"
         actions = play(rng, obs["agents"]["mask"], first.n_prices)
         draws, starts = step_draws(rng, first, copies), start_draws(rng, first, copies)
         given_draws = draws if autoreset == "disabled" else draws | starts
-        obs, rewards, terminated, truncated, info = env.step(actions, draws=given_draws)
+        obs, rewards, terminated, truncated, info = env.step(actions, draws=used_draws(env, given_draws))
         assert not terminated.any()
         for e, reference in enumerate(references):
             if over[e]:  # "next_step": this call resets, and takes no action

@@ -7,19 +7,11 @@ import sys
 
 import numpy as np
 import pytest
+from hostile import OPTIONS
 
 import fastenvs
 from fastenvs import rng
 from fastenvs.vecenv import copy_tree, iter_leaves
-
-# Options under which each game draws random numbers and ends episodes soon.
-OPTIONS = {
-    "escape_room": {"n_agents": 4, "min_at_lever": 2, "randomize": True, "max_steps": 3},
-    "cleanup": {"map": "@@@@@@@;@PPHPB@;@PBRPB@;@PPHPB@;@@@@@@@", "n_agents": 4, "actions": "all", "steps": 5,
-                "shuffle_spawn": True, "random_orientation": True, "depletion": 0.9},
-    "gtb": {"map": "W S@  ;  WS W;S  W  ", "fixed_four": False, "gather_skill": "pareto", "regen_prob": 0.3,
-            "steps": 7, "tax_period": 3, "tax_mode": "us_federal", "order_life": 2, "view_radius": 2},
-}  # fmt: skip
 
 # Event arrays of info that a copy leaves at zero in a call in which it does not step.
 QUIET = {

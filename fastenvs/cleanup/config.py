@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fastenvs.checks import positive_int
-from fastenvs.grid import CLEANUP_MAPS, read_map
+from fastenvs import checks
+from fastenvs.checks import MAX_AMOUNT, MAX_INT, in_range, normalise, positive_int
+from fastenvs.grid import CLEANUP_MAPS, MAX_SIDE, read_map
 
 # What a cell holds, and how it looks; an agent that can be seen looks like AGENT + 4 * number + heading.
 EMPTY, WALL, WASTE, RIVER, STREAM, APPLE, PENALTY_BEAM, CLEANING_BEAM, AGENT = range(9)
@@ -20,6 +21,7 @@ STAY, CLOCKWISE, COUNTER_CLOCKWISE, FIRE, CLEAN = 4, 5, 6, 7, 8
 #: Action types, for the designer: cleaned; earned a positive reward; anything else.
 CLEANED, COLLECTED, OTHER = range(3)
 BEAM_LENGTH = 5
+MAX_AGENTS = 250
 HIT, SHOT = -50.0, -1.0
 
 #: Base action of each index, by action set (section 4).
@@ -97,6 +99,7 @@ class Options:
     observation: Literal["rgb", "planes"] = "rgb"
 
     def __post_init__(self) -> None:
+        normalise(self)
         _check(self)
 
     @cached_property
@@ -117,7 +120,7 @@ class Options:
     def planner_centre(self) -> tuple[int, int]:
         """Centre of the planner's window."""
         height, width = self.symbols.shape
-        return self.planner_ref_point or (height // 2, width // 2)
+        return (height // 2, width // 2) if self.planner_ref_point is None else self.planner_ref_point
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -133,24 +136,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def _check(o: Options) -> None:
-    positive_int("n_agents", o.n_agents)
-    positive_int("steps", o.steps)
-    positive_int("view_size", o.view_size, 0)
-    positive_int("planner_view_size", o.planner_radius, 0)
-    for name, choices in (
-        ("actions", tuple(ACTION_SETS)), ("movement", ("reference", "orderly")), ("observation", ("rgb", "planes")),
+    for name, least, most in (
+        ("n_agents", 1, MAX_AGENTS), ("steps", 1, MAX_INT), ("view_size", 0, MAX_INT), ("beam_width", 1, MAX_SIDE),
     ):  # fmt: skip
-        if getattr(o, name) not in choices:
-            raise ValueError(f"{name} must be one of {list(choices)}, got {getattr(o, name)!r}")
-    for name in ("apple_rate", "waste_rate"):
-        if not 0 <= getattr(o, name) <= 1:
-            raise ValueError(f"{name} must be in [0, 1], got {getattr(o, name)!r}")
-    for name in ("depletion", "restoration"):
-        if not np.isfinite(getattr(o, name)):
-            raise ValueError(f"{name} must be finite, got {getattr(o, name)!r}")
-    if not (np.isfinite(o.cleaning_penalty) and o.cleaning_penalty >= 0):
-        raise ValueError(f"cleaning_penalty must be finite and not negative, got {o.cleaning_penalty!r}")
-    if positive_int("beam_width", o.beam_width) % 2 == 0:
+        positive_int(name, getattr(o, name), least, most)
+    if o.planner_view_size is not None:
+        positive_int("planner_view_size", o.planner_view_size, 0)
+    in_range(o, 0, 1, "apple_rate", "waste_rate")
+    in_range(o, -MAX_AMOUNT, MAX_AMOUNT, "depletion", "restoration")
+    in_range(o, 0, MAX_AMOUNT, "cleaning_penalty")
+    if o.beam_width % 2 == 0:
         raise ValueError(f"beam_width must be odd, got {o.beam_width}")
     symbols = o.symbols
     unknown = sorted(set(symbols.ravel().tolist()) - SYMBOLS.keys())
@@ -159,12 +154,8 @@ def _check(o: Options) -> None:
     if any((edge != "@").any() for edge in (symbols[0], symbols[-1], symbols[:, 0], symbols[:, -1])):
         raise ValueError("the map must be closed by walls")
     spawns = len(o.points("P"))
-    if o.n_agents > min(spawns, 250):
-        raise ValueError(f"{o.n_agents} agents do not fit on {spawns} spawn points (and 250 is the most)")
-    for name in ("global_ref_point", "planner_ref_point"):
-        point = getattr(o, name)  # cells outside the map are seen as black
-        if point is not None and not (len(point) == 2 and all(isinstance(p, (int, np.integer)) for p in point)):
-            raise ValueError(f"{name} must be a row and a column, got {point!r}")
+    if o.n_agents > spawns:
+        raise ValueError(f"{o.n_agents} agents do not fit on {spawns} spawn points")
 
 
 def spawn_probabilities(o: Options) -> tuple[np.ndarray, np.ndarray]:
@@ -221,12 +212,7 @@ class Config(NamedTuple):
 
 def make_options(preset: str, options: dict[str, Any]) -> Options:
     """Options of a preset, some of them replaced."""
-    if preset not in PRESETS:
-        raise ValueError(f"no Cleanup preset is called {preset!r}; there are: {', '.join(PRESETS)}")
-    unknown = sorted(options.keys() - {f.name for f in fields(Options)})
-    if unknown:
-        raise TypeError(f"unknown Cleanup option: {', '.join(unknown)}")
-    return Options(**{**PRESETS[preset], **options})
+    return checks.make_options(Options, "Cleanup", PRESETS, preset, options)
 
 
 def make_config(o: Options) -> Config:

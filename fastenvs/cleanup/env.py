@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from fastenvs.checks import positive_int
-from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, WALL, make_config, make_options
+from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, PLANES, WALL, make_config, make_options
+from fastenvs.cleanup.consistency import check_state, state_bounds
 from fastenvs.cleanup.observe import observe
 from fastenvs.cleanup.spawning import reset
 from fastenvs.cleanup.state import Draws, State
 from fastenvs.cleanup.step import step
-from fastenvs.vecenv import Draw, VecEnv
+from fastenvs.draws import Draw
+from fastenvs.render import pixels
+from fastenvs.vecenv import VecEnv
 
 
 class Cleanup(VecEnv):
@@ -42,12 +44,15 @@ class Cleanup(VecEnv):
     rows_per_chunk = 1024
 
     def __init__(self, num_envs: int, *, preset: str = "paper_7x7", **options: Any) -> None:
-        shared = {k: options.pop(k) for k in ("seed", "autoreset", "num_threads", "copy") if k in options}
+        shared, options = self._split(options)
         self.options = o = make_options(preset, options)
-        super().__init__(num_envs, o.n_agents, **shared)
+        (height, width), side, planner_side = o.symbols.shape, 2 * o.view_size + 1, 2 * o.planner_radius + 1
+        channels = 3 if o.observation == "rgb" else len(PLANES) + o.n_agents + 4
+        seen = 2 * channels * (o.n_agents * side**2 + planner_side**2)
+        super().__init__(num_envs, o.n_agents, bytes_each=seen + height * width * (channels + 3), **shared)
         self.config = make_config(o)
         self.n_actions = len(self.config.base_action)
-        n, a, (height, width), channels = self.num_envs, o.n_agents, o.symbols.shape, self.config.palette.shape[1]
+        n, a = self.num_envs, o.n_agents
         self._width = width
 
         def zeros(*shape: int, dtype: type = np.uint8) -> np.ndarray:
@@ -72,24 +77,23 @@ class Cleanup(VecEnv):
             action_type=zeros(a),
             scratch=zeros(5, a, dtype=np.int32),
         )
-        side, planner_side = 2 * o.view_size + 1, 2 * o.planner_radius + 1
-        self.obs = {
+        self._obs = {
             "agents": zeros(a, side, side, channels),
             "designer": zeros(planner_side, planner_side, channels),
         }
         self._centre = np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64)
         self._planner_centre = np.array(o.planner_centre, np.int64)
-        self._allocate_final_obs()
         points = height * width - 1
         n_apples, n_waste = len(self.config.apple_points), len(self.config.waste_points)
         self._offer_draws(
-            spawn=Draw((a,), np.int32, 0, points),
-            heading=Draw((a,), np.uint8, 0, 3),
-            move_order=Draw((a,), np.int16, -1, a - 1),
-            apple=Draw((n_apples,), np.float64, 0, 1),
+            spawn=Draw((a,), np.int32, 0, points, made_by=("reset",)),
+            heading=Draw((a,), np.uint8, 0, 3, made_by=("reset",)),
+            move_order=Draw((a,), np.int16, -1, a - 1, made_by=("step",)),
+            apple=Draw((n_apples,), np.float64, 0, 1, optional=True),
             waste_order=Draw((n_waste,), np.int16, -1, n_waste - 1),
-            waste=Draw((n_waste,), np.float64, 0, 1),
+            waste=Draw((n_waste,), np.float64, 0, 1, optional=True),
         )
+        self._bind()
 
     @property
     def locations(self) -> np.ndarray:
@@ -101,11 +105,11 @@ class Cleanup(VecEnv):
         """``Dict(agents=Box [A, 2v+1, 2v+1, C], designer=Box [2q+1, 2q+1, C])``, uint8."""
         from gymnasium.spaces import Box, Dict
 
-        return Dict({name: Box(0, 255, array.shape[1:], np.uint8) for name, array in self.obs.items()})
+        return Dict({name: Box(0, 255, array.shape[1:], np.uint8) for name, array in self._obs.items()})
 
     def render(self, env: int = 0, cell_size: int = 16) -> np.ndarray:
         """Picture of one copy in the game's colours, uint8 ``[H * cell_size, W * cell_size, 3]``."""
-        size = positive_int("cell_size", cell_size)
+        env, size = self._copy_index(env), pixels(self.options.symbols.shape, cell_size, 1)
         codes, state = self.state.content[env].astype(int), self.state
         seen = state.occupant[env].astype(int)
         codes = np.where(seen > 0, AGENT + 4 * (seen - 1), codes)
@@ -123,12 +127,9 @@ class Cleanup(VecEnv):
         step(self.config, self.state, self.buffers, self.streams, self._given(), self._width, lo, hi)
 
     def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        if mask[lo:hi].any():
-            reset(self.config, self.state, self.streams, self._given(), mask, lo, hi)
+        reset(self.config, self.state, self.streams, self._given(), mask, lo, hi)
 
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        if out is not self.obs and not mask[lo:hi].any():
-            return
         s = self.state
         observe(
             s.canvas,
@@ -160,3 +161,9 @@ class Cleanup(VecEnv):
                 if ((np.diff(row, axis=1) == 0) & (row[:, 1:] >= 0)).any():
                     raise ValueError(f"draw {name!r} has {what}")
         return checked
+
+    def _state_bounds(self) -> dict[str, tuple[float, float]]:
+        return state_bounds(self.options, self.state)
+
+    def _check_state(self, state: State) -> None:
+        check_state(self.config, state)

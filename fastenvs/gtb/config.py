@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from fastenvs import tax
-from fastenvs.checks import positive_int
+from fastenvs import checks, tax
+from fastenvs.checks import MAX_AMOUNT, MAX_INT, in_range, normalise, positive_int
 from fastenvs.grid import GTB_MAPS, read_map
 
 TaxMode = Literal["external", "planner", "us_federal", "fixed", "saez", "none"]
@@ -19,6 +19,7 @@ TaxMode = Literal["external", "planner", "us_federal", "fixed", "saez", "none"]
 MAX_AGENTS = 253
 MAX_PRICE = 1_000
 MAX_ORDERS = 65_535
+MAX_CHOICES = 10_000
 STONE, WOOD = 0, 1
 
 
@@ -124,6 +125,7 @@ class Options:
     designer_obs: Literal["always", "decision"] = "always"
 
     def __post_init__(self) -> None:
+        normalise(self)
         _check(self)
 
     # ------------------------------------------------------------------ what follows
@@ -159,6 +161,15 @@ class Options:
         # By numpy's own spacing, (rate_min + rate_step) - rate_min, as in the published environment.
         rates = np.arange(self.rate_min, self.rate_max + self.rate_step, self.rate_step)
         return rates[rates <= self.rate_max]
+
+    @property
+    def bytes_each(self) -> int:
+        """About how much memory a copy takes: its world and its observations, kept twice."""
+        cells, a, p = self.cells.size, self.n_agents, self.n_prices
+        window = 8 * cells if self.full_view else 9 * (2 * self.view_radius + 1) ** 2
+        views = a * (window + 4 * (10 * p + len(self.cutoffs) + a) + self.n_actions) + 8 * cells
+        choices = len(self.cutoffs) * len(self.rate_choices)
+        return 13 * cells + 2 * (views + choices) + 8 * a * (4 * self.orders_each + p + 60)
 
     @property
     def order_limit(self) -> int:
@@ -213,63 +224,27 @@ PAPER_ANNEAL = (-0.1 / (0.9 / 8000), 0.9 / 8000)
 
 def make_options(preset: str, **options: Any) -> Options:
     """Options of a preset, with some replaced; unknown ones are refused."""
-    if preset not in PRESETS:
-        raise ValueError(f"no GTB preset is called {preset!r}; there are: {', '.join(PRESETS)}")
-    known = {f.name for f in fields(Options)}
-    unknown = sorted(options.keys() - known)
-    if unknown:
-        raise TypeError(f"unknown GTB option: {', '.join(unknown)}")
-    return replace(Options(), **{**PRESETS[preset], **options})
+    return checks.make_options(Options, "GTB", PRESETS, preset, options)
 
 
 def _check(o: Options) -> None:
-    for name, least in (
-        ("n_agents", 2), ("steps", 1), ("view_radius", 0), ("max_price", 1), ("order_life", 0), ("tax_period", 1),
-        ("n_brackets", 2),
+    for name, least, most in (
+        ("n_agents", 2, MAX_AGENTS), ("steps", 1, MAX_INT), ("view_radius", 0, MAX_INT), ("max_price", 1, MAX_PRICE),
+        ("order_life", 0, MAX_INT), ("tax_period", 1, MAX_INT), ("n_brackets", 2, tax.MAX_BRACKETS),
     ):  # fmt: skip
-        positive_int(name, getattr(o, name), least)
+        positive_int(name, getattr(o, name), least, most)
     if o.max_orders is not None:
         positive_int("max_orders", o.max_orders)
-    for name in (
-        "start_coin", "energy_cost", "build_pay", "build_labor", "move_labor", "collect_labor",
-        "energy_warmup",
-    ):  # fmt: skip
-        _check_number(o, name, 0, np.inf)
-    for name in ("regen_prob", "productivity_only_weight", "rate_min", "rate_max", "utility_eta"):
-        _check_number(o, name, 0, 1)
-    for name in ("order_labor", "build_skill_cap", "rate_step", "usd_scale", "top_cutoff"):
-        _check_number(o, name, -np.inf, np.inf)
-    if o.saez_elasticity is not None:
-        _check_number(o, "saez_elasticity", 0, np.inf)
-    for name in ("fixed_four", "full_view", "planner_sees_map", "scale_obs", "saez_shared"):
-        if not isinstance(getattr(o, name), (bool, np.bool_)):
-            raise TypeError(f"{name} must be True or False, got {getattr(o, name)!r}")
-    if not isinstance(o.map, (str, Path)):
-        raise TypeError(f"map must be a name, a text or a path, got {o.map!r}")
-    _check_literals(o)
-    if o.n_agents > MAX_AGENTS:
-        raise ValueError(f"n_agents must be at most {MAX_AGENTS}, got {o.n_agents}")
-    if o.max_price > MAX_PRICE:
-        raise ValueError(f"max_price must be at most {MAX_PRICE}, got {o.max_price}")
+    in_range(
+        o, 0, MAX_AMOUNT, "start_coin", "energy_cost", "build_pay", "build_labor", "move_labor", "collect_labor",
+        "energy_warmup", "saez_elasticity",
+    )  # fmt: skip
+    in_range(o, 0, 1, "regen_prob", "productivity_only_weight", "rate_min", "rate_max", "utility_eta")
+    in_range(o, -MAX_AMOUNT, MAX_AMOUNT, "order_labor", "rate_step")
+    in_range(o, 1, MAX_AMOUNT, "build_skill_cap")
     if o.orders_each > MAX_ORDERS:
         raise ValueError(f"at most {MAX_ORDERS} open orders an agent are possible, these options allow {o.orders_each}")
-    if o.order_life > 2**30:
-        raise ValueError(f"order_life must be at most {2**30}, got {o.order_life}")
-    if o.build_skill_cap < 1:
-        raise ValueError(f"build_skill_cap must be at least 1, got {o.build_skill_cap}")
-    if o.rate_min > o.rate_max or o.rate_step <= 0:
-        raise ValueError(f"rates from {o.rate_min} to {o.rate_max} by {o.rate_step} are none at all")
-    if (o.fixed_rates is not None) != (o.tax_mode == "fixed"):
-        raise ValueError("fixed_rates go with tax_mode 'fixed', and it needs them")
-    if o.fixed_rates is not None and (
-        len(o.fixed_rates) != len(o.cutoffs) or not all(0 <= r <= 1 for r in o.fixed_rates)
-    ):
-        raise ValueError(f"fixed_rates must be {len(o.cutoffs)} numbers in [0, 1], got {o.fixed_rates}")
-    if o.anneal is not None and not (
-        isinstance(o.anneal, (tuple, list)) and len(o.anneal) == 2 and all(map(_is_finite, o.anneal))
-    ):
-        raise ValueError(f"anneal must be a pair (warm-up, slope), got {o.anneal}")
-    assert len(o.cutoffs) > 1  # makes them, which checks their options
+    _check_rates(o)
     free = int((o.cells != "@").sum())
     if free < o.n_agents:
         raise ValueError(f"{o.n_agents} agents do not fit on {free} cells of land")
@@ -277,34 +252,19 @@ def _check(o: Options) -> None:
         _check_fixed(o)
 
 
-def _is_finite(value: Any) -> bool:
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    return number and bool(np.isfinite(value))
-
-
-def _check_number(o: Options, name: str, least: float, greatest: float) -> None:
-    value = getattr(o, name)
-    if not (_is_finite(value) and least <= value <= greatest):
-        where = "" if least == -np.inf else " and not negative" if greatest == np.inf else f" in [{least}, {greatest}]"
-        raise ValueError(f"{name} must be a finite number{where}, got {value!r}")
-
-
-def _check_literals(o: Options) -> None:
-    choices = {
-        "energy_warmup_by": ("episodes", "positive_steps"),
-        "planner_objective": ("equality_x_productivity", "inverse_income_coin", "inverse_income_utility"),
-        "build_skill": ("none", "pareto", "lognormal"),
-        "gather_skill": ("none", "pareto", "lognormal"),
-        "tax_mode": ("external", "planner", "us_federal", "fixed", "saez", "none"),
-        "brackets": ("us", "linear", "log"),
-        "saez_welfare": ("inverse_income", "uniform"),
-        "designer_obs": ("always", "decision"),
-    }
-    for name, allowed in choices.items():
-        if getattr(o, name) not in allowed:
-            raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(o, name)!r}")
-    if o.tax_mode in ("us_federal",) and o.brackets != "us":
+def _check_rates(o: Options) -> None:
+    """Check brackets and rates, of which several options are about each other."""
+    if o.rate_min > o.rate_max or o.rate_step <= 0:
+        raise ValueError(f"rates from {o.rate_min} to {o.rate_max} by {o.rate_step} are none at all")
+    if (o.rate_max - o.rate_min) / o.rate_step > MAX_CHOICES:
+        raise ValueError(f"rate_step of {o.rate_step} makes more than {MAX_CHOICES} rates to choose from")
+    if o.tax_mode == "us_federal" and o.brackets != "us":
         raise ValueError("tax_mode 'us_federal' needs brackets 'us'")
+    n_brackets = len(o.cutoffs)  # makes them, which checks their options
+    if (o.fixed_rates is not None) != (o.tax_mode == "fixed"):
+        raise ValueError("fixed_rates go with tax_mode 'fixed', and it needs them")
+    if o.fixed_rates is not None and (len(o.fixed_rates) != n_brackets or not all(0 <= r <= 1 for r in o.fixed_rates)):
+        raise ValueError(f"fixed_rates must be {n_brackets} numbers in [0, 1], got {o.fixed_rates}")
 
 
 def _check_fixed(o: Options) -> None:

@@ -10,20 +10,25 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import market, saez, tax
-from fastenvs.gtb import build, gather, observe, rates, regrow, reward, summary
+from fastenvs.checks import MAX_INT, as_array, has_shape, integers_of, shown
+from fastenvs.draws import Draw
+from fastenvs.gtb import build, consistency, gather, observe, rates, regrow, reward, summary
 from fastenvs.gtb.config import STONE, WOOD, make_options
 from fastenvs.gtb.state import (
     N_CHANNELS,
     N_GOODS,
     SOURCE,
     ResetDraws,
+    State,
     make_start,
     make_state,
     reset,
 )
+from fastenvs.guard import exclusive
 from fastenvs.jit import kernel, wrapping
 from fastenvs.render import render_gtb
-from fastenvs.vecenv import Draw, VecEnv
+from fastenvs.snapshots import rows_of
+from fastenvs.vecenv import VecEnv
 
 
 class _AgentView(NamedTuple):
@@ -87,13 +92,14 @@ class GatherTradeBuild(VecEnv):
     """
 
     name = "gtb"
+    time_leaf = "clock/time"
     min_rows_per_thread = 64
     rows_per_chunk = 256
 
     def __init__(self, num_envs: int, *, preset: str = "paper", **options: Any) -> None:
-        shared = {k: options.pop(k) for k in ("seed", "autoreset", "num_threads", "copy") if k in options}
+        shared, options = self._split(options)
         self.options = o = make_options(preset, **options)
-        super().__init__(num_envs, o.n_agents, designer_reward_dtype=np.float64, **shared)
+        super().__init__(num_envs, o.n_agents, bytes_each=o.bytes_each, designer_reward_dtype=np.float64, **shared)
         n, a = self.num_envs, self.n_agents
         self.n_actions = o.n_actions
         self.state = make_state(n, o)
@@ -104,9 +110,9 @@ class GatherTradeBuild(VecEnv):
         self._saez_work = saez.make_work()
         self._saez_config = saez.Config(
             o.cutoffs,
-            float(o.rate_min),
+            o.rate_min,
             o.saez_welfare == "inverse_income",
-            float("nan") if o.saez_elasticity is None else float(o.saez_elasticity),
+            float("nan") if o.saez_elasticity is None else o.saez_elasticity,
         )
         self._any_fresh = [False]  # whether any copy was reset in this call
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
@@ -115,17 +121,19 @@ class GatherTradeBuild(VecEnv):
         self._allocate_observations()
         self._offer_draws(**self._draws())
         self._refresh_rates()
+        self._finished = summary.Finished(self.state)
+        self._bind()
 
     def _configure_components(self) -> None:
         o, p = self.options, self.state
         self._reward_config = reward.RewardConfig(
-            float(o.utility_eta),
-            float(o.energy_cost),
-            float(o.energy_warmup),
+            o.utility_eta,
+            o.energy_cost,
+            o.energy_warmup,
             o.energy_warmup_by == "positive_steps",
             reward.OBJECTIVES.index(o.planner_objective),
-            float(o.productivity_only_weight),
-            int(o.steps),
+            o.productivity_only_weight,
+            o.steps,
         )
         self._view_config = observe.ViewConfig(
             -1 if o.full_view else o.view_radius,
@@ -133,7 +141,7 @@ class GatherTradeBuild(VecEnv):
             o.designer_obs == "decision",
             0.01 if o.scale_obs else 1.0,
             1.0 / o.steps if o.scale_obs else 1.0,
-            float(o.build_pay),
+            o.build_pay,
             o.tax_period,
             o.order_limit,
         )
@@ -143,7 +151,7 @@ class GatherTradeBuild(VecEnv):
         self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor, a.units, a.escrow_units)
         self._labor = np.array([o.move_labor, o.collect_labor], float)
         self._goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
-        self._market_rules = market.Rules(o.order_limit, o.order_life, max(0.0, float(o.order_labor)))
+        self._market_rules = consistency.rules(o)
 
     def _allocate_observations(self) -> None:
         o, n, a = self.options, self.num_envs, self.n_agents
@@ -170,7 +178,7 @@ class GatherTradeBuild(VecEnv):
             world = self.state.world.cells[..., : observe.DESIGNER_CHANNELS]
             world.flags.writeable = False
             designer = {"map": world, **designer}
-        self.obs = {"agents": self._agent_views._asdict(), "designer": designer}
+        self._obs = {"agents": self._agent_views._asdict(), "designer": designer}
         s = self.state
         self._views = observe.Views(
             s.world,
@@ -185,24 +193,30 @@ class GatherTradeBuild(VecEnv):
             o.rate_choices,
             observe.order_masks(o.n_prices),
         )
-        self._allocate_final_obs()
 
     def _draws(self) -> dict[str, Draw]:
         o, a, (height, width) = self.options, self.n_agents, self.options.cells.shape
-        draws = {
-            "location": Draw((a, 2), np.int16, 0, max(height, width) - 1),
-            "build_skill": Draw((a,), np.float64, 0, np.inf),
-            "bonus": Draw((a,), np.float64, 0, 1),
+        placed = "fixed_four puts everybody into place" if o.fixed_four else ""
+        ranked = "" if o.fixed_four else "only fixed_four gives the agents ranks"
+        skilled = "build_skill is 'none'" if o.build_skill == "none" else ""
+        lucky = "gather_skill is 'none'" if o.gather_skill == "none" else ""
+        starts = {
+            "location": Draw((a, 2), np.int16, 0, max(height, width) - 1, unused=placed),
+            "build_skill": Draw((a,), np.float64, 0, np.inf, unused=skilled),
+            "bonus": Draw((a,), np.float64, 0, 1, unused=lucky),
+            "agent_order": Draw((a,), np.int16, 0, a - 1, unused=ranked),
+        }
+        steps = {
             "gather_order": Draw((a,), np.int16, 0, a - 1),
-            "collect": Draw((a,), np.float64, 0, 1),
+            "collect": Draw((a,), np.float64, 0, 1, optional=True, unused=lucky),
             "regrow": Draw((N_GOODS, height, width), np.uint8, 0, 1),
         }
-        if o.fixed_four:
-            draws["agent_order"] = Draw((a,), np.int16, 0, a - 1)
-        return draws
+        made = ((starts, "reset"), (steps, "step"))
+        return {name: spec._replace(made_by=(by,)) for draws, by in made for name, spec in draws.items()}
 
     # ------------------------------------------------------------------ the designer's entries
 
+    @exclusive
     def set_rates(self, new: ArrayLike) -> None:
         """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force at once, in tax mode ``external``; they survive resets."""
         if self.options.tax_mode != "external":
@@ -211,6 +225,7 @@ class GatherTradeBuild(VecEnv):
         self.state.rates.external[:] = tax.check_rates(new, taxes.live.shape)
         np.multiply(self.state.rates.external, self.state.rates.cap[:, None], out=taxes.live)
 
+    @exclusive
     def choose_rates(self, choices: ArrayLike) -> None:
         """Planner's actions ``[N, B]`` for the next step, in tax mode ``planner``.
 
@@ -219,24 +234,21 @@ class GatherTradeBuild(VecEnv):
         """
         if self.options.tax_mode != "planner":
             raise ValueError(f"choose_rates needs tax_mode 'planner', this one is {self.options.tax_mode!r}")
-        c, most = np.asarray(choices), len(self.options.rate_choices)
-        if c.dtype.kind not in "iu" or c.shape != self.state.rates.chosen.shape:
-            raise ValueError(
-                f"choices must be integers {list(self.state.rates.chosen.shape)}, got {c.dtype} {list(c.shape)}"
-            )
-        if c.min() < 0 or c.max() > most:
-            e, b = np.argwhere((c < 0) | (c > most))[0]
-            raise ValueError(f"choice {c[e, b]} for bracket {b} in environment {e} is not in 0..{most}")
-        self.state.rates.chosen[:] = c
+        shape, most = self.state.rates.chosen.shape, len(self.options.rate_choices)
+        entry = "choice {value} for bracket {1} in environment {0}"
+        self.state.rates.chosen[:] = integers_of("choices", choices, shape, 0, most, entry)
 
-    def reset_completed(self, episodes: int = 0) -> None:
-        """Set the count of completed episodes, which drives annealing and the energy warm-up; resets leave it.
+    @exclusive
+    def reset_completed(self, episodes: ArrayLike = 0) -> None:
+        """Set the count of completed episodes, one for all or ``[N]``.
 
-        Cap and rates in force follow at once, what was observed already does not: call it before a reset.
+        It drives annealing and the energy warm-up; resets leave it. Cap and rates in force follow at once, what was
+        observed already does not: call it before a reset.
         """
-        counts = np.asarray(episodes)
-        if counts.dtype.kind not in "iu" or (counts < 0).any() or (counts > np.iinfo(np.int32).max).any():
-            raise ValueError(f"episodes must be counts from 0 to {np.iinfo(np.int32).max}, got {episodes!r}")
+        counts = as_array("episodes", episodes, "iu", "counts")
+        has_shape("episodes", counts, (), (self.num_envs,))
+        if (counts < 0).any() or (counts > MAX_INT).any():
+            raise ValueError(f"episodes must be counts from 0 to {MAX_INT}, got {shown(episodes)}")
         self.state.clock.completed[:] = counts
         self.state.clock.positive_steps[:] = 0
         self._refresh_rates()
@@ -269,15 +281,13 @@ class GatherTradeBuild(VecEnv):
         )  # fmt: skip
 
     def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        if not mask[lo:hi].any():
-            return
         p = self.state
         self._any_fresh[0] = True
         draws = ResetDraws(
             self._drawn["location"],
             self._drawn["build_skill"],
             self._drawn["bonus"],
-            self._drawn.get("agent_order", self._drawn["gather_order"]),
+            self._drawn["agent_order"],
         )
         reset(self._start, p.world, p.agents, p.clock, p.events, self.streams, draws, mask, lo, hi)
         market.clear(p.books, mask, lo, hi)
@@ -286,17 +296,17 @@ class GatherTradeBuild(VecEnv):
         reward.begin(self._reward_config, self._workers, p.clock, mask, lo, hi)
 
     def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        final = out is not self.obs
-        if final and not mask[lo:hi].any():
-            return
+        final = out is not self._obs
         agents, designer = self._agent_views, self._designer_views
         if final:
             agents = observe.AgentViews(**out["agents"])
             d = out["designer"]
             designer = observe.DesignerViews(d["flat"][:, None], d["agents"], d["mask"])
             if self.options.planner_sees_map:
-                rows = np.flatnonzero(mask[lo:hi]) + lo
-                out["designer"]["map"][rows] = self.obs["designer"]["map"][rows]
+                rows = rows_of(mask, lo, hi)
+                out["designer"]["map"][rows] = self._obs["designer"]["map"][rows]
+            if self.options.tax_mode != "planner":
+                designer.mask[rows_of(mask, lo, hi)] = 1
         config = self._view_config
         if final:  # a last observation is complete, whatever the day
             config = config._replace(decision_only=False)
@@ -304,6 +314,22 @@ class GatherTradeBuild(VecEnv):
         if not final and self._any_fresh[0]:
             s = self.state
             rates.unveil(self._rate_config, s.rates, s.taxes.live, s.clock.completed, mask, lo, hi)
+
+    def _keep_finished(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        self._finished.keep(mask, lo, hi)
+
+    def _restate(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        reward.restate(self.state.agents, self.state.clock, self.state.events, mask, lo, hi)
+
+    def _restored(self) -> None:
+        self._any_fresh[0] = True
+        self._finished.forget()
+
+    def _state_bounds(self) -> dict[str, tuple[float, float]]:
+        return consistency.state_bounds(self.options, self.state)
+
+    def _check_state(self, state: State) -> None:
+        consistency.check_state(self.options, self._start, state)
 
     def _prepare(self) -> None:
         if self.options.tax_mode == "saez":
@@ -346,19 +372,38 @@ class GatherTradeBuild(VecEnv):
             "escrow_units": p.events.escrow_units,
         }
 
-    def metrics(self, env: int) -> dict[str, float]:
-        """Metrics of one copy's episode so far, by the reference's names (specification, section 11)."""
-        return summary.metrics(self.options, self.state, env)
+    def metrics(self, env: int, *, final: bool = False) -> dict[str, float]:
+        """Metrics of one copy's episode so far, by the reference's names (specification, section 11).
+
+        Parameters
+        ----------
+        env : int
+            Number of the copy.
+        final : bool
+            Of its last finished episode instead, which a reset has replaced by a new one since; after the last step
+            of an episode in mode ``same_step``, it is what there is to read. Copies and snapshots do not keep it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such copy, or it has finished no episode.
+        """
+        e = self._copy_index(env)
+        return summary.metrics(self.options, self._finished.state(e) if final else self.state, e)
 
     def render(self, env: int = 0, cell_size: int = 20) -> np.ndarray:
         """Picture of one copy, uint8 ``[H * cell_size, W * cell_size, 3]``."""
-        return render_gtb(self.state.world.cells[env], cell_size)
+        return render_gtb(self.state.world.cells[self._copy_index(env)], cell_size)
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
         checked = super()._check_draws(draws)
         for name in ("gather_order", "agent_order"):
             if name in checked and (np.sort(checked[name], axis=1) != np.arange(self.n_agents)).any():
                 raise ValueError(f"draw {name!r} must hold a permutation of the agents in every row")
+        if self.options.fixed_four and "build_skill" in checked and "agent_order" not in checked:
+            raise ValueError(
+                "draw 'build_skill' is only seen under fixed_four, pay goes by rank: hand in 'agent_order' with it"
+            )
         if "location" in checked:
             height, width = self.options.cells.shape
             row, column = checked["location"][..., 0], checked["location"][..., 1]
@@ -376,13 +421,13 @@ class GatherTradeBuild(VecEnv):
         """``Dict(agents=Dict(map, flat, mask), designer=Dict(map, flat, agents, mask))`` of one copy."""
         from gymnasium.spaces import Box, Dict
 
-        def space(tree):
+        def space(tree, name=""):
             if isinstance(tree, dict):
-                return Dict({name: space(value) for name, value in tree.items()})
-            high = 255 if tree.dtype == np.uint8 else np.inf
-            return Box(0 if high == 255 else -np.inf, high, tree.shape[1:], tree.dtype.type)
+                return Dict({key: space(value, key) for key, value in tree.items()})
+            low, high = (0, 1) if name == "mask" else (0, 255) if tree.dtype == np.uint8 else (-np.inf, np.inf)
+            return Box(low, high, tree.shape[1:], tree.dtype.type)
 
-        return space(self.obs)
+        return space(self._obs)
 
 
 @kernel

@@ -30,10 +30,10 @@ def make_config(options: Options) -> RateConfig:
     warmup, slope = options.anneal or (0.0, 0.0)
     return RateConfig(
         mode,
-        0.0 if options.tax_mode == "none" else float(options.rate_max),
+        0.0 if options.tax_mode == "none" else options.rate_max,
         options.anneal is not None,
-        float(warmup),
-        float(slope),
+        warmup,
+        slope,
         np.array(fixed.get(options.tax_mode) or (), float),
         options.rate_choices,
     )

@@ -73,6 +73,21 @@ def begin(config, agents, clock, mask, lo, hi):
 
 
 @kernel
+def restate(agents, clock, events, mask, lo, hi):
+    """Records of a step, for copies that begin an episode in a call in which they do not step."""
+    for e in range(lo, hi):
+        if mask[e]:
+            for i in range(agents.coin.shape[1]):
+                events.labor[e, i] = agents.labor[e, i]
+                for good in range(agents.units.shape[2]):
+                    events.units[e, i, good] = agents.units[e, i, good]
+                    events.escrow_units[e, i, good] = agents.escrow_units[e, i, good]
+            events.welfare[e] = clock.welfare[e]
+            events.productivity[e] = clock.productivity[e]
+            events.equality[e] = clock.equality[e]
+
+
+@kernel
 def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
     """Rewards as changes of utility and welfare, the end of an episode, and records of the step."""
     n_agents = agents.coin.shape[1]

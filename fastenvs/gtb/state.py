@@ -143,9 +143,9 @@ def make_start(options: Options) -> Start:
         first_cells(options),
         options.rank_pay if fixed else np.empty(0),
         options.rank_location if fixed else np.empty((0, 2), np.int16),
-        float(options.start_coin),
-        float(options.build_pay),
-        float(options.build_skill_cap),
+        options.start_coin,
+        options.build_pay,
+        options.build_skill_cap,
         SKILLS[options.build_skill],
         SKILLS[options.gather_skill],
     )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from fastenvs.gtb.config import Options
 from fastenvs.gtb.state import State
 from fastenvs.metrics import inverse_income_mean
+from fastenvs.snapshots import rows_of
 
 _NAN = float("nan")
 GOODS = ("Stone", "Wood")
@@ -44,6 +47,45 @@ def metrics(options: Options, state: State, e: int) -> dict[str, float]:
     if options.tax_mode != "none":
         out |= _taxes(state, e, x)
     return {name: float(value) for name, value in out.items()}
+
+
+class Finished:
+    """What :func:`metrics` needs of the last finished episode of every copy, kept when a reset replaces it."""
+
+    _KEPT: ClassVar[dict[str, tuple[str, ...]]] = {
+        "agents": ("coin", "escrow_coin", "units", "escrow_units", "labor", "houses"),
+        "clock": ("completed", "positive_steps", "utility", "welfare", "equality"),
+        "taxes": ("n_days", "rate_sum", "occupancy", "effective_sum", "paid_sum", "income_sum", "last_coin"),
+        "events": ("n_trades", "trade_value"),
+    }  # fmt: skip
+
+    def __init__(self, state: State) -> None:
+        self._live = state
+        groups = {}
+        for group, names in self._KEPT.items():
+            live = getattr(state, group)
+            groups[group] = live._replace(**{name: np.zeros_like(getattr(live, name)) for name in names})
+        self._kept = state._replace(**groups)
+        self._known = np.zeros(len(state.clock.time), np.bool_)
+
+    def keep(self, mask: np.ndarray, lo: int, hi: int) -> None:
+        """Keep the episodes of the rows of ``[lo, hi)`` where ``mask`` is set."""
+        rows = rows_of(mask, lo, hi)
+        for group, names in self._KEPT.items():
+            live, kept = getattr(self._live, group), getattr(self._kept, group)
+            for name in names:
+                getattr(kept, name)[rows] = getattr(live, name)[rows]
+        self._known[rows] = True
+
+    def forget(self) -> None:
+        """Know of no episodes, as after a restored snapshot."""
+        self._known[:] = False
+
+    def state(self, e: int) -> State:
+        """State whose kept arrays are of the last finished episode of copy ``e``."""
+        if not self._known[e]:
+            raise ValueError(f"environment {e} has finished no episode that was reset since")
+        return self._kept
 
 
 def _current_weight(options: Options, state: State, e: int) -> float:

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from metagrad import estimators, optim
 from metagrad.agents.base import AgentState, Interface
-from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch, Rows
 from metagrad.checks import Checked, NonNegative, Positive
 from metagrad.designers.base import Designer
-from metagrad.networks.base import Forward, Network, Obs, Where, sigmoid, sigmoid_grad
+from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
 from metagrad.streams import Streams
@@ -65,7 +64,7 @@ class AMD(Checked, Designer):
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> AMDState:
         """The planner at the beginning."""
         seen = sum(int(np.prod(shape)) for shape in game.designer.values())
-        shapes = {"obs": (seen + game.n_agents,)}
+        shapes: Shapes = {"obs": (seen + game.n_agents,)}
         eta = self.network.init(rng.generators("designer parameters"), 1, shapes, game.n_agents, where)
         return AMDState(eta, self.optimiser.init(eta))
 
@@ -78,9 +77,7 @@ class AMD(Checked, Designer):
         sigma = sigmoid(self.network.forward(state.eta, self._inputs(batch)).out).unflatten(1, batch.alive.shape[1:])
         return batch.replace(payments=self.scale * sigma * batch.alive[..., None])
 
-    def settle(
-        self, state: AMDState, agents: PolicyGradientAgents, agent_state: AgentState, batch: Batch
-    ) -> tuple[AMDState, Batch]:
+    def settle(self, state: AMDState, agents: Any, agent_state: AgentState, batch: Batch) -> tuple[AMDState, Batch]:
         """Go through the episodes step by step: pay with the planner as it is, then let it learn from the step."""
         eta, opt = state
         norms = agents.score_norms(

@@ -48,7 +48,7 @@ class Designer:
         """Called before an episode's first step."""
 
     def act(self, state: Any, env: Any, obs: Any, step: int, rng: Streams) -> dict[str, np.ndarray]:
-        """Act on the environment before a step, where the game lets the designer; returns what to record, ``[N, ...]``."""
+        """Act on the environment before a step, where the game allows it; returns what to record, ``[N, ...]``."""
         return {}
 
     def pay(self, state: Any, batch: Batch, rng: Streams) -> Batch:

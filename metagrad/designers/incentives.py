@@ -393,7 +393,7 @@ class MutualIncentive(Checked, Incentive):
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """A network for every giver of every seed."""
         seen = sum(int(np.prod(shape)) for name, shape in game.agents.items() if name != "mask")
-        shapes = {"obs": (seen + (game.n_agents - 1) * game.n_actions,)}
+        shapes: Shapes = {"obs": (seen + (game.n_agents - 1) * game.n_actions,)}
         return self.network.init(generators, game.n_agents, shapes, game.n_agents, where)
 
     def view(self, batch: Batch) -> Obs:

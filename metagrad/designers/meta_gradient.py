@@ -117,9 +117,7 @@ class MetaGradient(Checked, Designer):
         if (self.advantages == "gae") != (self.critic is not None):
             raise ValueError("MetaGradient needs a critic for advantages 'gae', and for no others")
 
-    def init(
-        self, game: Interface, agents: PolicyGradientAgents, state: AgentState, rng: Streams, where: Where
-    ) -> MetaGradientState:
+    def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> MetaGradientState:
         """η, critic and surrogates at the beginning."""
         eta = self.incentive.init(game, rng.generators("designer parameters"), where)
         return MetaGradientState(
@@ -162,7 +160,7 @@ class MetaGradient(Checked, Designer):
     # ------------------------------------------------------------------ learning
 
     def update(
-        self, state: MetaGradientState, agents: PolicyGradientAgents, transition: Transition, rng: Streams
+        self, state: MetaGradientState, agents: Any, transition: Transition, rng: Streams
     ) -> tuple[MetaGradientState, Notes]:
         """Learn from an iteration: one step on η, or several proximal ones."""
         t = transition
@@ -239,7 +237,7 @@ class MetaGradient(Checked, Designer):
         self, state: MetaGradientState, agents: PolicyGradientAgents, fresh: Batch, model: Model,
         acted: AgentState | None,
     ) -> Params:  # fmt: skip
-        """The path through the agents' learning; ``acted`` are the agents of the fresh episodes where others stand in."""
+        """The path through the agents' learning; ``acted`` are the agents of the fresh episodes if others stand in."""
         total: Params | None = None
         for giver in range(self.incentive.givers):
             weights = self.weights(state, fresh, giver) * -self._scale(fresh)

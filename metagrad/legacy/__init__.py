@@ -1,1 +1,0 @@
-"""The learners that the core replaces, game by game."""
