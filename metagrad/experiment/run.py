@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,16 +121,21 @@ class Learners:
 
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
         """Start with the agents of another run, seed by seed."""
-        agents = dict(zip(theirs.run.seeds, _by_seed(tensors, len(theirs.run.seeds)), strict=True))
-        missing = [seed for seed in self.experiment.run.seeds if seed not in agents]
-        if missing:
-            raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {_shown(theirs.run.seeds)}")
         for t in self.trainers:
-            t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
+            t.adopt(agents_of(t.seeds, tensors, theirs))
 
 
 def _shown(seeds: tuple[int, ...]) -> str:
     return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def agents_of(seeds: Sequence[int], tensors: dict[str, Tensor], theirs: Experiment) -> dict[str, Tensor]:
+    """Agents of some seeds as one trainer has them, from those of a run, be they of one trainer or of one a seed."""
+    agents = dict(zip(theirs.run.seeds, _by_seed(tensors, len(theirs.run.seeds)), strict=True))
+    missing = [seed for seed in seeds if seed not in agents]
+    if missing:
+        raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {_shown(theirs.run.seeds)}")
+    return _side_by_side([agents[seed] for seed in seeds])
 
 
 def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
