@@ -7,24 +7,30 @@ from what they made before they had noticed to what they make then; an exponenti
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
+<<<<<<< HEAD
 from learned import arguments, learned_config, with_agents
 from metagrad.legacy.games import kit
 from scipy.optimize import curve_fit
+=======
+from learned import arguments, learned, with_agents
+from scipy.optimize import curve_fit
+
+from metagrad.designers import NoDesigner
+from metagrad.trainer import Evaluator, Trainer
+>>>>>>> t-gtb
 
 
-def response(learner: Any, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+def response(trainer: Trainer, episodes: int, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Episodes, and production after so many of them."""
-    evaluator = kit(learner.config).evaluator(learner.config, "eval", test_episodes)
+    evaluator = Evaluator(trainer, "eval", test_episodes)
     rows = []
-    while learner.episode < learner.config.episodes:
-        rows.append((learner.episode, float(evaluator(learner).productivity[0])))
-        for _ in range(5):
-            learner.iterate()
-    episodes, production = np.array(rows).T
-    return episodes, production
+    while trainer.state.episodes < episodes:
+        rows.append((trainer.state.episodes, float(evaluator()["productivity"][0])))
+        trainer.train(5)
+    times, production = np.array(rows).T
+    return times, production
 
 
 def fit_time(episodes: np.ndarray, production: np.ndarray) -> tuple[float, float]:
@@ -43,10 +49,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1600)
     parser.add_argument("--test-episodes", type=int, default=40)
     options = parser.parse_args()
-    theirs = learned_config(options)
-    game = replace(theirs.game, rates=(options.rate,) * 7)
-    config = replace(theirs, method="fixed", episodes=options.episodes, game=game)
-    episodes, production = response(with_agents(config, options.run), options.test_episodes)
+    theirs = learned(options)
+    task = replace(theirs.task, tax_mode="fixed", rates=(options.rate,) * 7)
+    trainer = with_agents(replace(theirs, task=task, designer=NoDesigner()), options.run)
+    episodes, production = response(trainer, options.episodes, options.test_episodes)
     for e, p in zip(episodes, production, strict=True):
         print(f"{e:6.0f} {p:8.1f}")
     time, error = fit_time(episodes, production)

@@ -11,36 +11,44 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
+<<<<<<< HEAD
 from learned import arguments, learned_config, with_agents
 from metagrad.legacy.config import DesignerReward, EconomyConfig, TaxDesigner
 from metagrad.legacy.economy import slope
 from metagrad.legacy.taxes import TaxedWorkforce
+=======
+from learned import arguments, learned, with_agents
+
+from metagrad.agents.critics import LinearCritic
+from metagrad.designers import MetaGradient
+from metagrad.metagradient import LastSteps
+from metagrad.tasks.gtb import OwnedByRank, TaxSchedule, Welfare
+from metagrad.trainer import Trainer
+>>>>>>> t-gtb
 
 
-def frozen_gradients(workers: TaxedWorkforce, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
+def frozen_gradients(trainer: Trainer, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
     """Gradients of the paths on independent pairs of batches, always of the same agents.
 
     The linear critic has learned from ``before`` batches before the first of them.
     """
-    policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.judge
-    found: dict[str, list[torch.Tensor]] = defaultdict(list)
+    agents, state, designer = trainer.agents, trainer.state.agents, trainer.designer
+    eta, learning, found = trainer.state.designer.eta, trainer.state.designer, defaultdict(list)
+    returns = replace(designer, advantages="leave_one_out", critic=None)
     for i in range(-before, batches):
-        workers.policy, workers.policy_state = policy, state
-        batch, record = workers.collect()
-        linear.learn(record, workers._rewards(record))
+        batch = trainer.collect(state)
+        learning = learning._replace(critic=designer._critic_update(learning.critic, [batch]))
         if i < 0:
             continue
-        step = workers.learn_from(batch)[-1]
-        fresh = workers.collect()
-        after = workers.evaluate(fresh[0])
-        for judge, name in ((None, "chain"), (linear, "chain, linear critic")):
-            workers.judge = judge
-            adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
+        after, steps = agents.update(state, batch, trainer.rng)
+        fresh = trainer.collect(after)
+        for judging, name in ((returns, "chain"), (designer, "chain, linear critic")):
+            adjoint = agents.score_vjp(after, fresh, judging.weights(learning, fresh) / -fresh.k)
             for baseline in (False, True):
-                workers.config = replace(config, designer=replace(config.designer, baseline=baseline))
-                label = f"{name}, baseline" if baseline else name
-                found[label].append(workers.chain_gradient(step, record, adjoint)["logits"])
-        found["direct"].append(workers.direct_gradient(fresh[1])["logits"])
+                incentive = replace(designer.incentive, baseline=baseline)
+                part = designer.path.gradient(None, eta, agents, incentive, steps, adjoint, fresh)
+                found[f"{name}, baseline" if baseline else name].append(part["logits"][0])
+        found["direct"].append(designer.direct_grad(eta, fresh)["logits"][0])
     return found
 
 
@@ -51,16 +59,16 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.5)
     options = parser.parse_args()
-    theirs = learned_config(options)
+    theirs = learned(options)
     agents = replace(theirs.agents, minibatches=1, epochs=1)
-    designer = TaxDesigner(response="step", policy="schedule", start=options.rate)
     for kind, gamma in (("delta", 1.0), ("level", 0.99)):
-        config = EconomyConfig(
-            method="metagrad", seeds=theirs.seeds, k=options.k, agents=agents, game=theirs.game,
-            reward=DesignerReward(kind, gamma), designer=designer,
+        designer = MetaGradient(
+            TaxSchedule(start=options.rate, reward=Welfare(kind)), gamma=gamma, advantages="gae",
+            critic=LinearCritic(OwnedByRank()), path=LastSteps(1), discount_scores=True,
         )  # fmt: skip
-        workers = with_agents(config, options.run).workforces[0]
-        for name, gradients in frozen_gradients(workers, options.batches, options.before).items():
+        task, run = replace(theirs.task, tax_mode="external"), replace(theirs.run, k=options.k)
+        trainer = with_agents(replace(theirs, task=task, agents=agents, designer=designer, run=run), options.run)
+        for name, gradients in frozen_gradients(trainer, options.batches, options.before).items():
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)
             cosines = (unit @ unit.T)[tuple(torch.triu_indices(len(g), len(g), 1))]

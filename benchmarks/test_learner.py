@@ -11,15 +11,18 @@ from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
-from metagrad.legacy.config import EconomyConfig, TaxDesigner  # noqa: E402
-from metagrad.legacy.economy import make_economy, slope  # noqa: E402
-from metagrad.legacy.games import kit  # noqa: E402
-from metagrad.legacy.presets import ECONOMY_PRESETS, preset  # noqa: E402
-from metagrad.legacy.taxes import TaxedWorkforce  # noqa: E402
+from metagrad.designers import MetaGradient  # noqa: E402
+from metagrad.legacy.presets import preset  # noqa: E402
 from metagrad.legacy.train import Learner  # noqa: E402
+<<<<<<< HEAD
 
+=======
+from metagrad.metagradient import LastSteps, log_prob_objective, unrolled  # noqa: E402
+>>>>>>> t-gtb
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.tasks import experiment  # noqa: E402
+from metagrad.tasks.gtb import TaxSchedule  # noqa: E402
+from metagrad.tasks.gtb.presets import trunk  # noqa: E402
 from metagrad.trainer import Trainer  # noqa: E402
 
 
@@ -110,22 +113,34 @@ def test_metagradient_memory(benchmark, k, mode):
 GTB_FORWARD = 0.857e6 * 400
 
 
-@pytest.mark.parametrize(("method", "threads"), [("free-market", 1), ("dual-rl", 1), ("metagrad", 1), ("metagrad", 2)])
-def test_iteration_gtb(benchmark, method, threads):
+def economy(method, network="planes", **run):
+    """Our preset of the economy, by default with its policy on planes; "trunk" is the published one."""
+    e = experiment("gtb", method=method)
+    agents = e.agents if network == "planes" else replace(e.agents, network=trunk(128, 128))
+    return replace(e, agents=agents, run=replace(e.run, **run))
+
+
+def economists(e):
+    """Its trainer, one seed."""
+    return Trainer(e.task, e.agents, e.designer, seeds=(1,), k=e.run.k, pipeline=e.run.pipeline)
+
+
+@pytest.mark.parametrize("network", ["planes", "trunk"])
+@pytest.mark.parametrize("method", ["free-market", "dual-rl", "metagrad"])
+def test_iteration_gtb(benchmark, method, network):
     """One iteration of the economy's learner, simulator included: our preset, K = 16 episodes."""
-    config = replace(preset("gtb", ECONOMY_PRESETS), method=method, threads=threads)
-    workers = kit(config).learner(config).workforces[0]
-    workers.iterate()
-    benchmark.pedantic(workers.iterate, rounds=6)
+    e = economy(method, network)
+    trainer = economists(e)
+    trainer.iterate()
+    benchmark.pedantic(trainer.iterate, rounds=6)
     seconds = benchmark.stats.stats.median
-    # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
-    # a share of the steps once more for the agents' response (1 + 1 back + 1 for each of about three brackets reached).
-    passes = 4 + (2 + 5 / config.designer.trace_stride if method == "metagrad" else 0)
-    benchmark.extra_info.update(
-        episodes_per_second=config.k / seconds,
-        fraction_of_sgemm=config.k * passes * GTB_FORWARD / seconds / (threads * sgemm_flops()),
-        simulator_share=simulator_seconds(config) / seconds,
-    )
+    extra = {"episodes_per_second": e.run.k / seconds, "simulator_share": simulator_seconds(e) / seconds}
+    if network == "trunk":
+        # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
+        # a share of the steps once more for the agents' response (1 + 1 back + 1 for each of about three brackets).
+        passes = 4 + (2 + 5 / e.designer.path.stride if method == "metagrad" else 0)
+        extra["fraction_of_sgemm"] = e.run.k * passes * GTB_FORWARD / seconds / sgemm_flops()
+    benchmark.extra_info.update(extra)
 
 
 @pytest.mark.parametrize("by", ["entries", "library"])
@@ -160,27 +175,31 @@ def test_convolution_gtb(benchmark, layer, channels, share, by):
     benchmark(library if by == "library" else entries)
 
 
-def simulator_seconds(config):
+def simulator_seconds(e):
     """Time of the simulator alone for the steps of one batch."""
-    env = make_economy(config, 1, "train", config.k)
+    env = e.task.make(e.run.k, [1])
     env.reset()
-    actions = np.zeros((config.k, 4), np.int64)
-    return config.game.steps * best_time(lambda: env.step(actions), 50)
+    actions = np.zeros((e.run.k, 4), np.int64)
+    return e.task.steps * best_time(lambda: env.step(actions), 50)
 
 
 def ready_gtb(k, mode):
     """The designer's gradient through one step of the agents on the economy, ready to be computed."""
-    designer = TaxDesigner(policy="network", response="step", direct=0.0, baseline=False)
-    workers = TaxedWorkforce(EconomyConfig(method="metagrad", k=k, designer=designer), 1)
-    workers.iterate()
-    (batch, record), evaluation = workers.tau, workers._evaluation
-    step = workers.learn_from(batch, evaluation)[-1]
+    e = economy("metagrad", "trunk", k=k)
+    incentive, agents = TaxSchedule(trunk(256, 256), baseline=False), replace(e.agents, minibatches=1)
+    designer = MetaGradient(incentive, gamma=1.0, path=LastSteps(1), chain=1.0, discount_scores=True)
+    trainer = economists(replace(e, agents=agents, designer=designer))
+    trainer.iterate()
+    batch, state, eta = trainer.state.pending, trainer.state.agents, trainer.state.designer.eta
+    after, steps = agents.update(state, batch, trainer.rng)
+    weights = designer.weights(trainer.state.designer, batch) / -k
     if mode == "unrolled":
-        return lambda: workers.unrolled_gradient(step, record, batch, record)
+        objective = log_prob_objective(agents, batch, -weights)
+        return lambda: unrolled(agents, incentive, eta, steps, objective)
 
     def forward():
-        after = workers.evaluate(batch)
-        return workers.chain_gradient(step, record, after.vjp(slope(workers.objective(batch, record), after.out)))
+        adjoint = agents.score_vjp(after, batch.replace(memo={}), weights)
+        return designer.path.gradient(None, eta, agents, incentive, steps, adjoint, batch)
 
     return forward
 

@@ -224,8 +224,11 @@ class MetaGradient(Checked, Designer):
                 model = self._replayed(state, agents, t)
             yield "chain", self._chain(state, agents, fresh, model, acted if epoch else None)
         if self.direct:
-            value = grad_of(lambda eta: -self._direct(eta, fresh).sum(), state.eta)
-            yield "direct", value
+            yield "direct", self.direct_grad(state.eta, fresh)
+
+    def direct_grad(self, eta: Params, fresh: Batch) -> Params:
+        """Gradient of its loss at fixed behaviour."""
+        return grad_of(lambda p: -self._direct(p, fresh).sum(), eta)
 
     def _direct(self, eta: Params, fresh: Batch) -> Tensor:
         value = self.incentive.direct(eta, fresh, self.gamma)

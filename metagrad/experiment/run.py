@@ -5,7 +5,12 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
+<<<<<<< HEAD
 from dataclasses import fields, is_dataclass, replace
+=======
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+>>>>>>> t-gtb
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +33,163 @@ from metagrad.experiment.folder import (
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
+<<<<<<< HEAD
 from metagrad.tasks import game, starting_point
+=======
+from metagrad.tasks import game
+from metagrad.trainer import Evaluator, Trainer
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+# ---------------------------------------------------------------------- the trainers of a run
+
+
+class Learners:
+    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack.
+
+    Parameters
+    ----------
+    experiment : Experiment
+
+    Raises
+    ------
+    ConfigError
+        If the machine cannot do what is asked.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment, run = experiment, experiment.run
+        size.check(experiment)
+        torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
+        stacks = all(getattr(part, "stacks", True) for part in (*trees(experiment.agents), *trees(experiment.designer)))
+        groups = [run.seeds] if stacks else [(seed,) for seed in run.seeds]
+        try:
+            torch.zeros(1, device=run.device).numpy(force=True)
+            self.trainers = [self._trainer(seeds) for seeds in groups]
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.notes: dict[str, np.ndarray] = {}
+
+    def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
+        e, run = self.experiment, self.experiment.run
+        return Trainer(
+            e.task, e.agents, e.designer, seeds=seeds, k=run.k, agent_batches=run.agent_batches, pipeline=run.pipeline,
+            device=run.device, dtype=DTYPES[run.dtype],
+        )  # fmt: skip
+
+    @property
+    def episode(self) -> int:
+        """Training episodes of each seed so far."""
+        return self.trainers[0].state.episodes
+
+    @property
+    def iteration(self) -> int:
+        """Iterations so far."""
+        return self.trainers[0].state.iteration
+
+    @property
+    def env_steps(self) -> np.ndarray:
+        """Environment steps of each seed so far, ``[S]``."""
+        return np.concatenate([t.env_steps for t in self.trainers])
+
+    def next_episode(self) -> int:
+        """Training episodes of each seed after one more iteration."""
+        t = self.trainers[0]
+        batches = (t.agent_batches - 1) + (t.state.pending is None) + (t.designer.validation != "none")
+        return t.state.episodes + t.k * batches
+
+    def iterate(self, diagnose: bool) -> None:
+        """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
+        notes = [t.iterate(diagnose) for t in self.trainers]
+        if diagnose:
+            self.notes = {n: np.concatenate([one[n].double().cpu().numpy() for one in notes]) for n in notes[0]}
+
+    def diverged(self) -> np.ndarray:
+        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
+        return np.concatenate([t.diverged() for t in self.trainers])
+
+    def evaluators(self, phase: str, episodes: int) -> Evaluators:
+        """Fresh episodes for scoring."""
+        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on, by name."""
+        return _prefixed(t.tensors() for t in self.trainers)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`; nothing is changed if they do not fit."""
+        parts = [_below(tensors, i) for i in range(len(self.trainers))]
+        for t, part in zip(self.trainers, parts, strict=True):
+            t.load(part, dry=True)
+        for t, part in zip(self.trainers, parts, strict=True):
+            t.load(part)
+
+    def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
+        """Start with the agents of another run, seed by seed."""
+        for t in self.trainers:
+            t.adopt(agents_of(t.seeds, tensors, theirs))
+
+
+def _shown(seeds: tuple[int, ...]) -> str:
+    return f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else str(seeds[0])
+
+
+def agents_of(seeds: Sequence[int], tensors: dict[str, Tensor], theirs: Experiment) -> dict[str, Tensor]:
+    """Agents of some seeds as one trainer has them, from those of a run, be they of one trainer or of one a seed."""
+    agents = dict(zip(theirs.run.seeds, _by_seed(tensors, len(theirs.run.seeds)), strict=True))
+    missing = [seed for seed in seeds if seed not in agents]
+    if missing:
+        raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {_shown(theirs.run.seeds)}")
+    return _side_by_side([agents[seed] for seed in seeds])
+
+
+def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
+    """The agents of each of ``n`` seeds, be they of one trainer for all or of one each."""
+    agents = {name: t for name, t in tensors.items() if name.split("/")[1] == "agents"}
+    if any(name.startswith("1/") for name in agents):
+        return [_below(agents, i) for i in range(n)]
+    stacked = {name: t.chunk(n) if t.dim() else (t,) * n for name, t in _below(agents, 0).items()}
+    return [{name: parts[i] for name, parts in stacked.items()} for i in range(n)]
+
+
+def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The agents of one trainer from those of its seeds; counts are the same for all."""
+    return {name: torch.cat([p[name] for p in parts]) if t.dim() else t for name, t in parts[0].items()}
+
+
+def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in part.items()}
+
+
+def _below(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+    prefix = f"{i}/"
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+class Evaluators:
+    """Evaluations of all seeds."""
+
+    def __init__(self, parts: list[Evaluator]) -> None:
+        self.parts = parts
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Scores of every seed."""
+        scores = [part() for part in self.parts]
+        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Positions of the random streams, for checkpoints."""
+        return _prefixed(part.tensors() for part in self.parts)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from :meth:`tensors`."""
+        for i, part in enumerate(self.parts):
+            part.load(_below(tensors, i))
+
+>>>>>>> t-gtb
 
 # ---------------------------------------------------------------------- start, resume, evaluate
 
