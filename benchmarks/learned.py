@@ -5,20 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-<<<<<<< HEAD
-from metagrad.legacy import checkpoint
-from metagrad.legacy.config import EconomyConfig
-from metagrad.legacy.config import load as load_config
-from metagrad.legacy.games import kit
-from metagrad.legacy.run import RunError
-=======
 
 from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import RunError, read_experiment
 from metagrad.experiment.run import agents_of, load_learners
 from metagrad.schedules import value_at
 from metagrad.trainer import Trainer
->>>>>>> t-gtb
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

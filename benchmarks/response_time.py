@@ -9,17 +9,11 @@ from what they made before they had noticed to what they make then; an exponenti
 from dataclasses import replace
 
 import numpy as np
-<<<<<<< HEAD
-from learned import arguments, learned_config, with_agents
-from metagrad.legacy.games import kit
-from scipy.optimize import curve_fit
-=======
 from learned import arguments, learned, with_agents
 from scipy.optimize import curve_fit
 
 from metagrad.designers import NoDesigner
 from metagrad.trainer import Evaluator, Trainer
->>>>>>> t-gtb
 
 
 def response(trainer: Trainer, episodes: int, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:

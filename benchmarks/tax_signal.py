@@ -11,12 +11,6 @@ from collections import defaultdict
 from dataclasses import replace
 
 import torch
-<<<<<<< HEAD
-from learned import arguments, learned_config, with_agents
-from metagrad.legacy.config import DesignerReward, EconomyConfig, TaxDesigner
-from metagrad.legacy.economy import slope
-from metagrad.legacy.taxes import TaxedWorkforce
-=======
 from learned import arguments, learned, with_agents
 
 from metagrad.agents.critics import LinearCritic
@@ -24,7 +18,6 @@ from metagrad.designers import MetaGradient
 from metagrad.metagradient import LastSteps
 from metagrad.tasks.gtb import OwnedByRank, TaxSchedule, Welfare
 from metagrad.trainer import Trainer
->>>>>>> t-gtb
 
 
 def frozen_gradients(trainer: Trainer, batches: int, before: int) -> dict[str, list[torch.Tensor]]:

@@ -14,11 +14,7 @@ torch = pytest.importorskip("torch")
 from metagrad.designers import MetaGradient  # noqa: E402
 from metagrad.legacy.presets import preset  # noqa: E402
 from metagrad.legacy.train import Learner  # noqa: E402
-<<<<<<< HEAD
-
-=======
 from metagrad.metagradient import LastSteps, log_prob_objective, unrolled  # noqa: E402
->>>>>>> t-gtb
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.tasks import experiment  # noqa: E402
 from metagrad.tasks.gtb import TaxSchedule  # noqa: E402
