@@ -11,9 +11,10 @@ from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
-from metagrad.designers import MetaGradient  # noqa: E402
 from metagrad.legacy.presets import preset  # noqa: E402
 from metagrad.legacy.train import Learner  # noqa: E402
+
+from metagrad.designers import MetaGradient  # noqa: E402
 from metagrad.metagradient import LastSteps, log_prob_objective, unrolled  # noqa: E402
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.tasks import experiment  # noqa: E402
