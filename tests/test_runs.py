@@ -109,23 +109,23 @@ def test_compare(finished, capsys):
     ],
 )
 def test_every_method_trains_and_resumes(options, tmp_path):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train(whole, "--method", *options.split()) == 0
-    shutil.copytree(whole, cut)
-    (cut / "results.json").unlink()
-    shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
-    assert cli.main(["train", "--resume", str(cut)]) == 0
-    assert_same_run(whole, cut)
+    trains_and_resumes(["--method", *options.split()], tmp_path)
 
 
 def test_resume_with_random_starts_and_exploration(tmp_path):
     options = ["--task.randomize", "--agents.exploration.over", "9", "--agents.epochs", "2"]
-    options += ["--preset", "er_2_1_amd_paper", "--k", "8"]
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert train(whole, *options) == 0
+    trains_and_resumes([*options, "--preset", "er_2_1_amd_paper", "--k", "8"], tmp_path)
+
+
+def trains_and_resumes(options, tmp_path):
+    """Without figures, which take longer than the training."""
+    whole, cut, quiet = tmp_path / "whole", tmp_path / "cut", Console(quiet=True)
+    _, made = cli.parse_train(["escape-room", *SMALL, *options])
+    run.train(made, whole, quiet)
     shutil.copytree(whole, cut)
+    (cut / "results.json").unlink()
     shutil.rmtree(sorted((cut / "checkpoints").iterdir())[-1])
-    assert cli.main(["train", "--resume", str(cut)]) == 0
+    run.resume(cut, quiet)
     assert_same_run(whole, cut)
 
 
