@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from metagrad.experiment.registry import experiment
 from metagrad.metagradient import log_prob_objective, unrolled
-from metagrad.tasks import experiment
 from metagrad.trainer import Trainer
 
 

@@ -29,22 +29,23 @@ if TYPE_CHECKING:
         NoDesigner,
         SquashedGaussian,
     )
+    from metagrad.experiment.run import train
     from metagrad.metagradient import LastSteps, Sensitivity
     from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk
     from metagrad.schedules import Linear
-    from metagrad.tasks import JointAction, TaskError, VectorTask
+    from metagrad.tasks import Experiment, JointAction, RunOptions, TaskError, VectorTask
     from metagrad.trainer import Trainer
 
 __all__ = [
     "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "ConvTrunk", "Critic",
-    "Designer", "DesignerCritic", "DualRL", "Incentive", "IncentiveFunction", "JointAction", "LastSteps", "Linear",
-    "LinearCritic", "MetaGradient", "ModuleNetwork", "MutualIncentive", "NoDesigner", "Normal", "PlaneMLP",
-    "PolicyGradientAgents", "RecurrentTrunk", "Sensitivity", "SquashedGaussian", "Surrogate", "TaskError", "Trainer",
-    "VectorTask", "optim",
+    "Designer", "DesignerCritic", "DualRL", "Experiment", "Incentive", "IncentiveFunction", "JointAction", "LastSteps",
+    "Linear", "LinearCritic", "MetaGradient", "ModuleNetwork", "MutualIncentive", "NoDesigner", "Normal", "PlaneMLP",
+    "PolicyGradientAgents", "RecurrentTrunk", "RunOptions", "Sensitivity", "SquashedGaussian", "Surrogate", "TaskError",
+    "Trainer", "VectorTask", "optim", "train",
 ]  # fmt: skip
 
 # Modules of the names above. They import torch, which takes seconds that a command line's --help need not.
-_HOMES = ("agents", "batch", "designers", "metagradient", "networks", "schedules", "tasks", "trainer")
+_HOMES = ("agents", "batch", "designers", "metagradient", "networks", "schedules", "tasks", "trainer", "experiment.run")
 
 
 def __getattr__(name: str) -> Any:

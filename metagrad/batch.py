@@ -16,6 +16,11 @@ from metagrad.networks.base import Obs
 T = TypeVar("T")
 
 
+def as_dict(obs: Any) -> dict[str, np.ndarray]:
+    """Observations by name; a single array is called ``obs``."""
+    return obs if isinstance(obs, dict) else {"obs": obs}
+
+
 @dataclass(frozen=True)
 class Rows:
     """The order in which networks read what is kept by seed, step, episode and agent.

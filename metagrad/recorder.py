@@ -227,11 +227,6 @@ def as_bytes(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask).view(np.uint8)
 
 
-def as_dict(obs: Any) -> dict[str, np.ndarray]:
-    """Observations by name; a single array is called ``obs``."""
-    return obs if isinstance(obs, dict) else {"obs": obs}
-
-
 def steps_to_keep(used: int, steps: int, k: int) -> int:
     """Steps of a batch, with trailing empty ones cut off where that changes no sum by a bit.
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from metagrad.agents.base import Agents, AgentState
-from metagrad.batch import Batch
+from metagrad.batch import Batch, as_dict
 from metagrad.designers.base import Designer
 from metagrad.networks.base import Forward, Where
-from metagrad.recorder import Recorder, as_bytes, as_dict, choose
+from metagrad.recorder import Recorder, as_bytes, choose
 from metagrad.streams import Streams
 
 

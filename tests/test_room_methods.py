@@ -9,8 +9,8 @@ import torch
 from metagrad import AMD, ByAction, Categorical, DualRL, MetaGradient, PolicyGradientAgents, SquashedGaussian, optim
 from metagrad.designers import MutualIncentive
 from metagrad.designers.dual_rl import DRAW
+from metagrad.experiment.registry import experiment
 from metagrad.networks import MLP
-from metagrad.tasks import experiment
 from metagrad.tasks.escape_room import METHODS, PRESETS, EscapeRoom
 from metagrad.trainer import Trainer
 

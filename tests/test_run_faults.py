@@ -23,7 +23,8 @@ from metagrad.experiment.config import ConfigError, dump, imported
 from metagrad.experiment.folder import RunError, read_experiment, read_results, write_results
 from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import LiveProgress, first_solved, results_table
-from metagrad.tasks import GAMES, experiment, game
+from metagrad.experiment.registry import experiment, game
+from metagrad.tasks import GAMES
 
 QUIET = Console(quiet=True)
 

@@ -22,7 +22,8 @@ from metagrad.experiment import checkpoint, cli, run
 from metagrad.experiment.config import ConfigError, dump, load
 from metagrad.experiment.folder import RunError, read_experiment
 from metagrad.experiment.metrics import read_metrics
-from metagrad.tasks import GAMES, experiment, game
+from metagrad.experiment.registry import experiment, game
+from metagrad.tasks import GAMES
 
 SMALL = [
     "--preset", "er_2_1", "--seeds", "2", "--episodes", "320", "--eval-period", "32", "--eval-episodes", "4",

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from metagrad import estimators
 from metagrad.agents.base import Credit, Interface, grad_of
-from metagrad.batch import Batch, Rows
+from metagrad.batch import Batch, Rows, as_dict
 from metagrad.checks import Checked, Count, Positive
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
-from metagrad.recorder import as_dict
 
 
 class Incentive:

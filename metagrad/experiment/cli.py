@@ -115,7 +115,8 @@ def _draw_anew(folder: Path, console: Console) -> None:
 
 def _games() -> str:
     """Games with their presets and methods."""
-    from metagrad.tasks import GAMES, game
+    from metagrad.experiment.registry import game
+    from metagrad.tasks import GAMES
 
     lines = ["usage: metagrad train GAME [--preset NAME] [--method NAME] [--seeds N] [--out FOLDER] ...", ""]
     for name in GAMES:
@@ -134,7 +135,7 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
     from metagrad.experiment.config import MAX_SEEDS
     from metagrad.experiment.flags import parse
-    from metagrad.tasks import experiment, game
+    from metagrad.experiment.registry import experiment, game
 
     head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
     head.add_argument("--preset")

@@ -15,7 +15,7 @@ from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import read_experiment
 from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import read_metrics
-from metagrad.tasks import starting_point
+from metagrad.experiment.registry import starting_point
 from metagrad.trainer import Evaluator
 
 

@@ -28,7 +28,7 @@ from metagrad.experiment.folder import (
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
-from metagrad.tasks import game, starting_point
+from metagrad.experiment.registry import game, starting_point
 
 # ---------------------------------------------------------------------- start, resume, evaluate
 

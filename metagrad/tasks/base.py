@@ -13,9 +13,8 @@ from torch import Tensor
 
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
-from metagrad.batch import Batch
+from metagrad.batch import Batch, as_dict
 from metagrad.checks import Checked
-from metagrad.recorder import as_dict
 
 #: A central policy chooses among no more joint actions than this.
 MAX_JOINT_ACTIONS = 10_000

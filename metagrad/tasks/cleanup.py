@@ -24,13 +24,13 @@ from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count
 from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, SquashedGaussian
-from metagrad.experiment.config import Experiment, RunOptions
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
 from metagrad.networks.base import Obs, Shapes
 from metagrad.optim import SGD, Adam, Optimiser
 from metagrad.schedules import Linear
 from metagrad.tasks.base import JointAction, VectorTask, per_agent, per_seed, probe
+from metagrad.tasks.experiments import Experiment, RunOptions
 
 #: What agents are paid for, by the number that the game gives it.
 KINDS = ("cleaned", "collected", "other")

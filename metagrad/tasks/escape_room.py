@@ -17,11 +17,11 @@ from metagrad.batch import Batch
 from metagrad.checks import Checked, Count
 from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive, NoDesigner
 from metagrad.designers.dual_rl import SquashedGaussian
-from metagrad.experiment.config import Experiment, RunOptions
 from metagrad.networks.mlp import MLP, Normal
 from metagrad.optim import SGD, Adam
 from metagrad.schedules import Linear
 from metagrad.tasks.base import TaskError, VectorTask, per_agent, per_seed, probe
+from metagrad.tasks.experiments import Experiment, RunOptions
 
 #: The agents' actions.
 PLACES = ("lever", "start", "door")

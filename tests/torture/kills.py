@@ -31,7 +31,8 @@ from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump
 from metagrad.experiment.folder import RunError
 from metagrad.experiment.process import Stopped
-from metagrad.tasks import GAMES, experiment, game
+from metagrad.experiment.registry import experiment, game
+from metagrad.tasks import GAMES
 
 SEED, ROUNDS = 20_261, 2
 REFUSED, BROKEN = 2, 99

@@ -9,11 +9,11 @@ from typing import Any
 from metagrad.agents.critics import Critic, DesignerCritic, LinearCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
-from metagrad.experiment.config import Experiment, RunOptions
 from metagrad.metagradient import LastSteps, Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam
 from metagrad.schedules import Linear
+from metagrad.tasks.experiments import Experiment, RunOptions
 from metagrad.tasks.gtb.features import OwnedByRank
 from metagrad.tasks.gtb.planner import PerBracketCategorical
 from metagrad.tasks.gtb.task import GatherTradeBuild
