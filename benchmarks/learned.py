@@ -9,7 +9,7 @@ import torch
 from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import RunError, read_experiment
 from metagrad.experiment.run import agents_of, load_learners
-from metagrad.schedules import value_at
+from metagrad.optim import value_at
 from metagrad.trainer import Trainer
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from metagrad.experiment.run import train
     from metagrad.metagradient import LastSteps, Sensitivity
     from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk
-    from metagrad.schedules import Linear
+    from metagrad.optim import Linear
     from metagrad.tasks import Experiment, JointAction, RunOptions, TaskError, VectorTask
     from metagrad.trainer import Trainer
 
@@ -45,7 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 # Modules of the names above. They import torch, which takes seconds that a command line's --help need not.
-_HOMES = ("agents", "batch", "designers", "metagradient", "networks", "schedules", "tasks", "trainer", "experiment.run")
+_HOMES = ("agents", "batch", "designers", "metagradient", "networks", "optim", "tasks", "trainer", "experiment.run")
 
 
 def __getattr__(name: str) -> Any:

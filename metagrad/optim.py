@@ -1,4 +1,4 @@
-"""Optimiser steps as pure functions, and what the meta-gradient needs of them: their transposed derivatives."""
+"""Optimiser steps as pure functions, what the meta-gradient needs of them, and schedules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from metagrad.checks import BelowOne, Checked, NonNegative
+from metagrad.checks import BelowOne, Checked, NonNegative, Positive
 
 Params = dict[str, torch.Tensor]
 
@@ -201,3 +201,36 @@ def _list(params: Params) -> list[torch.Tensor]:
 
 def _zip(like: Params, values) -> Params:
     return dict(zip(like, values, strict=True))
+
+
+# ---------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True)
+class Linear(Checked):
+    """A quantity that goes in a straight line from one value to another, and stays there.
+
+    Parameters
+    ----------
+    start, end : float
+        Values at the beginning and at the end.
+    over : float
+        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes for the entropy
+        bonus.
+    """
+
+    start: NonNegative
+    end: NonNegative
+    over: Positive
+
+    def __call__(self, done: float) -> float:
+        """The value after so much has been done."""
+        return self.end + (self.start - self.end) * max(0.0, 1 - done / self.over)
+
+
+Schedule = float | Linear
+
+
+def value_at(schedule: Schedule, done: float) -> float:
+    """Value of a schedule, or of a constant, after so much has been done."""
+    return schedule(done) if isinstance(schedule, Linear) else schedule

@@ -10,8 +10,7 @@ from metagrad import Critic, DesignerCritic, PolicyGradientAgents, Trainer
 from metagrad.agents import Surrogate
 from metagrad.designers.dual_rl import DRAW
 from metagrad.networks import MLP, ConvTrunk
-from metagrad.optim import SGD, Adam
-from metagrad.schedules import Linear
+from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import JointAction, TaskError
 from metagrad.tasks.cleanup import KINDS, METHODS, PRESETS, Cleanup
 

@@ -26,7 +26,7 @@ from metagrad import (
 )
 from metagrad.metagradient import log_prob_objective, unrolled
 from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, RecurrentTrunk
-from metagrad.schedules import Linear
+from metagrad.optim import Linear
 from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
 from metagrad.tasks.escape_room import EscapeRoom
 from metagrad.tasks.gtb import GatherTradeBuild, TaxSchedule

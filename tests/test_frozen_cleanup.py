@@ -8,8 +8,7 @@ from frozen import reference
 from metagrad.agents import Critic, DesignerCritic, PolicyGradientAgents, Surrogate
 from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, SquashedGaussian
 from metagrad.networks import ConvTrunk
-from metagrad.optim import SGD, Adam
-from metagrad.schedules import Linear
+from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import JointAction
 from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
 from metagrad.trainer import Trainer

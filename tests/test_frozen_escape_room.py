@@ -20,8 +20,7 @@ from metagrad.designers import (
     SquashedGaussian,
 )
 from metagrad.networks import MLP, Normal
-from metagrad.optim import SGD, Adam
-from metagrad.schedules import Linear
+from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.escape_room import EscapeRoom
 from metagrad.trainer import Trainer
 

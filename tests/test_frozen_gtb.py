@@ -11,8 +11,7 @@ from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
 from metagrad.designers.dual_rl import ACTED, DRAW
 from metagrad.metagradient import LastSteps, Sensitivity
 from metagrad.networks import MLP, ConvTrunk, RecurrentTrunk
-from metagrad.optim import Adam
-from metagrad.schedules import Linear
+from metagrad.optim import Adam, Linear
 from metagrad.tasks.gtb import GatherTradeBuild, OwnedByRank, PerBracketCategorical, TaxSchedule, Welfare
 from metagrad.trainer import Trainer
 

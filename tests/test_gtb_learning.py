@@ -15,9 +15,8 @@ from metagrad.designers import NoDesigner
 from metagrad.experiment.metrics import row_of
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
-from metagrad.optim import Adam
+from metagrad.optim import Adam, Linear
 from metagrad.recorder import choose
-from metagrad.schedules import Linear
 from metagrad.tasks.base import TaskError
 from metagrad.tasks.gtb import METHODS, PRESETS, GatherTradeBuild, OwnedByRank, TaxSchedule
 from metagrad.tasks.gtb.presets import WINDOW

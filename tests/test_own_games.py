@@ -29,7 +29,7 @@ from metagrad import (
     optim,
 )
 from metagrad.networks import MLP
-from metagrad.schedules import Linear
+from metagrad.optim import Linear
 from metagrad.tasks.escape_room import EscapeRoom
 
 SMALL = MLP((8,), output_bias=False)

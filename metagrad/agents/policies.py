@@ -15,8 +15,7 @@ from metagrad.batch import Batch, Rows
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
 from metagrad.networks.base import Forward, Network, Obs, Where
 from metagrad.networks.mlp import MLP
-from metagrad.optim import Params
-from metagrad.schedules import Linear, value_at
+from metagrad.optim import Linear, Params, value_at
 from metagrad.streams import Streams
 
 

@@ -20,8 +20,7 @@ from metagrad.agents.advantages import ActorCritic
 from metagrad.agents.base import Adjoint, AgentState, Credit, Step
 from metagrad.batch import Batch
 from metagrad.networks.base import Obs
-from metagrad.optim import Params
-from metagrad.schedules import value_at
+from metagrad.optim import Params, value_at
 from metagrad.streams import Streams
 
 

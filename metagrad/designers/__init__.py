@@ -9,12 +9,12 @@ from metagrad.designers.incentives import (
     ByAgent,
     Incentive,
     IncentiveFunction,
-    MutualIncentive,
     StateAndActions,
     StateOnly,
     View,
 )
 from metagrad.designers.meta_gradient import MetaGradient
+from metagrad.designers.mutual import MutualIncentive
 
 __all__ = [
     "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Head", "Incentive",

@@ -38,7 +38,7 @@ def trees(value: Any) -> Iterator[Any]:
 
 #: Where classes are looked for by their bare names.
 _MODULES = (
-    "metagrad", "metagrad.networks", "metagrad.agents", "metagrad.designers", "metagrad.optim", "metagrad.schedules",
+    "metagrad", "metagrad.networks", "metagrad.agents", "metagrad.designers", "metagrad.optim", "metagrad.optim",
     "metagrad.metagradient", "metagrad.tasks", "metagrad.experiment.config",
 )  # fmt: skip
 

@@ -27,8 +27,7 @@ from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, S
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
 from metagrad.networks.base import Obs, Shapes
-from metagrad.optim import SGD, Adam, Optimiser
-from metagrad.schedules import Linear
+from metagrad.optim import SGD, Adam, Linear, Optimiser
 from metagrad.tasks.base import JointAction, VectorTask, per_agent, per_seed, probe
 from metagrad.tasks.experiments import Experiment, RunOptions
 

@@ -18,8 +18,7 @@ from metagrad.checks import Checked, Count
 from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive, NoDesigner
 from metagrad.designers.dual_rl import SquashedGaussian
 from metagrad.networks.mlp import MLP, Normal
-from metagrad.optim import SGD, Adam
-from metagrad.schedules import Linear
+from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import TaskError, VectorTask, per_agent, per_seed, probe
 from metagrad.tasks.experiments import Experiment, RunOptions
 

@@ -11,8 +11,7 @@ from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
 from metagrad.metagradient import LastSteps, Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
-from metagrad.optim import Adam
-from metagrad.schedules import Linear
+from metagrad.optim import Adam, Linear
 from metagrad.tasks.experiments import Experiment, RunOptions
 from metagrad.tasks.gtb.features import OwnedByRank
 from metagrad.tasks.gtb.planner import PerBracketCategorical

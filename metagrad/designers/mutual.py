@@ -1,0 +1,130 @@
+"""Decentralised incentives: agents who pay each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metagrad import estimators
+from metagrad.agents.base import Credit, Interface
+from metagrad.batch import Batch, Rows
+from metagrad.checks import Checked, Count, Positive
+from metagrad.designers.incentives import Incentive, Outputs
+from metagrad.networks.base import Network, Obs, Shapes, Where, sigmoid
+from metagrad.networks.mlp import MLP
+from metagrad.optim import Params
+
+
+@dataclass(frozen=True)
+class MutualIncentive(Checked, Incentive):
+    """Decentralised incentives: every agent has a function of its own and pays the others (LIO, Yang et al., 2020).
+
+    Networks are stacked giver by giver, ``[S * A, ...]``. A giver sees its own observation and the others' actions, is
+    after its own environment reward, and answers for the actions of the others; what it would pay itself counts for
+    nothing.
+
+    Parameters
+    ----------
+    n_agents : int
+        Number of agents, all of them givers.
+    network : Network
+        One output for each agent.
+    scale : float
+        Upper bound of a payment.
+    cost_of : {"paid", "all_outputs"}
+        As for :class:`ByAction`.
+    """
+
+    n_agents: Count
+    network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
+    scale: Positive = 2.0
+    cost_of: Literal["paid", "all_outputs"] = "paid"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_agents < 2:
+            raise ValueError("a MutualIncentive needs at least 2 agents: nobody pays itself")
+
+    @property
+    def givers(self) -> int:  # type: ignore[override]
+        """All agents."""
+        return self.n_agents
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """A network for every giver of every seed."""
+        seen = sum(int(np.prod(shape)) for name, shape in game.agents.items() if name != "mask")
+        shapes: Shapes = {"obs": (seen + (game.n_agents - 1) * game.n_actions,)}
+        return self.network.init(generators, game.n_agents, shapes, game.n_agents, where)
+
+    def view(self, batch: Batch) -> Obs:
+        """Each giver's observation and the actions of the others in increasing order, ``[S * A, T * K, width]``."""
+        rows, acts = Rows(batch.shared), batch.onehot_actions()
+        n = acts.shape[3]
+        others = torch.stack([acts[:, :, :, [j for j in range(n) if j != i]].flatten(3) for i in range(n)], 3)
+        seen = [rows.back(x, batch.actions).flatten(4) for name, x in sorted(batch.obs.items()) if name != "mask"]
+        return {"obs": Rows(False).of(torch.cat([*(x.to(others.dtype) for x in seen), others], -1))}
+
+    def outputs(self, eta: Params, batch: Batch) -> Outputs:
+        """The networks' pass over a batch, ``sigma [S * A, T, K, A]``; made once for each η."""
+        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
+        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, rows), batch))
+
+    def payments(self, eta: Params, batch: Batch) -> Tensor:
+        """What each agent gets from all others."""
+        return self._received(self._sigma(eta, batch), batch)
+
+    def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
+        """The same with the outputs of all other givers held fixed."""
+        sigma, mine = self._sigma(eta, batch), self._is_giver(giver, batch)
+        return self._received(sigma * mine + (sigma * (1 - mine)).detach(), batch)
+
+    def judged_by(self, batch: Batch, giver: int = 0) -> tuple[Tensor, Tensor | None]:
+        """Its own environment reward; the others' actions."""
+        others = torch.ones(self.givers, dtype=batch.rewards.dtype, device=batch.rewards.device)
+        others[giver] = 0
+        return batch.rewards[..., giver], others
+
+    def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
+        """``∇_η Σ credit.rewards · payments(η)`` for the η of one giver."""
+        d_sigma = self._given(credit.rewards * self.scale, batch) * self._is_giver(giver, batch)
+        return self.outputs(eta, batch).vjp(d_sigma)
+
+    def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
+        """Sum of the givers' ψ."""
+        total = super().cost(eta, batch, gamma)
+        return total if self.cost_of == "paid" else total / self.scale
+
+    def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
+        """``∇_η ψ``, by hand: every giver's by its own η."""
+        weights = batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k)
+        scale = self.scale if self.cost_of == "paid" else 1.0
+        return self.outputs(eta, batch).vjp(self._given(weights[..., None].expand_as(batch.rewards) * scale, batch))
+
+    def _sigma(self, eta: Params, batch: Batch) -> Tensor:
+        if not any(p.requires_grad for p in eta.values()):
+            return self.outputs(eta, batch).sigma
+        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
+        return sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
+
+    def _received(self, sigma: Tensor, batch: Batch) -> Tensor:
+        given = sigma.unflatten(0, (-1, self.givers)) * self._to_others(batch)
+        return self.scale * estimators.sum_over_agents(given, 1)
+
+    def _given(self, d: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`_received` before scaling, ``[S * A, T, K, A]``."""
+        return (d[:, None] * self._to_others(batch)).flatten(0, 1)
+
+    def _to_others(self, batch: Batch) -> Tensor:
+        """1 for a gift to another agent while the episode goes on, ``[S, giver, T, K, receiver]``."""
+        other = 1 - torch.eye(self.givers, dtype=batch.alive.dtype, device=batch.alive.device)
+        return batch.alive[:, None, :, :, None] * other[:, None, None]
+
+    def _is_giver(self, giver: int, batch: Batch) -> Tensor:
+        """1 for the rows of one giver's networks, ``[S * A, 1, 1, 1]``."""
+        mine = torch.arange(self.givers, device=batch.alive.device) == giver
+        return mine.to(batch.alive.dtype).repeat(len(batch.alive))[:, None, None, None]
