@@ -51,6 +51,9 @@ class Trainer:
         Where the networks live.
     dtype : torch.dtype
         Floating point type of the networks.
+    threads : int, optional
+        Threads of torch's operations from now on; None leaves them as they are. Small networks are several times
+        faster with one, and results are promised bit for bit with one alone.
 
     Attributes
     ----------
@@ -76,8 +79,11 @@ class Trainer:
         pipeline: bool = True,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        threads: int | None = 1,
     ) -> None:
         _check(seeds, k, agent_batches)
+        if threads is not None:
+            torch.set_num_threads(threads)
         self.task, self.agents, self.designer = task, agents, designer
         self.seeds, self.k, self.agent_batches, self.pipeline = tuple(seeds), k, agent_batches, pipeline
         self.where = Where(device, dtype)

@@ -53,7 +53,7 @@ class Learners:
         e, run = self.experiment, self.experiment.run
         return Trainer(
             e.task, e.agents, e.designer, seeds=seeds, k=run.k, agent_batches=run.agent_batches, pipeline=run.pipeline,
-            device=run.device, dtype=DTYPES[run.dtype],
+            device=run.device, dtype=DTYPES[run.dtype], threads=None,
         )  # fmt: skip
 
     @property
