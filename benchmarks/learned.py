@@ -3,14 +3,12 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import torch
-from metagrad.legacy import checkpoint
-from metagrad.legacy.config import EconomyConfig
-from metagrad.legacy.config import load as load_config
-from metagrad.legacy.games import kit
-from metagrad.legacy.run import RunError
+from metagrad import Experiment
+from metagrad.experiment.folder import RunError, read_experiment
+from metagrad.experiment.learners import Learners
+from metagrad.experiment.run import load_learners
+from metagrad.schedules import value_at
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -21,19 +19,19 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def learned_config(options: argparse.Namespace) -> EconomyConfig:
-    """The run's configuration with that seed alone and the entropy bonus that it ended with."""
-    torch.set_num_threads(1)
-    theirs = load_config(options.run / "config.json")
-    if not isinstance(theirs, EconomyConfig):
+def learned_experiment(options: argparse.Namespace) -> Experiment:
+    """The run's experiment with that seed alone, one thread and the entropy bonus that it ended with."""
+    theirs = read_experiment(options.run)
+    if theirs.game != "gtb":
         raise RunError(f"{options.run} is not a run on the economy")
-    seed, a = theirs.seeds[0] if options.seed is None else options.seed, theirs.agents
-    left = a.entropy + (a.entropy_end - a.entropy) * min(1.0, theirs.episodes / a.entropy_episodes)
-    return replace(theirs, seeds=(seed,), agents=replace(a, entropy=left, entropy_end=left))
+    seed = theirs.run.seeds[0] if options.seed is None else options.seed
+    agents = replace(theirs.agents, entropy=value_at(theirs.agents.entropy, theirs.run.episodes))
+    return replace(theirs, agents=agents, run=replace(theirs.run, seeds=(seed,), threads=1, init_from=None))
 
 
-def with_agents(config: EconomyConfig, run: Path) -> Any:
-    """A learner of ``config`` with the agents of the run."""
-    learner = kit(config).learner(config)
-    learner.adopt(*checkpoint.load(run / "checkpoints"), str(run))
-    return learner
+def with_agents(experiment: Experiment, run: Path) -> Learners:
+    """Learners of ``experiment`` with the agents of the run."""
+    theirs = load_learners(run)
+    learners = Learners(experiment)
+    learners.adopt(theirs.tensors(), theirs.experiment)
+    return learners

@@ -7,22 +7,23 @@ from what they made before they had noticed to what they make then; an exponenti
 """
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from learned import arguments, learned_config, with_agents
-from metagrad.legacy.games import kit
+from learned import arguments, learned_experiment, with_agents
 from scipy.optimize import curve_fit
 
+from metagrad.experiment.learners import Learners
+from metagrad.tasks.gtb import METHODS
 
-def response(learner: Any, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+
+def response(learners: Learners, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Episodes, and production after so many of them."""
-    evaluator = kit(learner.config).evaluator(learner.config, "eval", test_episodes)
+    evaluate = learners.evaluators("eval", test_episodes)
     rows = []
-    while learner.episode < learner.config.episodes:
-        rows.append((learner.episode, float(evaluator(learner).productivity[0])))
+    while learners.episode < learners.experiment.run.episodes:
+        rows.append((learners.episode, float(evaluate()["productivity"][0])))
         for _ in range(5):
-            learner.iterate()
+            learners.iterate(diagnose=False)
     episodes, production = np.array(rows).T
     return episodes, production
 
@@ -43,12 +44,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1600)
     parser.add_argument("--test-episodes", type=int, default=40)
     options = parser.parse_args()
-    theirs = learned_config(options)
-    game = replace(theirs.game, rates=(options.rate,) * 7)
-    config = replace(theirs, method="fixed", episodes=options.episodes, game=game)
-    episodes, production = response(with_agents(config, options.run), options.test_episodes)
-    for e, p in zip(episodes, production, strict=True):
-        print(f"{e:6.0f} {p:8.1f}")
+    fixed = METHODS["fixed"](learned_experiment(options))
+    task = replace(fixed.task, rates=(options.rate,) * 7)
+    e = replace(fixed, method="fixed", task=task, run=replace(fixed.run, episodes=options.episodes))
+    episodes, production = response(with_agents(e, options.run), options.test_episodes)
+    for episode, made in zip(episodes, production, strict=True):
+        print(f"{episode:6.0f} {made:8.1f}")
     time, error = fit_time(episodes, production)
     print(f"response time {time:.0f} ± {error:.0f} episodes")
 

@@ -9,39 +9,48 @@ logits; positive means that lower rates are better).
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import torch
-from learned import arguments, learned_config, with_agents
-from metagrad.legacy.config import DesignerReward, EconomyConfig, TaxDesigner
-from metagrad.legacy.economy import slope
-from metagrad.legacy.taxes import TaxedWorkforce
+from gradients import transition_of
+from learned import arguments, learned_experiment, with_agents
+
+from metagrad.agents.base import grad_of
+from metagrad.experiment.registry import experiment
+from metagrad.metagradient import LastSteps
+from metagrad.tasks.gtb import TaxSchedule, Welfare
+from metagrad.trainer import Trainer
 
 
-def frozen_gradients(workers: TaxedWorkforce, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
+def frozen_gradients(trainer: Trainer, batches: int, before: int) -> dict[str, list[torch.Tensor]]:
     """Gradients of the paths on independent pairs of batches, always of the same agents.
 
     The linear critic has learned from ``before`` batches before the first of them.
     """
-    policy, state, config, linear = workers.policy, workers.policy_state, workers.config, workers.judge
+    agents: Any = trainer.agents
+    designer: Any = trainer.designer
+    state = trainer.state.designer
+    judges = {"chain": replace(designer, advantages="returns", critic=None), "chain, linear critic": designer}
     found: dict[str, list[torch.Tensor]] = defaultdict(list)
     for i in range(-before, batches):
-        workers.policy, workers.policy_state = policy, state
-        batch, record = workers.collect()
-        linear.learn(record, workers._rewards(record))
+        t = transition_of(trainer)  # the trainer's own agents stay as they are
+        rewards = designer.incentive.reward(t.batches[0])
+        state = state._replace(critic=designer.critic.update(state.critic, t.batches[0], rewards, designer.gamma))
         if i < 0:
             continue
-        step = workers.learn_from(batch)[-1]
-        fresh = workers.collect()
-        after = workers.evaluate(fresh[0])
-        for judge, name in ((None, "chain"), (linear, "chain, linear critic")):
-            workers.judge = judge
-            adjoint = after.vjp(slope(workers.objective(*fresh), after.out))
+        for name, judge in judges.items():
+            weights = judge.weights(state, t.fresh) * -judge._scale(t.fresh)
+            adjoint = agents.score_vjp(t.after, t.fresh, weights)
             for baseline in (False, True):
-                workers.config = replace(config, designer=replace(config.designer, baseline=baseline))
-                label = f"{name}, baseline" if baseline else name
-                found[label].append(workers.chain_gradient(step, record, adjoint)["logits"])
-        found["direct"].append(workers.direct_gradient(fresh[1])["logits"])
+                incentive = replace(designer.incentive, baseline=baseline)
+                gradient = designer.path.gradient(None, state.eta, agents, incentive, t.steps, adjoint, t.fresh)
+                found[f"{name}, baseline" if baseline else name].append(gradient["logits"][0])
+        found["direct"].append(_direct(designer, state.eta, t.fresh))
     return found
+
+
+def _direct(designer: Any, eta: Any, fresh: Any) -> torch.Tensor:
+    return grad_of(lambda p: -designer.incentive.direct(p, fresh, designer.gamma).sum(), eta)["logits"][0]
 
 
 def main() -> None:
@@ -51,16 +60,17 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.5)
     options = parser.parse_args()
-    theirs = learned_config(options)
+    theirs = learned_experiment(options)
+    preset = experiment("gtb", "gtb")
     agents = replace(theirs.agents, minibatches=1, epochs=1)
-    designer = TaxDesigner(response="step", policy="schedule", start=options.rate)
+    run = replace(theirs.run, k=options.k, pipeline=True)
     for kind, gamma in (("delta", 1.0), ("level", 0.99)):
-        config = EconomyConfig(
-            method="metagrad", seeds=theirs.seeds, k=options.k, agents=agents, game=theirs.game,
-            reward=DesignerReward(kind, gamma), designer=designer,
-        )  # fmt: skip
-        workers = with_agents(config, options.run).workforces[0]
-        for name, gradients in frozen_gradients(workers, options.batches, options.before).items():
+        taxes = TaxSchedule(start=options.rate, reward=Welfare(kind))
+        designer = replace(preset.designer, incentive=taxes, gamma=gamma, path=LastSteps(1))
+        task = replace(theirs.task, tax_mode="external")
+        e = replace(theirs, method="metagrad", task=task, agents=agents, designer=designer, run=run)
+        trainer = with_agents(e, options.run).trainers[0]
+        for name, gradients in frozen_gradients(trainer, options.batches, options.before).items():
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)
             cosines = (unit @ unit.T)[tuple(torch.triu_indices(len(g), len(g), 1))]
