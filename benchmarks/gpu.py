@@ -9,20 +9,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
+from gradients import both_ways, trainer_of
 
 from metagrad.experiment.registry import experiment
-from metagrad.metagradient import log_prob_objective, unrolled
 from metagrad.trainer import Trainer
 
 
 def made(game: str, preset: str, device: str, seeds: int, k: int, method: str = "metagrad") -> Trainer:
     """A trainer of a preset with other K and S."""
     e = experiment(game, preset, method)
-    return Trainer(e.task, e.agents, e.designer, seeds=tuple(range(1, seeds + 1)), k=k, device=device)
+    return trainer_of(e, seeds=tuple(range(1, seeds + 1)), k=k, device=device)
 
 
 def seconds_of(work: Callable[[], Any], device: str, budget: float) -> float:
@@ -75,28 +74,9 @@ def gradient(devices: list[str], budget: float) -> Iterator[str]:
 
 
 def _gradient_row(trainer: Trainer, game: str, device: str, budget: float) -> str:
-    seen: dict[str, Any] = {}
-    designer, update = trainer.designer, type(trainer.designer).update
-
-    class Watched(type(designer)):  # type: ignore[misc]
-        def update(self, state: Any, agents: Any, transition: Any, rng: Any) -> Any:
-            seen.update(state=state, transition=transition)
-            return update(self, state, agents, transition, rng)
-
-    trainer.designer = replace(Watched(**{n: getattr(designer, n) for n in designer.__dataclass_fields__}))
-    for _ in range(2):
-        trainer.iterate()
-    agents, state, t = trainer.agents, seen["state"], seen["transition"]
-    weights = designer.weights(state, t.fresh) * -designer._scale(t.fresh)
-
-    def forward() -> Any:
-        adjoint = agents.score_vjp(t.after, t.fresh, weights)
-        return designer.path.gradient(None, state.eta, agents, designer.incentive, t.steps, adjoint, t.fresh)
-
-    def oracle() -> Any:
-        objective = log_prob_objective(agents, t.fresh, -weights)
-        return unrolled(agents, designer.incentive, state.eta, t.steps, objective)
-
+    trainer.train(1)
+    ways = both_ways(trainer)
+    forward, oracle = ways["forward"], ways["unrolled"]
     one, other = (torch.cat([p.flatten() for p in f().values()]) for f in (forward, oracle))
     difference = float((one - other).norm() / other.norm())
     cells = [f"{seconds_of(f, device, budget) * 1e3:.1f}" for f in (forward, oracle)]

@@ -4,13 +4,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from metagrad.experiment.config import Experiment
+from metagrad import Experiment
 from metagrad.experiment.folder import RunError, read_experiment
-from metagrad.experiment.run import agents_of, load_learners
-from metagrad.optim import value_at
-from metagrad.trainer import Trainer
+from metagrad.experiment.learners import Learners
+from metagrad.experiment.run import load_learners
+from metagrad.schedules import value_at
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -21,20 +19,19 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def learned(options: argparse.Namespace) -> Experiment:
-    """The run's experiment with that seed alone and the entropy bonus that it ended with."""
-    torch.set_num_threads(1)
+def learned_experiment(options: argparse.Namespace) -> Experiment:
+    """The run's experiment with that seed alone, one thread and the entropy bonus that it ended with."""
     theirs = read_experiment(options.run)
     if theirs.game != "gtb":
         raise RunError(f"{options.run} is not a run on the economy")
     seed = theirs.run.seeds[0] if options.seed is None else options.seed
     agents = replace(theirs.agents, entropy=value_at(theirs.agents.entropy, theirs.run.episodes))
-    return replace(theirs, agents=agents, run=replace(theirs.run, seeds=(seed,)))
+    return replace(theirs, agents=agents, run=replace(theirs.run, seeds=(seed,), threads=1, init_from=None))
 
 
-def with_agents(e: Experiment, run: Path) -> Trainer:
-    """A trainer of ``e`` with the agents of the run."""
-    source = load_learners(run)
-    trainer = Trainer(e.task, e.agents, e.designer, seeds=e.run.seeds, k=e.run.k, pipeline=e.run.pipeline)
-    trainer.adopt(agents_of(e.run.seeds, source.tensors(), source.experiment))
-    return trainer
+def with_agents(experiment: Experiment, run: Path) -> Learners:
+    """Learners of ``experiment`` with the agents of the run."""
+    theirs = load_learners(run)
+    learners = Learners(experiment)
+    learners.adopt(theirs.tensors(), theirs.experiment)
+    return learners

@@ -9,22 +9,23 @@ from what they made before they had noticed to what they make then; an exponenti
 from dataclasses import replace
 
 import numpy as np
-from learned import arguments, learned, with_agents
+from learned import arguments, learned_experiment, with_agents
 from scipy.optimize import curve_fit
 
-from metagrad.designers import NoDesigner
-from metagrad.trainer import Evaluator, Trainer
+from metagrad.experiment.learners import Learners
+from metagrad.tasks.gtb import METHODS
 
 
-def response(trainer: Trainer, episodes: int, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
+def response(learners: Learners, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
     """Episodes, and production after so many of them."""
-    evaluator = Evaluator(trainer, "eval", test_episodes)
+    evaluate = learners.evaluators("eval", test_episodes)
     rows = []
-    while trainer.state.episodes < episodes:
-        rows.append((trainer.state.episodes, float(evaluator()["productivity"][0])))
-        trainer.train(5)
-    times, production = np.array(rows).T
-    return times, production
+    while learners.episode < learners.experiment.run.episodes:
+        rows.append((learners.episode, float(evaluate()["productivity"][0])))
+        for _ in range(5):
+            learners.iterate(diagnose=False)
+    episodes, production = np.array(rows).T
+    return episodes, production
 
 
 def fit_time(episodes: np.ndarray, production: np.ndarray) -> tuple[float, float]:
@@ -43,12 +44,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1600)
     parser.add_argument("--test-episodes", type=int, default=40)
     options = parser.parse_args()
-    theirs = learned(options)
-    task = replace(theirs.task, tax_mode="fixed", rates=(options.rate,) * 7)
-    trainer = with_agents(replace(theirs, task=task, designer=NoDesigner()), options.run)
-    episodes, production = response(trainer, options.episodes, options.test_episodes)
-    for e, p in zip(episodes, production, strict=True):
-        print(f"{e:6.0f} {p:8.1f}")
+    fixed = METHODS["fixed"](learned_experiment(options))
+    task = replace(fixed.task, rates=(options.rate,) * 7)
+    e = replace(fixed, method="fixed", task=task, run=replace(fixed.run, episodes=options.episodes))
+    episodes, production = response(with_agents(e, options.run), options.test_episodes)
+    for episode, made in zip(episodes, production, strict=True):
+        print(f"{episode:6.0f} {made:8.1f}")
     time, error = fit_time(episodes, production)
     print(f"response time {time:.0f} ± {error:.0f} episodes")
 

@@ -9,14 +9,16 @@ logits; positive means that lower rates are better).
 
 from collections import defaultdict
 from dataclasses import replace
+from typing import Any
 
 import torch
-from learned import arguments, learned, with_agents
+from gradients import transition_of
+from learned import arguments, learned_experiment, with_agents
 
-from metagrad.agents.critics import LinearCritic
-from metagrad.designers import MetaGradient
+from metagrad.agents.base import grad_of
+from metagrad.experiment.registry import experiment
 from metagrad.metagradient import LastSteps
-from metagrad.tasks.gtb import OwnedByRank, TaxSchedule, Welfare
+from metagrad.tasks.gtb import TaxSchedule, Welfare
 from metagrad.trainer import Trainer
 
 
@@ -25,24 +27,30 @@ def frozen_gradients(trainer: Trainer, batches: int, before: int) -> dict[str, l
 
     The linear critic has learned from ``before`` batches before the first of them.
     """
-    agents, state, designer = trainer.agents, trainer.state.agents, trainer.designer
-    eta, learning, found = trainer.state.designer.eta, trainer.state.designer, defaultdict(list)
-    returns = replace(designer, advantages="leave_one_out", critic=None)
+    agents: Any = trainer.agents
+    designer: Any = trainer.designer
+    state = trainer.state.designer
+    judges = {"chain": replace(designer, advantages="returns", critic=None), "chain, linear critic": designer}
+    found: dict[str, list[torch.Tensor]] = defaultdict(list)
     for i in range(-before, batches):
-        batch = trainer.collect(state)
-        learning = learning._replace(critic=designer._critic_update(learning.critic, [batch]))
+        t = transition_of(trainer)  # the trainer's own agents stay as they are
+        rewards = designer.incentive.reward(t.batches[0])
+        state = state._replace(critic=designer.critic.update(state.critic, t.batches[0], rewards, designer.gamma))
         if i < 0:
             continue
-        after, steps = agents.update(state, batch, trainer.rng)
-        fresh = trainer.collect(after)
-        for judging, name in ((returns, "chain"), (designer, "chain, linear critic")):
-            adjoint = agents.score_vjp(after, fresh, judging.weights(learning, fresh) / -fresh.k)
+        for name, judge in judges.items():
+            weights = judge.weights(state, t.fresh) * -judge._scale(t.fresh)
+            adjoint = agents.score_vjp(t.after, t.fresh, weights)
             for baseline in (False, True):
                 incentive = replace(designer.incentive, baseline=baseline)
-                part = designer.path.gradient(None, eta, agents, incentive, steps, adjoint, fresh)
-                found[f"{name}, baseline" if baseline else name].append(part["logits"][0])
-        found["direct"].append(designer.direct_grad(eta, fresh)["logits"][0])
+                gradient = designer.path.gradient(None, state.eta, agents, incentive, t.steps, adjoint, t.fresh)
+                found[f"{name}, baseline" if baseline else name].append(gradient["logits"][0])
+        found["direct"].append(_direct(designer, state.eta, t.fresh))
     return found
+
+
+def _direct(designer: Any, eta: Any, fresh: Any) -> torch.Tensor:
+    return grad_of(lambda p: -designer.incentive.direct(p, fresh, designer.gamma).sum(), eta)["logits"][0]
 
 
 def main() -> None:
@@ -52,15 +60,16 @@ def main() -> None:
     parser.add_argument("--before", type=int, default=3)
     parser.add_argument("--rate", type=float, default=0.5)
     options = parser.parse_args()
-    theirs = learned(options)
+    theirs = learned_experiment(options)
+    preset = experiment("gtb", "gtb")
     agents = replace(theirs.agents, minibatches=1, epochs=1)
+    run = replace(theirs.run, k=options.k, pipeline=True)
     for kind, gamma in (("delta", 1.0), ("level", 0.99)):
-        designer = MetaGradient(
-            TaxSchedule(start=options.rate, reward=Welfare(kind)), gamma=gamma, advantages="gae",
-            critic=LinearCritic(OwnedByRank()), path=LastSteps(1), discount_scores=True,
-        )  # fmt: skip
-        task, run = replace(theirs.task, tax_mode="external"), replace(theirs.run, k=options.k)
-        trainer = with_agents(replace(theirs, task=task, agents=agents, designer=designer, run=run), options.run)
+        taxes = TaxSchedule(start=options.rate, reward=Welfare(kind))
+        designer = replace(preset.designer, incentive=taxes, gamma=gamma, path=LastSteps(1))
+        task = replace(theirs.task, tax_mode="external")
+        e = replace(theirs, method="metagrad", task=task, agents=agents, designer=designer, run=run)
+        trainer = with_agents(e, options.run).trainers[0]
         for name, gradients in frozen_gradients(trainer, options.batches, options.before).items():
             g = torch.stack(gradients)
             unit = g / g.norm(dim=1, keepdim=True)

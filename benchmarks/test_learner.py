@@ -11,16 +11,13 @@ from measuring import best_time
 
 torch = pytest.importorskip("torch")
 
-from metagrad.legacy.presets import preset  # noqa: E402
-from metagrad.legacy.train import Learner  # noqa: E402
+from gradients import both_ways, economy, trainer_of  # noqa: E402
 
-from metagrad.designers import MetaGradient  # noqa: E402
-from metagrad.metagradient import LastSteps, log_prob_objective, unrolled  # noqa: E402
+from metagrad.experiment.registry import experiment  # noqa: E402
+from metagrad.metagradient import LastSteps  # noqa: E402
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
-from metagrad.tasks import experiment  # noqa: E402
-from metagrad.tasks.gtb import TaxSchedule  # noqa: E402
-from metagrad.tasks.gtb.presets import trunk  # noqa: E402
-from metagrad.trainer import Trainer  # noqa: E402
+
+SEEDS = tuple(range(8))
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +31,10 @@ def sgemm_flops():
     return 2 * 1024**3 / best_time(lambda: a @ a, 10)
 
 
-def forward_flops(config):
+def forward_flops(e):
     """Multiplications and additions of one pass of all networks over the rows of one batch, 8 seeds."""
-    n, rows = config.game.n_agents, config.game.max_steps * config.k
-    sizes = (3 * n, *config.agents.hidden, 3)
+    n, rows = e.task.n_agents, e.task.horizon * e.run.k
+    sizes = (3 * n, *e.agents.hidden, 3)
     weights = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
     return 2 * 8 * n * rows * weights
 
@@ -45,28 +42,21 @@ def forward_flops(config):
 @pytest.mark.parametrize("name", ["er_5_2_paper", "er_5_2", "er_10_5"])
 def test_iteration(benchmark, name):
     """One iteration of 8 seeds, at the start of training."""
-    config = replace(preset(name), seeds=tuple(range(8)))
-    learner = Learner(config)
-    for _ in range(5):
-        learner.iterate()
-    benchmark.pedantic(learner.iterate, rounds=60)
+    e = experiment("escape-room", name)
+    trainer = trainer_of(e, seeds=SEEDS)
+    trainer.train(5)
+    benchmark.pedantic(trainer.iterate, rounds=60)
     seconds = benchmark.stats.stats.median
     # Rollout, agents' gradient (1 + 2), designer's gradient (2), Jacobian-vector product (2), in forward passes.
-    flops = 8 * forward_flops(config)
+    flops = 8 * forward_flops(e)
     benchmark.extra_info.update(
-        episodes_per_second=8 * config.k / seconds, fraction_of_sgemm=flops / seconds / sgemm_flops()
+        episodes_per_second=8 * e.run.k / seconds, fraction_of_sgemm=flops / seconds / sgemm_flops()
     )
 
 
 def ready(k, mode):
     """A meta-gradient of 8 seeds of ER(5,2), ready to be computed."""
-    config = preset("er_5_2")
-    learner = Learner(replace(config, k=k, seeds=tuple(range(8)), designer=replace(config.designer, mode=mode)))
-    calls = []
-    original = learner.metagradient
-    learner.metagradient = lambda *args: calls.append(args) or original(*args)  # type: ignore[method-assign]
-    learner.iterate()
-    return lambda: original(*calls[-1])
+    return both_ways(trainer_of(experiment("escape-room", "er_5_2"), seeds=SEEDS, k=k))[mode]
 
 
 MEMORY = """
@@ -75,17 +65,17 @@ from pathlib import Path
 sys.path.insert(0, {path!r})
 import test_learner
 torch.set_num_threads(1)
-call = test_learner.{prepare}({k}, {mode!r})
+call = test_learner.{prepare}{arguments!r}
 if {compute}:
     call()
 print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text())[1])
 """
 
 
-def peak_kilobytes(prepare, k, mode, compute):
+def peak_kilobytes(prepare, *arguments, compute):
     """Peak memory of a process that prepares, and computes, a meta-gradient."""
     path = __file__.rsplit("/", 1)[0]
-    code = MEMORY.format(path=path, prepare=prepare, k=k, mode=mode, compute=compute)
+    code = MEMORY.format(path=path, prepare=prepare, arguments=arguments, compute=compute)
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
@@ -102,42 +92,44 @@ def test_metagradient(benchmark, k, mode):
 def test_metagradient_memory(benchmark, k, mode):
     """Peak memory of a process, above that of one with the smallest batch."""
     peaks = []
-    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready", k, mode, True)), rounds=1)
-    benchmark.extra_info["peak_megabytes"] = (peaks[0] - peak_kilobytes("ready", 1, "forward", False)) / 1024
+    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready", k, mode, compute=True)), rounds=1)
+    least = peak_kilobytes("ready", 1, "forward", compute=False)
+    benchmark.extra_info["peak_megabytes"] = (peaks[0] - least) / 1024
 
 
-# Multiplications and additions of one pass of the paper's policy network over one episode (metagrad specification, 9).
-GTB_FORWARD = 0.857e6 * 400
+# Multiplications and additions of one pass of a policy over one episode, 400 rows: of the convolutions as published
+# (docs/spec/metagrad.md, 9), and of dense layers on planes as if none of their cells were 0.
+GTB_FORWARD = {"trunk": 0.857e6 * 400}
 
 
-def economy(method, network="planes", **run):
-    """Our preset of the economy, by default with its policy on planes; "trunk" is the published one."""
-    e = experiment("gtb", method=method)
-    agents = e.agents if network == "planes" else replace(e.agents, network=trunk(128, 128))
-    return replace(e, agents=agents, run=replace(e.run, **run))
+def gtb_forward(trainer, policy):
+    weights = sum(p.numel() for p in trainer.state.agents.policy.values())
+    return GTB_FORWARD.get(policy, 2 * weights * 400)
 
 
-def economists(e):
-    """Its trainer, one seed."""
-    return Trainer(e.task, e.agents, e.designer, seeds=(1,), k=e.run.k, pipeline=e.run.pipeline)
-
-
-@pytest.mark.parametrize("network", ["planes", "trunk"])
-@pytest.mark.parametrize("method", ["free-market", "dual-rl", "metagrad"])
-def test_iteration_gtb(benchmark, method, network):
+@pytest.mark.parametrize(
+    ("method", "policy"),
+    [
+        ("free-market", "planes"), ("free-market", "trunk"), ("dual-rl", "planes"), ("metagrad", "planes"),
+        ("metagrad", "trunk"),
+    ],
+)  # fmt: skip
+def test_iteration_gtb(benchmark, method, policy):
     """One iteration of the economy's learner, simulator included: our preset, K = 16 episodes."""
-    e = economy(method, network)
-    trainer = economists(e)
-    trainer.iterate()
+    e = economy(method, policy)
+    trainer = trainer_of(e)
+    trainer.train(1)
     benchmark.pedantic(trainer.iterate, rounds=6)
     seconds = benchmark.stats.stats.median
-    extra = {"episodes_per_second": e.run.k / seconds, "simulator_share": simulator_seconds(e) / seconds}
-    if network == "trunk":
-        # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
-        # a share of the steps once more for the agents' response (1 + 1 back + 1 for each of about three brackets).
-        passes = 4 + (2 + 5 / e.designer.path.stride if method == "metagrad" else 0)
-        extra["fraction_of_sgemm"] = e.run.k * passes * GTB_FORWARD / seconds / sgemm_flops()
-    benchmark.extra_info.update(extra)
+    # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
+    # a share of the steps once more for the agents' response (1 + 1 back + 1 for each of about three brackets reached).
+    passes = 4 + (2 + 5 / e.designer.path.stride if method == "metagrad" else 0)
+    flops = e.run.k * passes * gtb_forward(trainer, policy)
+    benchmark.extra_info.update(
+        episodes_per_second=e.run.k / seconds,
+        fraction_of_sgemm=flops / seconds / sgemm_flops(),
+        simulator_share=simulator_seconds(e) / seconds,
+    )
 
 
 @pytest.mark.parametrize("by", ["entries", "library"])
@@ -176,44 +168,36 @@ def simulator_seconds(e):
     """Time of the simulator alone for the steps of one batch."""
     env = e.task.make(e.run.k, [1])
     env.reset()
-    actions = np.zeros((e.run.k, 4), np.int64)
-    return e.task.steps * best_time(lambda: env.step(actions), 50)
+    actions = np.zeros((e.run.k, e.task.n_agents), np.int64)
+    return e.task.horizon * best_time(lambda: env.step(actions), 50)
 
 
-def ready_gtb(k, mode):
+def ready_gtb(k, policy, mode):
     """The designer's gradient through one step of the agents on the economy, ready to be computed."""
-    e = economy("metagrad", "trunk", k=k)
-    incentive, agents = TaxSchedule(trunk(256, 256), baseline=False), replace(e.agents, minibatches=1)
-    designer = MetaGradient(incentive, gamma=1.0, path=LastSteps(1), chain=1.0, discount_scores=True)
-    trainer = economists(replace(e, agents=agents, designer=designer))
-    trainer.iterate()
-    batch, state, eta = trainer.state.pending, trainer.state.agents, trainer.state.designer.eta
-    after, steps = agents.update(state, batch, trainer.rng)
-    weights = designer.weights(trainer.state.designer, batch) / -k
-    if mode == "unrolled":
-        objective = log_prob_objective(agents, batch, -weights)
-        return lambda: unrolled(agents, incentive, eta, steps, objective)
-
-    def forward():
-        adjoint = agents.score_vjp(after, batch.replace(memo={}), weights)
-        return designer.path.gradient(None, eta, agents, incentive, steps, adjoint, batch)
-
-    return forward
+    e = economy("metagrad", policy)
+    designer = replace(e.designer, path=LastSteps(1), incentive=replace(e.designer.incentive, baseline=False))
+    e = replace(e, agents=replace(e.agents, minibatches=1), designer=designer)
+    trainer = trainer_of(e, k=k)
+    trainer.train(1)
+    return both_ways(trainer)[mode]
 
 
 @pytest.mark.parametrize("mode", ["forward", "unrolled"])
-def test_metagradient_gtb(benchmark, mode):
-    """K = 4 episodes of the economy, the paper's networks."""
-    benchmark.pedantic(ready_gtb(4, mode), rounds=5, warmup_rounds=1)
+@pytest.mark.parametrize("policy", ["planes", "trunk"])
+def test_metagradient_gtb(benchmark, policy, mode):
+    """K = 4 episodes of the economy."""
+    benchmark.pedantic(ready_gtb(4, policy, mode), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize("mode", ["forward", "unrolled"])
-def test_metagradient_memory_gtb(benchmark, mode):
+@pytest.mark.parametrize("policy", ["planes", "trunk"])
+def test_metagradient_memory_gtb(benchmark, policy, mode):
     """Peak memory of a process with K = 16 episodes of the economy, above that of one that computes none."""
     peaks = []
-    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready_gtb", 16, mode, True)), rounds=1)
-    benchmark.extra_info["extra_megabytes"] = (peaks[0] - peak_kilobytes("ready_gtb", 16, "forward", False)) / 1024
+    benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready_gtb", 16, policy, mode, compute=True)), rounds=1)
+    least = peak_kilobytes("ready_gtb", 16, policy, "forward", compute=False)
+    benchmark.extra_info["extra_megabytes"] = (peaks[0] - least) / 1024
 
 
 # Multiplications and additions of one pass of Cleanup's policy over one row: convolution, two dense layers, head.
@@ -224,7 +208,7 @@ CLEANUP_FORWARD = 2 * (81 * 27 * 6 + 486 * 64 + 64 * 64 + 64 * 6)
 def test_iteration_cleanup(benchmark, method):
     """One iteration of Cleanup's learner, simulator included: our preset, K = 16 episodes."""
     e = experiment("cleanup", method=method)
-    trainer = Trainer(e.task, e.agents, e.designer, seeds=(0,), k=e.run.k)
+    trainer = trainer_of(e)
     trainer.train(3)
     benchmark.pedantic(trainer.iterate, rounds=20)
     seconds = benchmark.stats.stats.median

@@ -28,7 +28,113 @@ class TrainState(NamedTuple):
     episodes: int  # training episodes of each seed, validation episodes included
 
 
-class Trainer:
+class _Saved:
+    """What a trainer knows, as tensors by name."""
+
+    state: TrainState
+    agents: Any
+    designer: Designer
+    task: Any
+    env: Any
+    rng: Streams
+    where: Where
+    seeds: tuple[int, ...]
+    k: int
+    agent_batches: int
+    pipeline: bool
+    env_steps: np.ndarray
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how training goes on, by name."""
+        flat = flatten(self.state._replace(pending=None))
+        if self.state.pending is not None:
+            flat |= flatten(self.state.pending, "pending/")
+        flat |= flatten({"streams": self.rng.counters(), "env": env_state(self.env), "env_steps": self.env_steps})
+        return {name: t.detach() for name, t in flat.items()}
+
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
+        """Go on from :meth:`tensors`.
+
+        Parameters
+        ----------
+        tensors : dict
+        dry : bool
+            Only see whether they fit.
+
+        Raises
+        ------
+        ValueError
+            If an entry is missing, unknown, or of another shape or type; nothing is changed then.
+        """
+        held, env, streams = (_below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
+        state = unflatten(self.state._replace(pending=None), tensors)
+        steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
+        _check_place(self.task, self.rng, self.env.num_envs, env, streams)
+        if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
+            raise ValueError("iteration and episodes do not go with the streams")
+        if self.pipeline and self.designer.validation != "none" and state.iteration:
+            fitting.check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
+        elif held:
+            raise ValueError(f"pending/{min(held)} is unknown")
+        rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
+        self._check_filled(rest, state.iteration)
+        if not dry:
+            self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
+            pending = batch_of(held, self.where.device) if held else None
+            self.state, self.env_steps = state._replace(pending=pending), steps
+
+    def _check_filled(self, found: dict[str, Tensor], iteration: int) -> None:
+        """Refuse unknown tensors, and what training fills in unless it is as another trainer's after an iteration."""
+        fresh = flatten(self.state._replace(pending=None))
+        filled: dict[str, Tensor] = {}
+        if iteration and has_empty(self.state._replace(pending=None)):
+            other = self._alone()
+            other.iterate()
+            filled = {n: t for n, t in flatten(other.state._replace(pending=None)).items() if n not in fresh}
+        fitting.check_names(found, [*fresh, *filled, "env_steps"])
+        for name, t in filled.items():
+            shape = (len(self.seeds) * len(t), *t.shape[1:]) if t.dim() else ()
+            fitting.check_tensor(name, found[name], shape, t.dtype)
+
+    def _alone(self) -> Trainer:
+        """A new trainer with one seed."""
+        return Trainer(
+            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=self.k, agent_batches=self.agent_batches,
+            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
+        )  # fmt: skip
+
+    def sample(self) -> Batch:
+        """A batch of a new trainer with one seed, to see what batches are made of; nothing is changed."""
+        other = self._alone()
+        return other.collect(other.state.agents)
+
+    def adopt(self, tensors: dict[str, Tensor]) -> None:
+        """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
+
+        Fresh optimisers would jolt them. Schedules start anew.
+
+        Raises
+        ------
+        ValueError
+            If they are other agents; nothing is changed then.
+        """
+        agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
+        theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
+        fitting.check_names(theirs, list(flatten({"agents": agents})))
+        self.state = self.state._replace(agents=agents._replace(batches=0))
+
+    def diverged(self) -> np.ndarray:
+        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
+        n, bad = len(self.seeds), np.zeros(len(self.seeds), np.bool_)
+        learned = {"policy": self.state.agents.policy, "critic": self.state.agents.critic,
+                   "eta": self.designer.eta(self.state.designer)}  # fmt: skip
+        for p in flatten(learned).values():
+            if p.is_floating_point() and p.dim() and len(p) % n == 0:
+                bad |= ~p.reshape(n, -1).isfinite().all(1).cpu().numpy()
+        return bad
+
+
+class Trainer(_Saved):
     """Agents that learn from incentives and a designer that learns incentives, all seeds side by side.
 
     Parameters
@@ -149,97 +255,6 @@ class Trainer:
         Exploration is off, actions are drawn from the policies. Training is not disturbed.
         """
         return Evaluator(self, "test", episodes)()
-
-    # ------------------------------------------------------------------ saving
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that decides how training goes on, by name."""
-        flat = flatten(self.state._replace(pending=None))
-        if self.state.pending is not None:
-            flat |= flatten(self.state.pending, "pending/")
-        flat |= flatten({"streams": self.rng.counters(), "env": env_state(self.env), "env_steps": self.env_steps})
-        return {name: t.detach() for name, t in flat.items()}
-
-    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
-        """Go on from :meth:`tensors`.
-
-        Parameters
-        ----------
-        tensors : dict
-        dry : bool
-            Only see whether they fit.
-
-        Raises
-        ------
-        ValueError
-            If an entry is missing, unknown, or of another shape or type; nothing is changed then.
-        """
-        held, env, streams = (_below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
-        state = unflatten(self.state._replace(pending=None), tensors)
-        steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
-        _check_place(self.task, self.rng, self.env.num_envs, env, streams)
-        if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
-            raise ValueError("iteration and episodes do not go with the streams")
-        if self.pipeline and self.designer.validation != "none" and state.iteration:
-            fitting.check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
-        elif held:
-            raise ValueError(f"pending/{min(held)} is unknown")
-        rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
-        self._check_filled(rest, state.iteration)
-        if not dry:
-            self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
-            pending = batch_of(held, self.where.device) if held else None
-            self.state, self.env_steps = state._replace(pending=pending), steps
-
-    def _check_filled(self, found: dict[str, Tensor], iteration: int) -> None:
-        """Refuse unknown tensors, and what training fills in unless it is as another trainer's after an iteration."""
-        fresh = flatten(self.state._replace(pending=None))
-        filled: dict[str, Tensor] = {}
-        if iteration and has_empty(self.state._replace(pending=None)):
-            other = self._alone()
-            other.iterate()
-            filled = {n: t for n, t in flatten(other.state._replace(pending=None)).items() if n not in fresh}
-        fitting.check_names(found, [*fresh, *filled, "env_steps"])
-        for name, t in filled.items():
-            shape = (len(self.seeds) * len(t), *t.shape[1:]) if t.dim() else ()
-            fitting.check_tensor(name, found[name], shape, t.dtype)
-
-    def _alone(self) -> Trainer:
-        """A new trainer with one seed."""
-        return Trainer(
-            self.task, self.agents, self.designer, seeds=self.seeds[:1], k=self.k, agent_batches=self.agent_batches,
-            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
-        )  # fmt: skip
-
-    def sample(self) -> Batch:
-        """A batch of a new trainer with one seed, to see what batches are made of; nothing is changed."""
-        other = self._alone()
-        return other.collect(other.state.agents)
-
-    def adopt(self, tensors: dict[str, Tensor]) -> None:
-        """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
-
-        Fresh optimisers would jolt them. Schedules start anew.
-
-        Raises
-        ------
-        ValueError
-            If they are other agents; nothing is changed then.
-        """
-        agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
-        theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
-        fitting.check_names(theirs, list(flatten({"agents": agents})))
-        self.state = self.state._replace(agents=agents._replace(batches=0))
-
-    def diverged(self) -> np.ndarray:
-        """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
-        n, bad = len(self.seeds), np.zeros(len(self.seeds), np.bool_)
-        learned = {"policy": self.state.agents.policy, "critic": self.state.agents.critic,
-                   "eta": self.designer.eta(self.state.designer)}  # fmt: skip
-        for p in flatten(learned).values():
-            if p.is_floating_point() and p.dim() and len(p) % n == 0:
-                bad |= ~p.reshape(n, -1).isfinite().all(1).cpu().numpy()
-        return bad
 
 
 class Evaluator:

@@ -18,7 +18,6 @@ LARGER = {
     "rollout.py:rollout": 73,
     "tasks/gtb/task.py:GatherTradeBuild": 158,
     "tasks/gtb/taxes.py:TaxSchedule": 154,
-    "trainer.py:Trainer": 206,
 }
 
 
