@@ -11,7 +11,7 @@ import numpy as np
 from fastenvs.checks import affordable, as_path, shown
 from fastenvs.jit import copy_bytes, inline
 
-# A run of cells in one row, as (row, columns); from the Gather-Trade-Build specification, section 1.3.
+# A run of cells in one row, as (row, columns); from docs/spec/gtb.md, section 1.3.
 _Rows = dict[int, str]
 
 _PURE_MIXED: dict[int, dict[str, _Rows]] = {
@@ -79,7 +79,7 @@ def _draw_cleanup(height: int, width: int, points: dict[str, _Rows]) -> str:
 
 
 def _large_cleanup() -> str:
-    """The original 25 x 18 map; from the Cleanup specification, section 2."""
+    """The original 25 x 18 map; from ``docs/spec/cleanup.md``, section 2."""
     widths = {1: 6, 2: 6, 3: 6, 8: 6, 9: 6, 12: 6, 13: 6, 15: 4, 19: 4, 23: 4}
     dirty = {2, 6, 8, 9, 11, 13, 15, 17, 19, 21, 23}
     points: dict[str, _Rows] = {"H": {}, "R": {}, "S": {}, "B": {}, "P": {}}

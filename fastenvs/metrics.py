@@ -1,6 +1,6 @@
 """Inequality and welfare of coin holdings, as kernels over one economy and as functions over arrays of economies.
 
-Gather-Trade-Build specification, section 11. ``x`` is a vector of total coin, in coins.
+``docs/spec/gtb.md``, section 11. ``x`` is a vector of total coin, in coins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Saez's optimal income tax, estimated from past incomes (Gather-Trade-Build specification, section 10).
+"""Saez's optimal income tax, estimated from past incomes (``docs/spec/gtb.md``, section 10).
 
 A memory holds the newest 500 pairs of income and marginal rate. Once it has been full, every period's rates are made
 from it: an elasticity of income, welfare weights and Pareto parameters in 100 income bins, optimal rates of the bins,

@@ -1,4 +1,4 @@
-"""Options of Cleanup, and what its kernels need of them. Section numbers are those of the Cleanup specification."""
+"""Options of Cleanup, and what its kernels need of them. Sections are those of ``docs/spec/cleanup.md``."""
 
 from __future__ import annotations
 

@@ -132,8 +132,8 @@ def pick_winner(scratch, streams, order, target, contenders, e):
 def settle_rest(state, e):
     """Phase B: passes over the agents whose plans are open, until none is.
 
-    The form of a fixed point that the specification mentions differs where agents share a cell: of a pair that would
-    swap, one may see another agent on its target.
+    One fixed point in place of these passes would differ where agents share a cell: of a pair that would swap, one may
+    see another agent on its target.
     """
     n_agents, scratch, cell = state.cell.shape[1], state.scratch, state.cell
     open_plans = 0

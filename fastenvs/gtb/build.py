@@ -1,4 +1,4 @@
-"""Reading the agents' actions, and building houses (specification, sections 4.1 and 5)."""
+"""Reading the agents' actions, and building houses (``docs/spec/gtb.md``, sections 4.1 and 5)."""
 
 from typing import NamedTuple
 

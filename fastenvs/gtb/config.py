@@ -25,7 +25,7 @@ STONE, WOOD = 0, 1
 
 @dataclass(frozen=True)
 class Options:
-    """Options of the economy (Gather-Trade-Build specification, section 15); defaults are the paper's.
+    """Options of the economy (``docs/spec/gtb.md``, section 15); defaults are the paper's.
 
     Parameters
     ----------

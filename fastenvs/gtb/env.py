@@ -373,7 +373,7 @@ class GatherTradeBuild(VecEnv):
         }
 
     def metrics(self, env: int, *, final: bool = False) -> dict[str, float]:
-        """Metrics of one copy's episode so far, by the reference's names (specification, section 11).
+        """Metrics of one copy's episode so far, by the reference's names (``docs/spec/gtb.md``, section 11).
 
         Parameters
         ----------

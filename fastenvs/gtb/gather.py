@@ -1,4 +1,4 @@
-"""Moving and collecting (specification, section 7)."""
+"""Moving and collecting (``docs/spec/gtb.md``, section 7)."""
 
 from typing import NamedTuple
 

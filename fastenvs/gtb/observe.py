@@ -1,4 +1,4 @@
-"""Observations and masks (specification, sections 12 and 13).
+"""Observations and masks (``docs/spec/gtb.md``, sections 12 and 13).
 
 Maps are channel-last bytes, so an agent's window is copied row by row. Vectors are computed in double precision and
 stored as float32; what all agents see alike is written once and copied.

@@ -1,4 +1,4 @@
-"""Rates in force and their annealed cap (specification, sections 9.2 and 9.5)."""
+"""Rates in force and their annealed cap (``docs/spec/gtb.md``, sections 9.2 and 9.5)."""
 
 from typing import NamedTuple
 

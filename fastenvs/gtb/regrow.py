@@ -1,4 +1,4 @@
-"""Regeneration of wood and stone (specification, section 8)."""
+"""Regeneration of wood and stone (``docs/spec/gtb.md``, section 8)."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Utility, welfare, rewards and the end of an episode (specification, sections 11 and 14)."""
+"""Utility, welfare, rewards and the end of an episode (``docs/spec/gtb.md``, sections 11 and 14)."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""State of the economy, its maps, and the start of an episode (specification, sections 1 and 2)."""
+"""State of the economy, its maps, and the start of an episode (``docs/spec/gtb.md``, sections 1 and 2)."""
 
 from __future__ import annotations
 

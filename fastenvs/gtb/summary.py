@@ -1,4 +1,4 @@
-"""Metrics of an episode, by the names of the published environment (specification, section 11)."""
+"""Metrics of an episode, by the names of the published environment (``docs/spec/gtb.md``, section 11)."""
 
 from __future__ import annotations
 

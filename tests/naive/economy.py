@@ -1,4 +1,4 @@
-"""One copy of the whole economy, from the specification (its sections are numbered here), in lists and dictionaries.
+"""One copy of the whole economy, from docs/spec/gtb.md (its sections are numbered here), in lists and dictionaries.
 
 A cell is (row, column), goods are stone and wood. Everything random is handed in, so nothing here draws.
 """
