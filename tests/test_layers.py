@@ -24,7 +24,7 @@ LARGER = {
 def test_layers(capfd, monkeypatch):
     """The contracts under ``tool.importlinter`` in ``pyproject.toml``."""
     monkeypatch.chdir(ROOT)
-    status = cli.lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True)
+    status = cli.lint_imports(config_filename="pyproject.toml", no_cache=True)
     out = capfd.readouterr().out
     assert status == 0, out
     assert "3 kept, 0 broken" in out
