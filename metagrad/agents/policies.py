@@ -126,8 +126,8 @@ class Policies(Checked):
         if rows is None:
             return x
         if rows.dim() == 1 or len(rows) == 1:
-            return x[:, rows.flatten()]
-        return x[torch.arange(len(rows), device=x.device)[:, None], rows]
+            return x.index_select(1, rows.flatten())
+        return torch.stack([one.index_select(0, mine) for one, mine in zip(x, rows, strict=True)])
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         return self._pick(self.rows.of(batch.agents_alive), rows)
