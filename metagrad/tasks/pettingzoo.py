@@ -1,6 +1,6 @@
 """PettingZoo parallel environments as tasks: K copies stepped one after the other.
 
-Needs the extra ``pettingzoo``; nothing is imported from it here, so any object of its parallel API will do.
+Nothing is imported from PettingZoo, so any object with the methods of its ``ParallelEnv`` will do.
 """
 
 from __future__ import annotations
@@ -26,13 +26,15 @@ def parallel_task(
     ----------
     make : callable
         Makes one copy, ``ParallelEnv``. All agents have the same ``Discrete`` action space and observation spaces of
-        equal shapes; an observation may be a dict with an entry ``action_mask`` or ``mask`` of legal actions.
+        equal shapes; an observation may be a dict with an entry ``action_mask`` or ``mask`` of legal actions;
+        a ``Discrete`` observation becomes one-hot.
     horizon : int
         Step limit of an episode.
     designer_reward : callable, optional
         From the agents' rewards of a step to the designer's; by default their sum.
     designer_observation : callable, optional
-        From an environment to what the designer sees; by default ``env.state()``, or else all agents' observations.
+        From an environment to what the designer sees; by default ``env.state()``, or where the game has none,
+        all agents' observations.
     name : str, optional
         Name of the game.
 
@@ -79,7 +81,7 @@ def _shape_of(space: Any) -> Any:
     inner = getattr(space, "spaces", None)
     if isinstance(inner, dict):
         return {name: _shape_of(part) for name, part in inner.items()}
-    return tuple(getattr(space, "shape", None) or ())
+    return tuple(getattr(space, "shape", None) or (getattr(space, "n", 1),))
 
 
 class ParallelCopies:
@@ -108,6 +110,8 @@ class ParallelCopies:
         self.n_actions = int(envs[0].action_space(agents[0]).n)
         self._seen: list[dict[str, Any]] = [{} for _ in envs]
         self._done = np.zeros(len(envs), np.bool_)
+        self._spaces = {agent: envs[0].observation_space(agent) for agent in agents}
+        self._has_state: bool | None = None
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict]:
         """Start new episodes in all copies; copy i takes the seed ``seed + i``."""
@@ -136,30 +140,41 @@ class ParallelCopies:
         return self._obs(), rewards, terminated, truncated, {"designer_reward": designer}
 
     def _obs(self) -> dict[str, Any]:
-        by_copy = [_stacked([_named(seen[a]) for a in self.agents]) for seen in self._seen]
+        by_copy = [_stacked([_named(seen[a], self._spaces[a]) for a in self.agents]) for seen in self._seen]
         agents = _stacked(by_copy)
         if self._observe is not None:
             designer: Any = np.stack([np.asarray(self._observe(env), np.float32).ravel() for env in self.envs])
-        elif hasattr(self.envs[0], "state") and self._has_state():
+        elif self._state_is_there():
             designer = np.stack([np.asarray(env.state(), np.float32).ravel() for env in self.envs])
         else:
             parts = [x.reshape(self.num_envs, -1) for name, x in agents.items() if name != "mask"]
             designer = np.concatenate([p.astype(np.float32) for p in parts], 1)
         return {"agents": agents, "designer": designer}
 
-    def _has_state(self) -> bool:
-        try:
-            self.envs[0].state()
-        except (NotImplementedError, AttributeError):
-            return False
-        return True
+    def _state_is_there(self) -> bool:
+        """Whether the game has a state of numbers; those that have none raise whatever they like."""
+        if self._has_state is None:
+            try:
+                np.asarray(self.envs[0].state(), np.float32)
+                self._has_state = True
+            except Exception:
+                self._has_state = False
+        return self._has_state
 
 
-def _named(obs: Any) -> dict[str, np.ndarray]:
+def _named(obs: Any, space: Any) -> dict[str, np.ndarray]:
     """One agent's observation as arrays by name; the mask under the learner's name."""
     if not isinstance(obs, dict):
-        return {"obs": np.atleast_1d(np.asarray(obs))}
-    return {"mask" if name == "action_mask" else name: np.atleast_1d(np.asarray(x)) for name, x in obs.items()}
+        return {"obs": _array(obs, space)}
+    parts = getattr(space, "spaces", {})
+    return {"mask" if name == "action_mask" else name: _array(x, parts.get(name)) for name, x in obs.items()}
+
+
+def _array(x: Any, space: Any) -> np.ndarray:
+    """An array of at least one dimension; one of n things (``Discrete``) is one-hot."""
+    if hasattr(space, "n") and not getattr(space, "shape", None):
+        return np.eye(int(space.n), dtype=np.float32)[int(x) - int(getattr(space, "start", 0))]
+    return np.atleast_1d(np.asarray(x))
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
