@@ -34,7 +34,7 @@ class Taxes(NamedTuple):
     position: np.ndarray  # int32 [N], day of the period, from 1
     live: np.ndarray  # float64 [N, B], rates in force
     shown: np.ndarray  # float64 [N, B], rates as of the first day
-    choice: np.ndarray  # int32 [N, B], index of the rate chosen by a planner
+    choice: np.ndarray  # int32 [N, B], index of the rate chosen by a designer
     last_coin: np.ndarray  # float64 [N, A], total coin after the last tax day
     last_income: np.ndarray  # float64 [N, A], of the last tax day
     last_marginal: np.ndarray  # float64 [N, A]

@@ -150,12 +150,12 @@ def test_a_giver_is_after_its_own_reward_for_what_others_do():
 # ---------------------------------------------------------------------- adaptive mechanism design
 
 
-@pytest.mark.parametrize("scores_at", ["own", "planner"])
+@pytest.mark.parametrize("scores_at", ["own", "designer"])
 def test_score_norms(scores_at):
     trainer = room(AMD(scores_at=scores_at), seeds=(3,))
     batch, agents = trainer.collect(trainer.state.agents), trainer.agents
-    obs = AMD._planner_view(batch) if scores_at == "planner" else batch.obs
-    norms = agents.score_norms(trainer.state.agents, batch, obs if scores_at == "planner" else None)
+    obs = AMD._designer_view(batch) if scores_at == "designer" else batch.obs
+    norms = agents.score_norms(trainer.state.agents, batch, obs if scores_at == "designer" else None)
     policy = trainer.state.agents.policy
     for t, j, i in ((0, 0, 0), (0, 1, 2), (1, 3, 1)):
         row, action = obs["obs"][i, t * 4 + j], batch.actions[0, t, j, i]
@@ -169,7 +169,7 @@ def test_score_norms(scores_at):
         torch.testing.assert_close(norms[0, t, j, i], want)
 
 
-def test_the_planner_learns_at_every_step_from_that_step():
+def test_the_designer_learns_at_every_step_from_that_step():
     designer = AMD(SMALL, optim.Adam(0.02), agents_lr=0.5, cost_weight=0.1)
     trainer = room(designer, seeds=(3,), k=8)
     batch = trainer.collect(trainer.state.agents)

@@ -33,8 +33,8 @@ ROOM = small(experiment("escape-room", "er_2_1"), target=5.0)
 CLEANUP = small(experiment("cleanup"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
 OWN = imported("own:experiment")
 GTB = small(experiment("gtb"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
-PLANNER = small(experiment("gtb", method="dual-rl"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
-EXAMPLES = {"room": ROOM, "cleanup": CLEANUP, "gtb": GTB, "planner": PLANNER, "own": OWN}
+DESIGNER = small(experiment("gtb", method="dual-rl"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
+EXAMPLES = {"room": ROOM, "cleanup": CLEANUP, "gtb": GTB, "planner": DESIGNER, "own": OWN}
 
 
 def with_run(made, **options):

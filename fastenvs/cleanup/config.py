@@ -60,9 +60,9 @@ class Options:
     actions : str
         Which of :data:`ACTION_SETS` the agents have.
     view_size, planner_view_size : int
-        Radius of the agents' and of the planner's window; the planner's default is that of the agents.
+        Radius of the agents' and of the designer's window; the designer's default is that of the agents.
     global_ref_point, planner_ref_point : (int, int), optional
-        Centre of the agents' windows, if not their own place; centre of the planner's, by default the map's middle.
+        Centre of the agents' windows, if not their own place; centre of the designer's, by default the map's middle.
     depletion, restoration : float
         Densities of waste from which on nothing grows, and up to which apples grow at the full rate.
     apple_rate, waste_rate : float
@@ -74,7 +74,7 @@ class Options:
     movement : {"reference", "orderly"}
         The published rule, in which two agents may come to share a cell, or one in which they never do.
     cleaning_penalty : float
-        Subtracted from an agent's reward for each clean action; the planner's reward is without it.
+        Subtracted from an agent's reward for each clean action; the designer's reward is without it.
     observation : {"rgb", "planes"}
         Colours, or one-hot planes of the same window with headings.
     """
@@ -112,13 +112,13 @@ class Options:
         return np.flatnonzero(np.isin(self.symbols, list(symbols))).astype(np.int32)
 
     @property
-    def planner_radius(self) -> int:
-        """Radius of the planner's window."""
+    def designer_radius(self) -> int:
+        """Radius of the designer's window."""
         return self.view_size if self.planner_view_size is None else self.planner_view_size
 
     @property
-    def planner_centre(self) -> tuple[int, int]:
-        """Centre of the planner's window."""
+    def designer_centre(self) -> tuple[int, int]:
+        """Centre of the designer's window."""
         height, width = self.symbols.shape
         return (height // 2, width // 2) if self.planner_ref_point is None else self.planner_ref_point
 

@@ -46,9 +46,9 @@ class Cleanup(VecEnv):
     def __init__(self, num_envs: int, *, preset: str = "paper_7x7", **options: Any) -> None:
         shared, options = self._split(options)
         self.options = o = make_options(preset, options)
-        (height, width), side, planner_side = o.symbols.shape, 2 * o.view_size + 1, 2 * o.planner_radius + 1
+        (height, width), side, designer_side = o.symbols.shape, 2 * o.view_size + 1, 2 * o.designer_radius + 1
         channels = 3 if o.observation == "rgb" else len(PLANES) + o.n_agents + 4
-        seen = 2 * channels * (o.n_agents * side**2 + planner_side**2)
+        seen = 2 * channels * (o.n_agents * side**2 + designer_side**2)
         super().__init__(num_envs, o.n_agents, bytes_each=seen + height * width * (channels + 3), **shared)
         self.config = make_config(o)
         self.n_actions = len(self.config.base_action)
@@ -79,10 +79,10 @@ class Cleanup(VecEnv):
         )
         self._obs = {
             "agents": zeros(a, side, side, channels),
-            "designer": zeros(planner_side, planner_side, channels),
+            "designer": zeros(designer_side, designer_side, channels),
         }
         self._centre = np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64)
-        self._planner_centre = np.array(o.planner_centre, np.int64)
+        self._designer_centre = np.array(o.designer_centre, np.int64)
         points = height * width - 1
         n_apples, n_waste = len(self.config.apple_points), len(self.config.waste_points)
         self._offer_draws(
@@ -136,7 +136,7 @@ class Cleanup(VecEnv):
             s.cell,
             s.heading,
             self._centre,
-            self._planner_centre,
+            self._designer_centre,
             out["agents"],
             out["designer"],
             mask,

@@ -10,13 +10,13 @@ from fastenvs.jit import kernel
 
 
 @kernel
-def observe(canvas, cell, heading, centre, planner_centre, agents, planner, mask, lo, hi):
-    """Windows around the agents, their headings to the top, and the planner's window.
+def observe(canvas, cell, heading, centre, designer_centre, agents, designer, mask, lo, hi):
+    """Windows around the agents, their headings to the top, and the designer's window.
 
     ``centre`` int64 is row and column of a common centre for the agents, or empty.
     """
     n_agents, width = cell.shape[1], canvas.shape[2]
-    side, planner_side = agents.shape[2], planner.shape[1]
+    side, designer_side = agents.shape[2], designer.shape[1]
     for e in range(lo, hi):
         if not mask[e]:
             continue
@@ -30,9 +30,9 @@ def observe(canvas, cell, heading, centre, planner_centre, agents, planner, mask
                 copy_window(canvas, e, top, left, agents, e * n_agents + i, side)
             else:
                 turned_window(canvas, heading[e, i], top, left, agents, e, i)
-        planner[e] = 0
-        top, left = planner_centre[0] - planner_side // 2, planner_centre[1] - planner_side // 2
-        copy_window(canvas, e, top, left, planner, e, planner_side)
+        designer[e] = 0
+        top, left = designer_centre[0] - designer_side // 2, designer_centre[1] - designer_side // 2
+        copy_window(canvas, e, top, left, designer, e, designer_side)
 
 
 @kernel

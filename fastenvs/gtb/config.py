@@ -48,11 +48,11 @@ class Options:
         Scale of the warm-up of the energy cost, 0 for none, in ``energy_warmup_by``: completed episodes, or steps
         with a positive mean reward.
     planner_objective, productivity_only_weight
-        Welfare that the planner is paid for, and the share of pure productivity in it.
+        Welfare that the designer is paid for, and the share of pure productivity in it.
     view_radius : int
         Agents see a square of ``2 * view_radius + 1`` cells around them.
     full_view, planner_sees_map, scale_obs : bool
-        Whole map for the agents; a map for the planner at all; scaling of goods, history and time.
+        Whole map for the agents; a map for the designer at all; scaling of goods, history and time.
     build_skill, gather_skill : {"none", "pareto", "lognormal"}
         Distributions of skills.
     build_skill_cap : float
@@ -65,7 +65,7 @@ class Options:
     tax_period : int
         Steps between tax days.
     rate_min, rate_max, rate_step : float
-        Rates that the planner may choose; rate_max also caps the others where annealed.
+        Rates that the designer may choose; rate_max also caps the others where annealed.
     brackets : {"us", "linear", "log"}
         Spacing of the brackets; ``usd_scale`` dollars a coin, or ``n_brackets`` up to ``top_cutoff``.
     fixed_rates : tuple of float, optional
@@ -155,7 +155,7 @@ class Options:
 
     @cached_property
     def rate_choices(self) -> np.ndarray:
-        """Rates that the planner may choose, ``[R]``; empty in the other modes."""
+        """Rates that the designer may choose, ``[R]``; empty in the other modes."""
         if self.tax_mode != "planner":
             return np.empty(0)
         # By numpy's own spacing, (rate_min + rate_step) - rate_min, as in the published environment.

@@ -165,12 +165,12 @@ class GatherTradeBuild(VecEnv):
             np.zeros((n, a, flat), np.float32),
             np.zeros((n, a, o.n_actions), np.uint8),
         )
-        planner = (n, n_brackets, 1 + len(o.rate_choices)) if o.tax_mode == "planner" else (n, 1, 1)
+        choices = (n, n_brackets, 1 + len(o.rate_choices)) if o.tax_mode == "planner" else (n, 1, 1)
         per_agent = 3 if o.full_view else 8 if o.planner_sees_map else 6
         self._designer_views = observe.DesignerViews(
             np.zeros((n, 1, 6 * o.n_prices + n_brackets + a + 9), np.float32),
             np.zeros((n, a, per_agent), np.float32),
-            np.ones(planner, np.uint8),
+            np.ones(choices, np.uint8),
         )
         designer = self._designer_views._asdict()
         designer["flat"] = designer["flat"][:, 0]
@@ -227,7 +227,7 @@ class GatherTradeBuild(VecEnv):
 
     @exclusive
     def choose_rates(self, choices: ArrayLike) -> None:
-        """Planner's actions ``[N, B]`` for the next step, in tax mode ``planner``.
+        """Designer's actions ``[N, B]`` for the next step, in tax mode ``planner``.
 
         0 keeps the present rate, ``k`` takes rate choice ``k - 1``. They count on the first day of a period alone;
         the mask is advice.

@@ -244,8 +244,8 @@ def order_masks(n_prices: int) -> np.ndarray:
 
 
 @kernel
-def planner_masks(config, choices, limit, position, out, mask, lo, hi):
-    """Legal rate choices of the planner, section 13: any up to the limit on the first day, else none."""
+def designer_masks(config, choices, limit, position, out, mask, lo, hi):
+    """Legal rate choices of the designer, section 13: any up to the limit on the first day, else none."""
     for e in range(lo, hi):
         if not mask[e] or (config.decision_only and position[e] != 1):
             continue
@@ -269,4 +269,4 @@ def observe(config, views, agents_out, designer_out, mask, lo, hi):
     )
     action_masks(config, v.world, v.agents, v.books.n_open, v.order_table, agents_out.mask, mask, lo, hi)
     if v.choices.shape[0] > 0:
-        planner_masks(config, v.choices, v.limit, v.taxes.position, designer_out.mask, mask, lo, hi)
+        designer_masks(config, v.choices, v.limit, v.taxes.position, designer_out.mask, mask, lo, hi)

@@ -8,7 +8,7 @@ from fastenvs.gtb.config import Options
 from fastenvs.jit import kernel
 from fastenvs.tax import US_FEDERAL_RATES
 
-EXTERNAL, FIXED, PLANNER, SAEZ = 0, 1, 2, 3
+EXTERNAL, FIXED, DESIGNER, SAEZ = 0, 1, 2, 3
 
 
 class RateConfig(NamedTuple):
@@ -20,13 +20,13 @@ class RateConfig(NamedTuple):
     warmup: float
     slope: float
     fixed: np.ndarray  # float64 [B], of mode FIXED
-    choices: np.ndarray  # float64 [R], of mode PLANNER
+    choices: np.ndarray  # float64 [R], of mode DESIGNER
 
 
 def make_config(options: Options) -> RateConfig:
     """The source of rates that a tax mode means."""
     fixed = {"us_federal": US_FEDERAL_RATES, "fixed": options.fixed_rates, "none": (0.0,) * len(options.cutoffs)}
-    mode = {"external": EXTERNAL, "planner": PLANNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
+    mode = {"external": EXTERNAL, "planner": DESIGNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
     warmup, slope = options.anneal or (0.0, 0.0)
     return RateConfig(
         mode,
@@ -82,7 +82,7 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
         taxes.income_sum[e] = 0.0
         taxes.choice[e] = 0
         for b in range(taxes.live.shape[1]):
-            if config.mode == PLANNER:
+            if config.mode == DESIGNER:
                 taxes.live[e, b] = config.choices[0]
             elif config.mode == SAEZ:
                 taxes.live[e, b] = saez_means[e % saez_means.shape[0], b]  # of its own memory, or the one
@@ -94,7 +94,7 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
             taxes.sorted_income[e, i] = 0.0
             taxes.marginal_now[e, i] = taxes.live[e, 0]
         rates.fresh[e] = True
-        if config.mode == PLANNER:
+        if config.mode == DESIGNER:
             rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])
 
 

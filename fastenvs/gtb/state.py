@@ -86,8 +86,8 @@ class Rates(NamedTuple):
     external: np.ndarray  # float64 [N, B], as set last; survives resets
     cap: np.ndarray  # float64 [N], in force; survives until the first masks of an episode
     fresh: np.ndarray  # bool [N], reset, but its first masks not made yet
-    limit: np.ndarray  # float64 [N], largest rate that the planner's mask allows in this episode
-    chosen: np.ndarray  # int32 [N, B], planner's actions for the next step
+    limit: np.ndarray  # float64 [N], largest rate that the designer's mask allows in this episode
+    chosen: np.ndarray  # int32 [N, B], designer's actions for the next step
 
 
 class State(NamedTuple):

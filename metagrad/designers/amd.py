@@ -1,4 +1,4 @@
-"""Adaptive mechanism design (Baumann et al., 2020): a planner that learns at every step of an episode."""
+"""Adaptive mechanism design (Baumann et al., 2020): a designer that learns at every step of an episode."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from metagrad.streams import Streams
 
 
 class AMDState(NamedTuple):
-    """What the planner has learned."""
+    """What the designer has learned."""
 
     eta: Params
     opt: Any
@@ -29,7 +29,7 @@ class AMDState(NamedTuple):
 
 @dataclass(frozen=True)
 class AMD(Checked, Designer):
-    """A planner that values how far a payment moves the probability of an action.
+    """A designer that values how far a payment moves the probability of an action.
 
     How far one agent's step on one action moves that action's probability is ``lr ||∇ log π||²`` times the payment, and
     that is worth the reward of the step.
@@ -37,20 +37,20 @@ class AMD(Checked, Designer):
     Parameters
     ----------
     network : Network
-        One payment for each agent, from the planner's observation and the agents' actions as numbers.
+        One payment for each agent, from the designer's observation and the agents' actions as numbers.
     optimiser : Adam
         How it learns, step by step.
     agents_lr : float
-        The agents' learning rate, as the planner takes it to be.
+        The agents' learning rate, as the designer takes it to be.
     scale : float
         Upper bound of a payment.
     cost_weight : float
         Weight of the length of the vector of payments.
     grad_clip : float
         Longest gradient of a parameter.
-    scores_at : {"own", "planner"}
-        Where the agents' policies are differentiated: at what each agent saw, or at what the planner saw, as published:
-        right for the first agent alone.
+    scores_at : {"own", "designer"}
+        Where the agents' policies are differentiated: at what each agent saw, or at what the designer saw, as
+        published: right for the first agent alone.
     """
 
     network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
@@ -59,10 +59,10 @@ class AMD(Checked, Designer):
     scale: Positive = 2.0
     cost_weight: NonNegative = 4.24e-4
     grad_clip: Positive = 10.0
-    scores_at: Literal["own", "planner"] = "own"
+    scores_at: Literal["own", "designer"] = "own"
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> AMDState:
-        """The planner at the beginning."""
+        """The designer at the beginning."""
         seen = sum(int(np.prod(shape)) for shape in game.designer.values())
         shapes: Shapes = {"obs": (seen + game.n_agents,)}
         eta = self.network.init(rng.generators("designer parameters"), 1, shapes, game.n_agents, where)
@@ -73,15 +73,15 @@ class AMD(Checked, Designer):
         return state.eta
 
     def pay(self, state: AMDState, batch: Batch, rng: Streams) -> Batch:
-        """What the planner as it is pays for whole episodes."""
+        """What the designer as it is pays for whole episodes."""
         sigma = sigmoid(self.network.forward(state.eta, self._inputs(batch)).out).unflatten(1, batch.alive.shape[1:])
         return batch.replace(payments=self.scale * sigma * batch.alive[..., None])
 
     def settle(self, state: AMDState, agents: Any, agent_state: AgentState, batch: Batch) -> tuple[AMDState, Batch]:
-        """Go through the episodes step by step: pay with the planner as it is, then let it learn from the step."""
+        """Go through the episodes step by step: pay with the designer as it is, then let it learn from the step."""
         eta, opt = state
         norms = agents.score_norms(
-            agent_state, batch, self._planner_view(batch) if self.scores_at == "planner" else None
+            agent_state, batch, self._designer_view(batch) if self.scores_at == "designer" else None
         )
         gain = self.agents_lr * norms * batch.designer_rewards[..., None]
         inputs, paid, k = self._inputs(batch)["obs"], [], batch.k
@@ -104,14 +104,14 @@ class AMD(Checked, Designer):
         return _where(active, moved, eta), kept
 
     def _inputs(self, batch: Batch) -> Obs:
-        """The planner's observation and the agents' actions as numbers, ``[S, T * K, width]``."""
+        """The designer's observation and the agents' actions as numbers, ``[S, T * K, width]``."""
         seen = [x.flatten(3).to(batch.alive.dtype) for _, x in sorted(batch.designer_obs.items())]
         numbers = batch.actions.to(batch.alive.dtype) * batch.alive[..., None]
         return {"obs": torch.cat([*seen, numbers], -1).flatten(1, 2)}
 
     @staticmethod
-    def _planner_view(batch: Batch) -> Obs:
-        """The planner's observation in the place of every agent's own, as policy rows."""
+    def _designer_view(batch: Batch) -> Obs:
+        """The designer's observation in the place of every agent's own, as policy rows."""
         like = batch.actions.shape
         rows = Rows(batch.shared)
         return {name: rows.of(x[:, :, :, None].expand(*like, *x.shape[3:])) for name, x in batch.designer_obs.items()}

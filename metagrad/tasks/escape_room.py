@@ -259,7 +259,7 @@ def _amd(e: Experiment) -> Experiment:
     published = e.preset == er_2_1_amd_paper.__name__
     designer = AMD(
         e.designer.incentive.network, Adam(2.74e-5 if e.run.k == 1 else 1e-3), e.agents.optimiser.lr,
-        cost_weight=4.24e-4 if e.run.k == 1 else 0.02, scores_at="planner" if published else "own",
+        cost_weight=4.24e-4 if e.run.k == 1 else 0.02, scores_at="designer" if published else "own",
     )  # fmt: skip
     return replace(e, designer=designer)
 

@@ -14,7 +14,7 @@ from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam, Linear
 from metagrad.tasks.experiments import Experiment, RunOptions
 from metagrad.tasks.gtb.features import OwnedByRank
-from metagrad.tasks.gtb.planner import PerBracketCategorical
+from metagrad.tasks.gtb.head import PerBracketCategorical
 from metagrad.tasks.gtb.task import GatherTradeBuild
 from metagrad.tasks.gtb.taxes import TaxSchedule, Welfare
 

@@ -1,4 +1,4 @@
-"""The tax planner: what it may choose, what it is paid, and its learning step."""
+"""The tax designer: what it may choose, what it is paid, and its learning step."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from metagrad.trainer import Trainer
 TRUNK = ConvTrunk(filters=2, kernel=5, convolutions=2, hidden=(9,))
 
 
-def planner(**options):
+def designer(**options):
     critic = DesignerCritic(Critic(MLP((7,)), Adam(2e-3)), learn_lambda=options.get("gae_lambda", 0.98))
     settings = {
         "network": TRUNK, "optimiser": Adam(1e-3), "gamma": 1.0, "gae_lambda": 0.98, "entropy": 0.01, "critic": critic,
@@ -32,7 +32,7 @@ def planner(**options):
 
 def trainer(game=None, **options):
     where = task(tax_mode="planner", **(game or {}))
-    return Trainer(where, agents(), planner(**options), seeds=(1,), k=3, dtype=torch.float64)
+    return Trainer(where, agents(), designer(**options), seeds=(1,), k=3, dtype=torch.float64)
 
 
 def played(made):
