@@ -65,7 +65,7 @@ def designer_of(config):
         a = config["amd"]
         return AMD(
             MLP(tuple(a["hidden"]), output_bias=False), Adam(a["lr"]), config["agents"]["lr"], d["scale"],
-            a["cost_weight"], a["grad_clip"], a["scores_at"],
+            a["cost_weight"], a["grad_clip"], a["scores_at"].replace("planner", "designer"),
         )  # fmt: skip
     if method.startswith("dual-rl"):
         discrete = method == "dual-rl-discrete"
