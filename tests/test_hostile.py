@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from hostile import GAME_TRIES, OPTIONS, Wrong, actions_of, attempt, clear, make, same, step_tree
+from hostile import GAME_TRIES, OPTIONS, Wrong, actions_of, attempt, clear, go_on_elsewhere, make, same, step_tree
 from hostile_mechanisms import MECHANISM_TRIES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -252,10 +252,6 @@ def test_metrics_of_the_finished_episode():
 # ---------------------------------------------------------------------- copies
 
 
-def _go_on_elsewhere(env, actions, queue):
-    queue.put([{k: v.copy() for k, v in iter_leaves(step_tree(env.step(a)))} for a in actions])
-
-
 @all_games
 @pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
 def test_copies_go_on_as_the_original(game, mode):
@@ -290,7 +286,7 @@ def test_an_environment_sent_to_a_spawned_process(game, tmp_path, monkeypatch):
     queue = context.Queue()
     if options:
         (tmp_path / "map.txt").unlink()
-    child = context.Process(target=_go_on_elsewhere, args=(env, actions, queue))
+    child = context.Process(target=go_on_elsewhere, args=(env, actions, queue))
     child.start()
     theirs = queue.get(timeout=120)
     child.join(20)
