@@ -15,6 +15,8 @@ from fastenvs import rng
 from fastenvs.jit import kernel
 
 MEMORY = 500
+#: Highest count of pairs; from there on it goes round.
+MOST_PAIRS = 2**62
 BINS = 100
 FIRST_ELASTICITY = 0.5
 _KEEP = 0.98  # of the elasticity at an update
@@ -81,6 +83,8 @@ def append(memory, income, marginal, day):
             memory.pairs[m, slot, 0] = income[e, i]
             memory.pairs[m, slot, 1] = marginal[e, i]
             memory.appended[m] += 1
+            if memory.appended[m] > MOST_PAIRS:  # the same place in the ring
+                memory.appended[m] -= MEMORY
 
 
 @kernel

@@ -430,6 +430,24 @@ def test_an_impossible_snapshot_is_refused(game, name, index, value, match):
     same(before, env.snapshot(), "a refused snapshot")
 
 
+def test_counts_that_survive_resets_stop_where_a_snapshot_may_have_them():
+    """What was restored can be restored once more, however long it is played."""
+    env = fastenvs.make("gtb", 2, seed=0, tax_mode="saez", steps=4, tax_period=2)
+    env.reset()
+    saved = env.snapshot()
+    saved["state/clock/completed"][:] = saved["state/clock/positive_steps"][:] = 2_000_000_000
+    saved["state/saez/appended"][:] = 2**62
+    env.restore(saved)
+    for t in range(20):
+        env.step(np.random.default_rng(t).integers(0, env.n_actions, (2, 4)))
+    after = env.snapshot()
+    env.restore(after)
+    assert (after["state/clock/completed"] == 2_000_000_000).all()
+    pairs = 2**62 + 2 * 5 * 4  # of two tax days in five episodes; the place in the ring is that of the full count
+    assert (after["state/saez/appended"] % 500 == pairs % 500).all()
+    assert (after["state/saez/appended"] > 2**61).all()
+
+
 def test_a_cycle_of_houses_is_refused():
     env = fastenvs.make("gtb", 2, seed=0, map="    ;    ;    ;    ", fixed_four=False, build_skill="none")
     env.reset()

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastenvs import ledger, market
+from fastenvs import ledger, market, saez
 from fastenvs.gtb.config import Options
-from fastenvs.gtb.state import AGENT, FIRST_AGENT, HOUSE, N_GOODS, OWNER, SOURCE, WATER, Agents, Start, State, World
+from fastenvs.gtb.state import (
+    AGENT,
+    FIRST_AGENT,
+    HOUSE,
+    MOST_COUNTED,
+    N_GOODS,
+    OWNER,
+    SOURCE,
+    WATER,
+    Agents,
+    Start,
+    State,
+    World,
+)
 from fastenvs.snapshots import iter_leaves, refuse
 
 #: Counts may still grow by far more than an episode brings.
-_COUNT = (0, 2_000_000_000)
+_COUNT = (0, MOST_COUNTED)
 #: Far above what any play brings; sums over agents stay finite.
 _MONEY = (0.0, 1e30)
 _NUMBER = (-1e30, 1e30)
@@ -41,7 +54,7 @@ def state_bounds(o: Options, state: State) -> dict[str, tuple[float, float]]:
             "paid_sum": _MONEY, "income_sum": _MONEY,
         },
         "rates": {"external": _RATE, "cap": _RATE, "limit": _RATE, "chosen": (0, len(o.rate_choices))},
-        "saez": {"appended": (0, 2**62), "running_mean": _RATE},
+        "saez": {"appended": (0, saez.MOST_PAIRS), "running_mean": _RATE},
         "clock": {
             "time": (0, o.steps), "completed": _COUNT, "positive_steps": _COUNT, "regrow_wait": (0, 2**62),
             "energy_weight": _RATE,

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastenvs.gtb.state import MOST_COUNTED
 from fastenvs.jit import inline, kernel
 from fastenvs.metrics import gini, inverse_income_mean, isoelastic
 
@@ -115,7 +116,7 @@ def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
         events.welfare[e] = clock.welfare[e]
         events.productivity[e] = clock.productivity[e]
         events.equality[e] = clock.equality[e]
-        clock.positive_steps[e] += total > 0
+        clock.positive_steps[e] = min(clock.positive_steps[e] + (total > 0), MOST_COUNTED)
         for k in range(n_trades[e]):
             good, buyer, seller, price = trades[e, k, 0], trades[e, k, 1], trades[e, k, 2], trades[e, k, 5]
             events.n_trades[e, seller, 0, good] += 1
@@ -125,4 +126,4 @@ def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
         buffers.terminated[e] = False
         over = clock.time[e] >= config.steps
         buffers.truncated[e] = over
-        clock.completed[e] += over
+        clock.completed[e] = min(clock.completed[e] + over, MOST_COUNTED)

@@ -20,6 +20,9 @@ N_CHANNELS = 9
 FIRST_AGENT = 2
 N_GOODS = 2
 
+#: Where the counts that survive resets stop.
+MOST_COUNTED = 2_000_000_000
+
 SKILL_NONE, SKILL_PARETO, SKILL_LOGNORMAL = 0, 1, 2
 SKILLS = {"none": SKILL_NONE, "pareto": SKILL_PARETO, "lognormal": SKILL_LOGNORMAL}
 
