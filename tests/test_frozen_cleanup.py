@@ -112,15 +112,7 @@ def trained(ref, s):
     """A trainer of one seed after the iterations, and the batches that were played."""
     trainer = trainer_of(ref.config, ref.config["seeds"][s])
     start(trainer, ref.initial, s)
-    played, collect = [], trainer.collect
-
-    def watched(agent_state):
-        played.append(collect(agent_state))
-        return played[-1]
-
-    trainer.collect = watched
-    for _ in range(ITERATIONS):
-        trainer.iterate()
+    played = reference.train(trainer, ITERATIONS)
     return trainer, played
 
 

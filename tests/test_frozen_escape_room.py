@@ -131,15 +131,7 @@ def test_five_iterations_are_as_before(name):
     ref = reference.read(name)
     trainer = trainer_of(ref.config)
     start(trainer, ref)
-    played, collect = [], trainer.collect
-
-    def watched(agent_state):
-        played.append(collect(agent_state))
-        return played[-1]
-
-    trainer.collect = watched
-    for _ in range(ITERATIONS):
-        trainer.iterate()
+    played = reference.train(trainer, ITERATIONS)
     for n, batch in enumerate(played):
         want = ref.batches["actions"][n]
         got = torch.zeros(want.shape, dtype=torch.int64)

@@ -183,3 +183,17 @@ def _drawn(draws: list[Any], shape: Any) -> np.ndarray:
         else:
             parts.append(np.full(size, float(how)))
     return np.concatenate(parts).reshape(shape)
+
+
+def train(trainer, iterations):
+    """Train for some iterations; gives the batches that were played."""
+    played, collect = [], trainer.collect
+
+    def watched(agent_state):
+        played.append(collect(agent_state))
+        return played[-1]
+
+    trainer.collect = watched
+    for _ in range(iterations):
+        trainer.iterate()
+    return played
