@@ -1,12 +1,14 @@
 """All Numba settings of the package, in one place."""
 
 import contextlib
+import functools
 import hashlib
 import os
 import pickle
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -88,7 +90,9 @@ class SafeCache(FunctionCache):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
         files = self._cache_file
-        self._cache_file = _Files(self._cache_path, self._impl.filename_base, files._source_stamp)
+        packages = sorted({__package__, function.__module__.partition(".")[0]})
+        stamp = (files._source_stamp, *map(_package_stamp, packages))
+        self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """The compiled function of a signature, or None."""
@@ -112,6 +116,16 @@ def cache_for(function: Callable[..., Any]) -> Any:
     except (RuntimeError, OSError) as error:
         _warn(str(error))
         return NullCache()
+
+
+@functools.cache
+def _package_stamp(package: str) -> tuple[tuple[str, int, int], ...]:
+    """Name, time and size of a package's sources: a kernel also holds what it calls in other files."""
+    folders = getattr(sys.modules.get(package), "__path__", ())
+    found = sorted(
+        (path.relative_to(folder).as_posix(), path) for folder in folders for path in Path(folder).rglob("*.py")
+    )
+    return tuple((name, path.stat().st_mtime_ns, path.stat().st_size) for name, path in found)
 
 
 def _digest(key: Any) -> bytes:

@@ -184,15 +184,7 @@ def test_five_iterations_are_as_before(name):
         start(trainer, ref, s)
         if ref.adopted is not None:
             adopt_from(trainer, ref, seed)
-        played, collect = [], trainer.collect
-
-        def watched(agent_state, played=played, collect=collect):
-            played.append(collect(agent_state))
-            return played[-1]
-
-        trainer.collect = watched
-        for i in range(ITERATIONS):
-            trainer.iterate(diagnose=i == 2)
+        played = reference.train(trainer, ITERATIONS, diagnosed=2)
         check_batches(ref, s, played)
         ends.append(learned(trainer, ref.config))
     got = {n: np.concatenate([end[n] for end in ends]) for n in ends[0]}

@@ -631,6 +631,25 @@ def _add(folder, prelude=""):
 
 
 @compiled
+def test_a_kernel_is_compiled_again_when_what_it_calls_in_another_file_changes(tmp_path):
+    package = tmp_path / "small"
+    package.mkdir()
+    (package / "__init__.py").write_text("from small.outer import add")
+    (package / "outer.py").write_text(
+        "from fastenvs.jit import kernel\nfrom small.inner import one\n@kernel\ndef add(x):\n    x[0] += one()\n"
+    )
+    path = os.pathsep.join([str(tmp_path), os.path.dirname(os.path.dirname(fastenvs.__file__))])
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": path}
+    for number, hits in ((1, 0), (1, 1), (25, 0), (25, 1)):
+        if not hits:
+            (package / "inner.py").write_text(
+                f"from fastenvs.jit import inline\n@inline\ndef one():\n    return {number}\n"
+            )
+        done = subprocess.run([sys.executable, "-c", ADD], env=env, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == [f"{number}.0", str(hits)], done.stderr
+
+
+@compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs resource limits")
 def test_a_full_disk(tmp_path):
     limit = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "

@@ -185,8 +185,8 @@ def _drawn(draws: list[Any], shape: Any) -> np.ndarray:
     return np.concatenate(parts).reshape(shape)
 
 
-def train(trainer, iterations):
-    """Train for some iterations; gives the batches that were played."""
+def train(trainer, iterations, diagnosed=None):
+    """Train for some iterations, one of them with diagnostics; gives the batches that were played."""
     played, collect = [], trainer.collect
 
     def watched(agent_state):
@@ -194,6 +194,6 @@ def train(trainer, iterations):
         return played[-1]
 
     trainer.collect = watched
-    for _ in range(iterations):
-        trainer.iterate()
+    for i in range(iterations):
+        trainer.iterate(diagnose=i == diagnosed)
     return played
