@@ -100,6 +100,8 @@ class Adam(Checked):
         """One step; differentiable in ``params``, ``grads`` and the moments."""
         t = state.t + 1
         g = _list(grads)
+        if not (torch.is_grad_enabled() and any(x.requires_grad for x in (*g, *params.values(), *state.m.values()))):
+            return self._fused_step(params, g, state, t)
         squared = [x.detach() for x in g] if self.stop_second_moment else g
         m = torch._foreach_lerp(_list(state.m), g, 1 - self.beta1)
         v = torch._foreach_mul(_list(state.v), self.beta2)
@@ -108,10 +110,21 @@ class Adam(Checked):
         # The floor is far below eps; it gives units that never fired a derivative of 0 instead of 0 * inf.
         sqrt_v = torch._foreach_sqrt(torch._foreach_clamp_min(v, _TINY))
         denominator = torch._foreach_add(torch._foreach_mul(sqrt_v, root), self.eps)
-        if any(x.requires_grad for x in m):  # the derivative of _foreach_addcdiv fails for some shapes
-            new = torch._foreach_add(_list(params), torch._foreach_div(m, denominator), alpha=-scale)
-        else:
-            new = torch._foreach_addcdiv(_list(params), m, denominator, -scale)
+        # The derivative of _foreach_addcdiv fails for some shapes.
+        new = torch._foreach_add(_list(params), torch._foreach_div(m, denominator), alpha=-scale)
+        return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
+
+    def _fused_step(
+        self, params: Params, grads: list[torch.Tensor], state: AdamState, t: int
+    ) -> tuple[Params, AdamState]:
+        """One step by the library's kernel, on copies; nothing is differentiated."""
+        new, m, v = (torch._foreach_add(_list(x), 0.0) for x in (params, state.m, state.v))
+        eps = self.eps if self.eps_mode == "torch" else self.eps / (1 - self.beta2**t) ** 0.5
+        steps = [torch.tensor(float(t))] * len(new)
+        torch._fused_adam_(
+            new, grads, m, v, [], steps, lr=self.lr, beta1=self.beta1, beta2=self.beta2, weight_decay=0.0, eps=eps,
+            amsgrad=False, maximize=False,
+        )  # fmt: skip
         return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
 
     def pullback(

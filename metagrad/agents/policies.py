@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import Critic
 from metagrad.batch import Batch, Rows
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
-from metagrad.networks.base import Forward, Network, Obs, Where
+from metagrad.networks.base import Forward, Network, Obs, Where, laid_out
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Linear, Params, value_at
 from metagrad.streams import Streams
@@ -54,12 +55,12 @@ class Policies(Checked):
                 "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"
             )
 
-    @property
+    @cached_property
     def policy(self) -> Network:
         """The network of a policy."""
         return MLP(self.hidden) if self.network is None else self.network
 
-    @property
+    @cached_property
     def rows(self) -> Rows:
         """How networks read what is kept by agent."""
         return Rows(self.share_parameters)
@@ -110,13 +111,14 @@ class Policies(Checked):
         return self._make_pass(policy, batch, rows)
 
     def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None) -> Pass:
-        obs = {name: self._pick(x, rows) for name, x in batch.obs.items()}
-        joined = batch.memo.get("acted")
+        mask, joined = batch.obs.get("mask"), batch.memo.get("acted")
         if rows is None and joined is not None and joined[0] is policy:
             forward = joined[1]
         else:
+            seen = batch.remember("seen", batch.obs, lambda: laid_out(self.policy, batch.obs, batch.rewards.dtype))
+            obs = {name: self._pick(x, rows) for name, x in seen.items()}
             forward = self.policy.forward(policy, obs, batch.actions.shape[1])
-        acting = losses.probabilities(forward.out, batch.epsilon, obs.get("mask"))
+        acting = losses.probabilities(forward.out, batch.epsilon, None if mask is None else self._pick(mask, rows))
         actions = self._pick(self.rows.of(batch.actions), rows)
         return Pass(forward, acting, losses.score(acting, actions, batch.epsilon))
 

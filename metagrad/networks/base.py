@@ -64,6 +64,15 @@ class Network(Protocol):
         """One pass over the rows of ``parts`` one after the other, or None where that is better computed anew."""
 
 
+def laid_out(network: Network, obs: Obs, dtype: torch.dtype) -> Obs:
+    """Observations without the mask, as a network's passes go through them, for networks that lay them out once.
+
+    Such a network has a method ``read(obs, dtype)``, whose result its passes take like the observations themselves.
+    """
+    seen, read = inputs_of(obs), getattr(network, "read", None)
+    return seen if read is None else read(seen, dtype)
+
+
 def inputs_of(obs: Obs) -> Obs:
     """What a network reads: all but the mask, in the order of their names."""
     return {name: obs[name] for name in sorted(obs) if name != "mask"}

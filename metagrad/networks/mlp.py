@@ -130,12 +130,17 @@ class MLPForward:
         self.out = x
 
     @classmethod
+    def of(cls, params: Params, out: Tensor, inputs: list[Tensor]) -> MLPForward:
+        """A pass whose numbers are known."""
+        made = cls.__new__(cls)
+        made.params, made.out, made.inputs = params, out, inputs
+        return made
+
+    @classmethod
     def joined(cls, parts: Sequence[MLPForward]) -> MLPForward:
         """Of the rows of ``parts`` one after the other."""
-        whole = cls.__new__(cls)
-        whole.params, whole.out = parts[0].params, torch.cat([part.out for part in parts], 1)
-        whole.inputs = [torch.cat(layer, 1) for layer in zip(*(part.inputs for part in parts), strict=True)]
-        return whole
+        inputs = [torch.cat(layer, 1) for layer in zip(*(part.inputs for part in parts), strict=True)]
+        return cls.of(parts[0].params, torch.cat([part.out for part in parts], 1), inputs)
 
     @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:

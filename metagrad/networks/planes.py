@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from fastenvs.jit import kernel
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks.base import (
     Forward,
@@ -31,7 +29,7 @@ from metagrad.networks.base import (
 )
 from metagrad.networks.chunks import each, summed
 from metagrad.networks.mlp import MLP, MLPForward, affine, column_sums, product, row_squares, where_active
-from metagrad.networks.sparse_conv import LANES, add_lanes
+from metagrad.networks.plane_layer import PlaneLayer, planes_of, set_places
 from metagrad.optim import Params
 
 _CHUNK = 1024  # rows whose activations fit the second-level cache by and large
@@ -100,114 +98,44 @@ class PlaneMLP(Checked):
         }
         return first | self._top.init(generators, n, {"both": (self.map_width + vector_width(shapes),)}, outputs, where)
 
+    def read(self, obs: Obs, dtype: torch.dtype) -> Obs:
+        """Observations as the passes go through them, rows ``[G, R, ...]``; which may be read again.
+
+        The entries of the planes that are set, on a CPU, or the picture, and the vector.
+        """
+        if "vector" in obs and obs.keys() <= {"places", "picture", "vector"}:
+            return obs
+        sight = self._sight(obs, dtype)
+        if sight.picture.device.type != "cpu":
+            return {"picture": sight.picture, "vector": sight.vector}
+        return {"places": set_places(sight.picture, self.planes), "vector": sight.vector}
+
     def forward(self, params: Params, obs: Obs, steps: int = 1) -> PlaneForward:
         """Run the networks on rows; no autograd graph is built."""
-        return PlaneForward(params, self._sight(params, obs), self.planes, self.threads)
+        return PlaneForward(params, self.read(obs, params["map"].dtype), self.planes, self.threads)
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
-        picture, vector = self._sight(params, obs)
-        x = affine(_planes(picture, self.planes, vector.dtype), params["map"], params["map_bias"]).relu()
+        picture, vector = self._sight(obs, params["map"].dtype)
+        x = affine(planes_of(picture, self.planes, vector.dtype), params["map"], params["map_bias"]).relu()
         return self._top({n: p for n, p in params.items() if n[:3] != "map"}, {"both": torch.cat([x, vector], -1)})
 
     def join(self, parts: Sequence[Forward], obs: Obs) -> Forward:
         """One pass over the rows of ``parts`` one after the other; nothing is computed anew."""
-        return PlaneForward.joined(parts)  # type: ignore[arg-type]
+        return PlaneForward.joined(parts, self.read(obs, parts[0].out.dtype))  # type: ignore[arg-type]
 
     @staticmethod
-    def _sight(params: Params, obs: Obs) -> Sight:
-        sight = sight_of(obs, params["map"].dtype)
+    def _sight(obs: Obs, dtype: torch.dtype) -> Sight:
+        sight = sight_of(obs, dtype)
         if sight.picture.dtype != torch.uint8:
             raise TypeError(f"a PlaneMLP reads pictures of bytes, got {sight.picture.dtype}")
         return sight
 
 
-def _planes(picture: Tensor, planes: Sequence[tuple[int, int, int]], dtype: torch.dtype) -> Tensor:
-    """The planes of a picture ``[G, R, h, w, C]``, flattened cell by cell, ``[G, R, h w P]``."""
-    shown = [(picture[..., c] >= least) & (picture[..., c] <= most) for c, least, most in planes]
-    return torch.stack(shown, -1).flatten(2).to(dtype)
-
-
-@kernel
-def _add_rows(picture, table, room, n_planes, weight, out, backward):
-    """Of every entry that sets a plane, add its weights to the row's outputs, or these to its weights.
-
-    ``picture [R, h w C]``, ``table [C, 256]`` gives an entry's plane or -1, ``room [h w C]`` is scratch, ``weight
-    [h w P, W]`` and ``out [R, W]``, with W a multiple of the lanes.
-    """
-    channels, width = table.shape[0], out.shape[1]
-    for b in range(picture.shape[0]):
-        # Places first, without a branch: one on the entries would go wrong too often.
-        n = 0
-        for i in range(picture.shape[1]):
-            room[n] = i
-            n += picture[b, i] != 0
-        for m in range(n):
-            cell = room[m] // channels
-            plane = np.int64(table[room[m] - cell * channels, picture[b, room[m]]])
-            if plane >= 0:
-                row = (cell * n_planes + plane) * width
-                for j in range(0, width, LANES):
-                    if backward:
-                        add_lanes(weight, row + j, 1.0, out, b * width + j)
-                    else:
-                        add_lanes(out, b * width + j, 1.0, weight, row + j)
-
-
-class _PlaneLayer:
-    """The sum over the set entries of pictures, and its transpose.
-
-    Parameters
-    ----------
-    picture : Tensor ``[G, R, h, w, C]``
-    planes : sequence of (int, int, int)
-    """
-
-    def __init__(self, picture: Tensor, planes: Sequence[tuple[int, int, int]]) -> None:
-        self.picture, self.planes = picture, planes
-        self.table = np.full((picture.shape[-1], 256), -1, np.int16)
-        for plane, (channel, least, most) in enumerate(planes):
-            self.table[channel, least : most + 1] = plane
-
-    def apply(self, weight: Tensor) -> Tensor:
-        """Planes times weights ``[G, h w P, W]``, ``[G, R, W]``."""
-        if self.picture.device.type != "cpu":
-            return torch.bmm(_planes(self.picture, self.planes, weight.dtype), weight)
-        out = weight.new_zeros(*self.picture.shape[:2], _padded(weight.shape[2]))
-        self._run(_pad(weight), out, False)
-        return out[..., : weight.shape[2]]
-
-    def transposed(self, d: Tensor) -> Tensor:
-        """Derivative of ``sum(d * apply(weight))`` by the weights, for ``d [G, R, W]``."""
-        if self.picture.device.type != "cpu":
-            return torch.bmm(_planes(self.picture, self.planes, d.dtype).transpose(1, 2), d)
-        cells = self.picture.shape[2] * self.picture.shape[3]
-        weight = d.new_zeros(len(d), cells * len(self.planes), _padded(d.shape[2]))
-        self._run(weight, _pad(d), True)
-        return weight[..., : d.shape[2]]
-
-    def _run(self, weight: Tensor, out: Tensor, backward: bool) -> None:
-        room = np.empty(self.picture[0, 0].numel(), np.int64)
-        for g in range(len(weight)):
-            rows = self.picture[g].flatten(1).contiguous().numpy()
-            _add_rows(rows, self.table, room, len(self.planes), weight[g].numpy(), out[g].numpy(), backward)
-
-
-def _padded(width: int) -> int:
-    return -(-width // LANES) * LANES
-
-
-def _pad(x: Tensor) -> Tensor:
-    """With zeros up to full lanes; as it is where they are full."""
-    if x.shape[-1] % LANES == 0:
-        return x.detach().contiguous()
-    return F.pad(x.detach(), (0, _padded(x.shape[-1]) - x.shape[-1])).contiguous()
-
-
 class _Chunk(NamedTuple):
     """Some rows: the layer on their planes, and the layers on both, whose first inputs are what that gave."""
 
-    layer: _PlaneLayer
+    layer: PlaneLayer
     top: MLPForward
 
 
@@ -218,45 +146,43 @@ class PlaneForward:
     ----------
     params : dict
         As :meth:`PlaneMLP.init` draws them.
-    sight : Sight
-        Picture and vector.
+    seen : dict
+        As :meth:`PlaneMLP.read` gives it.
     planes : sequence of (int, int, int)
         As for :class:`PlaneMLP`.
     threads : int
         Chunks worked on at a time.
     """
 
-    def __init__(self, params: Params, sight: Sight, planes: Sequence[tuple[int, int, int]], threads: int) -> None:
-        self.params, self.threads = params, threads
+    def __init__(self, params: Params, seen: Obs, planes: Sequence[tuple[int, int, int]], threads: int) -> None:
+        self.params, self.threads, self.planes = params, threads, planes
         self.width = params["map"].shape[2]
         top = {name: p for name, p in params.items() if name[:3] != "map"}
 
-        def make(rows: tuple[Tensor, Tensor]) -> _Chunk:
-            layer = _PlaneLayer(rows[0], planes)
-            x = (layer.apply(params["map"]) + params["map_bias"]).relu_()
-            return _Chunk(layer, MLPForward(top, torch.cat([x, rows[1]], -1)))
+        def make(rows: Obs) -> _Chunk:
+            layer, vector = PlaneLayer(rows, planes), rows["vector"]
+            both = vector.new_empty(*vector.shape[:2], self.width + vector.shape[2])
+            layer.apply(params["map"], params["map_bias"], True, both[..., : self.width])
+            both[..., self.width :] = vector
+            return _Chunk(layer, MLPForward(top, both))
 
-        rows = zip(sight.picture.split(_CHUNK, 1), sight.vector.split(_CHUNK, 1), strict=True)
-        self._chunks = each(make, list(rows), threads)
+        self._chunks = each(make, _split(seen), threads)
         self.out = torch.cat([chunk.top.out for chunk in self._chunks], 1)
 
     @classmethod
-    def joined(cls, parts: Sequence[PlaneForward]) -> PlaneForward:
-        """Of the rows of ``parts`` one after the other; not computed anew."""
+    def joined(cls, parts: Sequence[PlaneForward], seen: Obs) -> PlaneForward:
+        """Of the rows of ``parts`` one after the other, which are those of ``seen``; not computed anew."""
         whole = cls.__new__(cls)
         whole.params, whole.threads, whole.width = parts[0].params, parts[0].threads, parts[0].width
-        whole.out = torch.cat([part.out for part in parts], 1)
-        whole._chunks = []
-        some: list[_Chunk] = []
-        rows = 0
-        chunks = [chunk for part in parts for chunk in part._chunks]
-        for i, chunk in enumerate(chunks):
-            some, rows = [*some, chunk], rows + chunk.top.out.shape[1]
-            if rows >= _CHUNK or i == len(chunks) - 1:
-                picture = torch.cat([c.layer.picture for c in some], 1)
-                layer = _PlaneLayer(picture, chunk.layer.planes)
-                whole._chunks.append(_Chunk(layer, MLPForward.joined([c.top for c in some])))
-                some, rows = [], 0
+        whole.planes, whole.out = parts[0].planes, torch.cat([part.out for part in parts], 1)
+        top = MLPForward.joined([chunk.top for part in parts for chunk in part._chunks])
+        rows = _split(seen)
+        sizes = [len(r["vector"][0]) for r in rows]
+        tops = zip(*(x.split(sizes, 1) for x in (top.out, *top.inputs)), strict=True)
+        whole._chunks = [
+            _Chunk(PlaneLayer(r, whole.planes), MLPForward.of(top.params, x[0], list(x[1:])))
+            for r, x in zip(rows, tops, strict=True)
+        ]
         return whole
 
     def vjp(self, d_out: Tensor) -> Params:
@@ -268,7 +194,7 @@ class PlaneForward:
         for i, x, delta in chunk.top.deltas(d_out):
             grads |= chunk.top.layer_grads(i, x, delta)
         first = self._first_delta(chunk, delta)
-        return {"map": chunk.layer.transposed(first), "map_bias": column_sums(first), **grads}
+        return {"map": self._transposed(chunk, first), "map_bias": column_sums(first), **grads}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""
@@ -279,16 +205,20 @@ class PlaneForward:
         for i, x, delta in chunk.top.deltas(d_out):
             grads |= chunk.top.layer_vjps(i, x, delta, weights)
         first = self._first_delta(chunk, delta)
-        rows = [chunk.layer.transposed(first * w[..., None]) for w in weights.unbind(-1)]
+        rows = [self._transposed(chunk, first * w[..., None]) for w in weights.unbind(-1)]
         biases = product(weights.transpose(1, 2), first).transpose(0, 1)[:, :, None]
         empty = self.params["map"].new_empty(0, *self.params["map"].shape)
         return {"map": torch.stack(rows) if rows else empty, "map_bias": biases, **grads}
+
+    def _transposed(self, chunk: _Chunk, d: Tensor) -> Tensor:
+        return chunk.layer.transposed(d, self.params["map"].shape[1])
 
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
 
         def along(chunk: _Chunk) -> Tensor:
-            moved = chunk.layer.apply(tangent["map"]) + tangent["map_bias"]
+            moved = torch.empty_like(self._first(chunk), memory_format=torch.contiguous_format)
+            chunk.layer.apply(tangent["map"], tangent["map_bias"], False, moved)
             return chunk.top.jvp(tangent, where_active(moved, self._first(chunk)))
 
         return torch.cat(each(along, self._chunks, self.threads), 1)
@@ -300,8 +230,7 @@ class PlaneForward:
             top, total = chunk.top, torch.zeros_like(d[..., 0])
             for _, x, delta in top.deltas(d):
                 total += (row_squares(x) + 1) * row_squares(delta)
-            shown = chunk.layer.apply(self.params["map"].new_ones(*self.params["map"].shape[:2], 1))
-            return total + (shown[..., 0] + 1) * row_squares(self._first_delta(chunk, delta))
+            return total + (chunk.layer.shown(d) + 1) * row_squares(self._first_delta(chunk, delta))
 
         return torch.cat(self._each(norms, d_out), 1)
 
@@ -317,3 +246,9 @@ class PlaneForward:
         sizes = [chunk.top.out.shape[1] for chunk in self._chunks]
         parts = list(zip(self._chunks, *(r.split(sizes, 1) for r in rows), strict=True))
         return each(lambda part: f(*part), parts, self.threads)
+
+
+def _split(seen: Obs) -> list[Obs]:
+    """Rows in chunks."""
+    columns = (x.split(_CHUNK, 1) for x in seen.values())
+    return [dict(zip(seen, rows, strict=True)) for rows in zip(*columns, strict=True)]
