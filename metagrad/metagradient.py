@@ -133,9 +133,8 @@ class Sensitivity(Checked):
         for name, column in found.items():
             d_grads[name][reached] = column
         memory = max(0.0, 1 - batch.k / self.response_time)
-        before = {name: memory * p for name, p in state.params.items()}
         taken = sum(step.batch is batch for step in steps)
-        moved = agents.optimiser.pushforward(last.grads, last.opt, before, state.moment, d_grads, taken)
+        moved = agents.optimiser.pushforward(last.grads, last.opt, state.params, state.moment, d_grads, taken, memory)
         return Response(*moved, state.steps + 1)
 
     def gradient(

@@ -58,10 +58,17 @@ class SGD(Checked):
         return _zip(adjoint, torch._foreach_mul(_list(adjoint), self.lr)), None
 
     def pushforward(
-        self, grads: Params, state: None, d_params: Params, d_m: Params, d_grads: Params, steps: int = 1
+        self,
+        grads: Params,
+        state: None,
+        d_params: Params,
+        d_m: Params,
+        d_grads: Params,
+        steps: int = 1,
+        memory: float = 1.0,
     ) -> tuple[Params, Params]:
         """Carry tangents forward through steps with this tangent of the gradient; see :meth:`Adam.pushforward`."""
-        return {name: p - self.lr * steps * d_grads[name] for name, p in d_params.items()}, d_m
+        return {name: memory * p - self.lr * steps * d_grads[name] for name, p in d_params.items()}, d_m
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,14 @@ class Adam(Checked):
         return u, AdamAdjoint(back_m, back_v)
 
     def pushforward(
-        self, grads: Params, state: AdamState, d_params: Params, d_m: Params, d_grads: Params, steps: int = 1
+        self,
+        grads: Params,
+        state: AdamState,
+        d_params: Params,
+        d_m: Params,
+        d_grads: Params,
+        steps: int = 1,
+        memory: float = 1.0,
     ) -> tuple[Params, Params]:
         """Carry tangents of parameters, first moment and gradient forward through steps with this tangent.
 
@@ -186,6 +200,8 @@ class Adam(Checked):
             Tangents of parameters and first moment before the steps, and of the gradient in each.
         steps : int
             Number of steps.
+        memory : float
+            Share of the parameters' tangent that is kept.
 
         Returns
         -------
@@ -199,9 +215,10 @@ class Adam(Checked):
         moment: Params = {}
         for name, g in grads.items():
             v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
+            step = scale / (root * v.clamp_min(_TINY).sqrt() + self.eps)
             moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - kept)
-            total = echo * d_m[name] + (steps - echo) * d_grads[name]
-            after[name] = d_params[name] - scale * total / (root * v.clamp_min(_TINY).sqrt() + self.eps)
+            total = (d_grads[name] * (steps - echo)).add_(d_m[name], alpha=echo)
+            after[name] = total.mul_(-step).add_(d_params[name], alpha=memory)
         return after, moment
 
 

@@ -10,7 +10,7 @@ import torch
 from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, as_dict
 from metagrad.designers.base import Designer
-from metagrad.networks.base import Forward, Where
+from metagrad.networks.base import Where
 from metagrad.recorder import Recorder, as_bytes, choose
 from metagrad.streams import Streams
 
@@ -48,7 +48,7 @@ def rollout(
     where : Where
         Device and type of the batch.
     keep : bool
-        Keep the passes of the acting policy with the batch, where the network can put them together.
+        Keep the pass of the acting policy with the batch, where the network can go on with one.
 
     Returns
     -------
@@ -61,16 +61,17 @@ def rollout(
     actions, log_prob = np.zeros((n_seeds, k, n_agents), np.int64), np.zeros((n_seeds, k, n_agents))
     uniform = rng.uniforms("actions", horizon * k * n_agents).reshape(n_seeds, horizon, -1)
     unmasked = np.empty((0, n_agents, env.n_actions), np.uint8)
-    passes: list[Forward] = []
+    acting = None
     obs, _ = env.reset()
     designer.begin(designer_state, env, rng)
     for t in range(horizon):
         seen = as_dict(obs["agents"])
-        forward = agents.act(agent_state, record.see(t, seen))
-        if keep:
-            passes.append(forward)
+        rows = record.see(t, seen)
+        if keep and t == 0:
+            acting = agents.begin(agent_state, rows, horizon)  # type: ignore[attr-defined]
+        logits = agents.act(agent_state, rows).out if acting is None else acting.add(rows)
         mask = as_bytes(seen["mask"]) if "mask" in seen else unmasked
-        choose(record.by_copy(forward.out), mask, uniform[:, t], epsilon, actions, log_prob)
+        choose(record.by_copy(logits), mask, uniform[:, t], epsilon, actions, log_prob)
         record.see_designer(t, as_dict(obs["designer"]))
         noted = designer.act(designer_state, env, obs, t, rng)
         result = env.step(actions.reshape(-1, n_agents))
@@ -83,10 +84,8 @@ def rollout(
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
     batch = record.batch(t + 1, epsilon, env.n_actions)
-    if keep:
-        joined = agents.policy.join(passes, batch.obs)  # type: ignore[attr-defined]
-        if joined is not None:
-            batch.remember("acted", agent_state.policy, lambda: joined)
+    if acting is not None:
+        batch.remember("acted", agent_state.policy, acting.finish)
     return batch.replace(values=agents.values(agent_state, batch))
 
 

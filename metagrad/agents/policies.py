@@ -14,7 +14,7 @@ from metagrad.agents.base import AgentState, Interface
 from metagrad.agents.critics import Critic
 from metagrad.batch import Batch, Rows
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, Widths
-from metagrad.networks.base import Forward, Network, Obs, Where, laid_out
+from metagrad.networks.base import Forward, Growing, Network, Obs, Where, inputs_of
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Linear, Params, value_at
 from metagrad.streams import Streams
@@ -102,6 +102,11 @@ class Policies(Checked):
         """Logits for one step of all copies."""
         return self.policy.forward(state.policy, obs)
 
+    def begin(self, state: AgentState, obs: Obs, steps: int) -> Growing | None:
+        """A pass over so many steps, of which ``obs`` is the first, for networks that can go on with one."""
+        begin = getattr(self.policy, "begin", None)
+        return None if begin is None else begin(state.policy, obs, steps * next(iter(obs.values())).shape[1])
+
     # ------------------------------------------------------------------ passes over a batch
 
     def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None) -> Pass:
@@ -111,16 +116,24 @@ class Policies(Checked):
         return self._make_pass(policy, batch, rows)
 
     def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None) -> Pass:
-        mask, joined = batch.obs.get("mask"), batch.memo.get("acted")
-        if rows is None and joined is not None and joined[0] is policy:
-            forward = joined[1]
+        mask, acted = batch.obs.get("mask"), batch.memo.get("acted")
+        if rows is None and acted is not None and acted[0] is policy:
+            forward = acted[1]
         else:
-            seen = batch.remember("seen", batch.obs, lambda: laid_out(self.policy, batch.obs, batch.rewards.dtype))
+            seen = batch.remember("seen", batch.obs, lambda: self._seen(batch))
             obs = {name: self._pick(x, rows) for name, x in seen.items()}
             forward = self.policy.forward(policy, obs, batch.actions.shape[1])
         acting = losses.probabilities(forward.out, batch.epsilon, None if mask is None else self._pick(mask, rows))
         actions = self._pick(self.rows.of(batch.actions), rows)
         return Pass(forward, acting, losses.score(acting, actions, batch.epsilon))
+
+    def _seen(self, batch: Batch) -> Obs:
+        """What the policies read of a batch, laid out for their passes if they ask for it."""
+        acted = batch.memo.get("acted")
+        if acted is not None:
+            return acted[1].seen
+        read, seen = getattr(self.policy, "read", None), inputs_of(batch.obs)
+        return seen if read is None else read(seen, batch.rewards.dtype)
 
     @staticmethod
     def _pick(x: Tensor, rows: Tensor | None) -> Tensor:

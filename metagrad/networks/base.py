@@ -43,8 +43,23 @@ class Forward(Protocol):
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
 
 
+class Growing(Protocol):
+    """A pass over rows that come step by step."""
+
+    def add(self, obs: Obs) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+
+    def finish(self) -> Forward:
+        """The pass over the rows that came; its ``seen`` is what :meth:`Network.forward` may be given of them."""
+
+
 class Network(Protocol):
-    """A network; its parameters are stacked, ``[G, ...]``."""
+    """A network; its parameters are stacked, ``[G, ...]``.
+
+    One that lays out observations before its passes may have a method ``read(obs, dtype)``, whose result
+    :meth:`forward` takes as well, so that it is done once for a batch; and ``begin(params, obs, n_rows)``, which gives
+    a :class:`Growing` pass, so that the steps of an episode need no second one.
+    """
 
     stacks: bool  # whether several networks side by side cost less than one after the other
     sequential: bool  # whether it reads rows as sequences, step-major, so that they cannot be mixed
@@ -59,18 +74,6 @@ class Network(Protocol):
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs ``[G, R, outputs]``, differentiable: for oracles and users' own losses."""
-
-    def join(self, parts: Sequence[Forward], obs: Obs) -> Forward | None:
-        """One pass over the rows of ``parts`` one after the other, or None where that is better computed anew."""
-
-
-def laid_out(network: Network, obs: Obs, dtype: torch.dtype) -> Obs:
-    """Observations without the mask, as a network's passes go through them, for networks that lay them out once.
-
-    Such a network has a method ``read(obs, dtype)``, whose result its passes take like the observations themselves.
-    """
-    seen, read = inputs_of(obs), getattr(network, "read", None)
-    return seen if read is None else read(seen, dtype)
 
 
 def inputs_of(obs: Obs) -> Obs:

@@ -19,12 +19,12 @@ from torch import Tensor
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks import sparse_conv
 from metagrad.networks.base import (
-    Forward,
     Obs,
     Shapes,
     Sight,
     Where,
     glorot,
+    inputs_of,
     picture_of,
     sight_of,
     vector_width,
@@ -118,9 +118,9 @@ class ConvTrunk(Checked):
                 x = F.relu(x)
         return x[None]
 
-    def join(self, parts: Sequence[Forward], obs: Obs) -> Forward:
-        """One pass over the rows of ``parts`` one after the other; nothing is computed anew."""
-        return ConvForward.joined(parts, sight_of(obs, parts[0].out.dtype))  # type: ignore[arg-type]
+    def begin(self, params: Params, obs: Obs, n_rows: int) -> Parts:
+        """A pass over rows that come part by part."""
+        return Parts(self, params)
 
 
 def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
@@ -157,6 +157,30 @@ def numbered(params: Params, letter: str) -> list[str]:
     return list(takewhile(params.__contains__, (f"{letter}{i}" for i in count())))
 
 
+class Parts:
+    """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`.
+
+    Parameters
+    ----------
+    network : ConvTrunk
+    params : dict
+    """
+
+    def __init__(self, network: ConvTrunk, params: Params) -> None:
+        self._network, self._params, self._passes, self._seen = network, params, [], []
+
+    def add(self, obs: Obs) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+        self._seen.append(inputs_of(obs))
+        self._passes.append(self._network.forward(self._params, obs))
+        return self._passes[-1].out
+
+    def finish(self) -> ConvForward:
+        """The pass over the rows that came; nothing is computed anew."""
+        seen = {name: torch.cat([obs[name] for obs in self._seen], 1) for name in self._seen[0]}
+        return ConvForward.joined(self._passes, seen)
+
+
 class ConvForward:
     """A trunk's pass over rows; see :class:`metagrad.networks.base.Forward`.
 
@@ -186,9 +210,10 @@ class ConvForward:
         self._single = self._scaled({name: p[0].detach() for name, p in params.items()})
 
     @classmethod
-    def joined(cls, parts: Sequence[ConvForward], sight: Sight) -> ConvForward:
-        """Of the rows of ``parts`` one after the other, which ``sight`` holds as well; not computed anew."""
+    def joined(cls, parts: Sequence[ConvForward], seen: Obs) -> ConvForward:
+        """Of the rows of ``parts`` one after the other, which ``seen`` holds as well; not computed anew."""
         whole = cls.__new__(cls)
+        whole.seen, sight = seen, sight_of(seen, parts[0].out.dtype)
         whole._prepare(parts[0].params, parts[0].scale, parts[0].threads)
         whole._inputs, whole.out = _split(sight), torch.cat([part.out for part in parts], 1)
         chunks = [chunk for part in parts for chunk in part._layers]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from metagrad.checks import Checked, NonNegative, Positive, Widths
-from metagrad.networks.base import Forward, Obs, Shapes, Where, joined_inputs, width_of
+from metagrad.networks.base import Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
 
 
@@ -106,9 +106,6 @@ class MLP(Checked):
                 x = x.relu()
         return x
 
-    def join(self, parts: Sequence[Forward], obs: Obs) -> None:
-        """Nothing: one pass over all rows costs less than putting the parts together."""
-
 
 class MLPForward:
     """A forward pass of stacked perceptrons; see :class:`metagrad.networks.base.Forward`.
@@ -135,12 +132,6 @@ class MLPForward:
         made = cls.__new__(cls)
         made.params, made.out, made.inputs = params, out, inputs
         return made
-
-    @classmethod
-    def joined(cls, parts: Sequence[MLPForward]) -> MLPForward:
-        """Of the rows of ``parts`` one after the other."""
-        inputs = [torch.cat(layer, 1) for layer in zip(*(part.inputs for part in parts), strict=True)]
-        return cls.of(parts[0].params, torch.cat([part.out for part in parts], 1), inputs)
 
     @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:

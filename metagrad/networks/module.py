@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metagrad.networks.base import Forward, Obs, Shapes, Where, inputs_of
+from metagrad.networks.base import Obs, Shapes, Where, inputs_of
 from metagrad.optim import Params
 
 _AT_ONCE = 64  # rows whose own gradients are held at a time
@@ -113,9 +113,6 @@ class ModuleNetwork:
             for name, b in module.named_buffers()
         }
         return torch.func.functional_call(module, (params, buffers), inputs)
-
-    def join(self, parts: Sequence[Forward], obs: Obs) -> None:
-        """Nothing: the parts have kept no activations."""
 
 
 class ModuleForward:

@@ -9,26 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
-from metagrad.networks.base import (
-    Forward,
-    Obs,
-    Shapes,
-    Sight,
-    Where,
-    glorot,
-    picture_of,
-    sight_of,
-    vector_width,
-)
+from metagrad.networks.base import Obs, Shapes, Sight, Where, glorot, picture_of, sight_of, vector_width
 from metagrad.networks.chunks import each, summed
-from metagrad.networks.mlp import MLP, MLPForward, affine, column_sums, product, row_squares, where_active
+from metagrad.networks.mlp import MLP, MLPForward, affine, column_sums, n_layers, product, row_squares, where_active
 from metagrad.networks.plane_layer import PlaneLayer, planes_of, set_places
 from metagrad.optim import Params
 
@@ -112,17 +104,21 @@ class PlaneMLP(Checked):
 
     def forward(self, params: Params, obs: Obs, steps: int = 1) -> PlaneForward:
         """Run the networks on rows; no autograd graph is built."""
-        return PlaneForward(params, self.read(obs, params["map"].dtype), self.planes, self.threads)
+        seen = self.read(obs, params["map"].dtype)
+        whole = self.begin(params, seen, seen["vector"].shape[1])
+        whole.add(seen)
+        return whole
+
+    def begin(self, params: Params, obs: Obs, n_rows: int) -> PlaneForward:
+        """A pass over rows that come part by part, ``n_rows`` of each network in all, like those of ``obs``."""
+        vector = self.read(obs, params["map"].dtype)["vector"]
+        return PlaneForward(params, self, n_rows, vector.shape[2])
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
         picture, vector = self._sight(obs, params["map"].dtype)
         x = affine(planes_of(picture, self.planes, vector.dtype), params["map"], params["map_bias"]).relu()
         return self._top({n: p for n, p in params.items() if n[:3] != "map"}, {"both": torch.cat([x, vector], -1)})
-
-    def join(self, parts: Sequence[Forward], obs: Obs) -> Forward:
-        """One pass over the rows of ``parts`` one after the other; nothing is computed anew."""
-        return PlaneForward.joined(parts, self.read(obs, parts[0].out.dtype))  # type: ignore[arg-type]
 
     @staticmethod
     def _sight(obs: Obs, dtype: torch.dtype) -> Sight:
@@ -132,123 +128,126 @@ class PlaneMLP(Checked):
         return sight
 
 
-class _Chunk(NamedTuple):
-    """Some rows: the layer on their planes, and the layers on both, whose first inputs are what that gave."""
-
-    layer: PlaneLayer
-    top: MLPForward
-
-
 class PlaneForward:
-    """A pass over rows; see :class:`metagrad.networks.base.Forward`.
+    """A pass over rows, which may come part by part; see :class:`metagrad.networks.base.Forward`.
 
     Parameters
     ----------
     params : dict
         As :meth:`PlaneMLP.init` draws them.
-    seen : dict
-        As :meth:`PlaneMLP.read` gives it.
-    planes : sequence of (int, int, int)
-        As for :class:`PlaneMLP`.
-    threads : int
-        Chunks worked on at a time.
+    network : PlaneMLP
+    n_rows, vector_width : int
+        Rows to come, and the width of the vector.
     """
 
-    def __init__(self, params: Params, seen: Obs, planes: Sequence[tuple[int, int, int]], threads: int) -> None:
-        self.params, self.threads, self.planes = params, threads, planes
+    def __init__(self, params: Params, network: PlaneMLP, n_rows: int, vector_width: int) -> None:
+        self.params, self.network = params, network
+        self.top = {name: p for name, p in params.items() if name[:3] != "map"}
         self.width = params["map"].shape[2]
-        top = {name: p for name, p in params.items() if name[:3] != "map"}
+        like, layers = params["map"], n_layers(self.top)
+        widths = [self.width + vector_width, *(self.top[f"w{i}"].shape[2] for i in range(layers))]
+        *self.inputs, self.out = (like.new_empty(len(like), n_rows, w) for w in widths)
+        self._seen: list[Obs] = []
+        self._filled = 0
 
-        def make(rows: Obs) -> _Chunk:
-            layer, vector = PlaneLayer(rows, planes), rows["vector"]
-            both = vector.new_empty(*vector.shape[:2], self.width + vector.shape[2])
-            layer.apply(params["map"], params["map_bias"], True, both[..., : self.width])
-            both[..., self.width :] = vector
-            return _Chunk(layer, MLPForward(top, both))
+    # ------------------------------------------------------------------ forward
 
-        self._chunks = each(make, _split(seen), threads)
-        self.out = torch.cat([chunk.top.out for chunk in self._chunks], 1)
+    def add(self, obs: Obs) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+        seen = self.network.read(obs, self.out.dtype)
+        self._seen.append(seen)
+        rows = slice(self._filled, self._filled + seen["vector"].shape[1])
+        self._filled = rows.stop
+        both = self.inputs[0]
+        self._layer(seen).apply(self.params["map"], self.params["map_bias"], True, both[:, rows, : self.width])
+        both[:, rows, self.width :] = seen["vector"]
+        for i, (x, y) in enumerate(pairwise((*self.inputs, self.out))):
+            torch.baddbmm(self.top[f"b{i}"], x[:, rows], self.top[f"w{i}"], out=y[:, rows])
+            if y is not self.out:
+                y[:, rows].relu_()
+        return self.out[:, rows]
 
-    @classmethod
-    def joined(cls, parts: Sequence[PlaneForward], seen: Obs) -> PlaneForward:
-        """Of the rows of ``parts`` one after the other, which are those of ``seen``; not computed anew."""
-        whole = cls.__new__(cls)
-        whole.params, whole.threads, whole.width = parts[0].params, parts[0].threads, parts[0].width
-        whole.planes, whole.out = parts[0].planes, torch.cat([part.out for part in parts], 1)
-        top = MLPForward.joined([chunk.top for part in parts for chunk in part._chunks])
-        rows = _split(seen)
-        sizes = [len(r["vector"][0]) for r in rows]
-        tops = zip(*(x.split(sizes, 1) for x in (top.out, *top.inputs)), strict=True)
-        whole._chunks = [
-            _Chunk(PlaneLayer(r, whole.planes), MLPForward.of(top.params, x[0], list(x[1:])))
-            for r, x in zip(rows, tops, strict=True)
-        ]
-        return whole
+    def finish(self) -> PlaneForward:
+        """The pass over the rows that came."""
+        if self._filled < self.out.shape[1]:
+            self.inputs = [x[:, : self._filled].contiguous() for x in self.inputs]
+            self.out = self.out[:, : self._filled].contiguous()
+        return self
+
+    @cached_property
+    def seen(self) -> Obs:
+        """What all rows show, as :meth:`PlaneMLP.read` gives it."""
+        if len(self._seen) == 1:
+            return self._seen[0]
+        most = max(seen["places"].shape[2] for seen in self._seen) if "places" in self._seen[0] else 0
+        joined = {}
+        for name in self._seen[0]:
+            parts = [seen[name] for seen in self._seen]
+            if name == "places":
+                parts = [F.pad(x, (0, most - x.shape[2])) for x in parts]
+            joined[name] = torch.cat(parts, 1)
+        return joined
+
+    # ------------------------------------------------------------------ derivatives
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
-        return summed(self._each(self._vjp, d_out), list(self.params))
 
-    def _vjp(self, chunk: _Chunk, d_out: Tensor) -> Params:
-        grads: Params = {}
-        for i, x, delta in chunk.top.deltas(d_out):
-            grads |= chunk.top.layer_grads(i, x, delta)
-        first = self._first_delta(chunk, delta)
-        return {"map": self._transposed(chunk, first), "map_bias": column_sums(first), **grads}
+        def run(rows: slice) -> Params:
+            grads: Params = {}
+            top = MLPForward.of(self.top, self.out[:, rows], [x[:, rows] for x in self.inputs])
+            for i, x, delta in top.deltas(d_out[:, rows]):
+                grads |= top.layer_grads(i, x, delta)
+            first = self._first_delta(delta, rows)
+            mine = self._layer({name: x[:, rows] for name, x in self.seen.items()})
+            grads["map"], grads["map_bias"] = mine.transposed(first, self.params["map"].shape[1]), column_sums(first)
+            return grads
+
+        threads = self.network.threads
+        return summed(each(run, _chunks(self.out.shape[1]), threads), list(self.params))
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""
-        return summed(self._each(self._vjps, d_out, weights), list(self.params))
-
-    def _vjps(self, chunk: _Chunk, d_out: Tensor, weights: Tensor) -> Params:
         grads: Params = {}
-        for i, x, delta in chunk.top.deltas(d_out):
-            grads |= chunk.top.layer_vjps(i, x, delta, weights)
-        first = self._first_delta(chunk, delta)
-        rows = [self._transposed(chunk, first * w[..., None]) for w in weights.unbind(-1)]
-        biases = product(weights.transpose(1, 2), first).transpose(0, 1)[:, :, None]
-        empty = self.params["map"].new_empty(0, *self.params["map"].shape)
-        return {"map": torch.stack(rows) if rows else empty, "map_bias": biases, **grads}
+        top = self._top
+        for i, x, delta in top.deltas(d_out):
+            grads |= top.layer_vjps(i, x, delta, weights)
+        first = self._first_delta(delta)
+        layer, n = self._layer(self.seen), self.params["map"].shape[1]
+        rows = each(lambda w: layer.transposed(first * w[..., None], n), weights.unbind(-1), self.network.threads)
+        grads["map"] = torch.stack(rows) if rows else first.new_empty(0, *self.params["map"].shape)
+        grads["map_bias"] = product(weights.transpose(1, 2), first).transpose(0, 1)[:, :, None]
+        return {name: grads[name] for name in self.params}
 
-    def _transposed(self, chunk: _Chunk, d: Tensor) -> Tensor:
-        return chunk.layer.transposed(d, self.params["map"].shape[1])
-
+    @torch.no_grad()
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
+        moved = self.out.new_empty(*self.out.shape[:2], self.width)
+        self._layer(self.seen).apply(tangent["map"], tangent["map_bias"], False, moved)
+        return self._top.jvp(tangent, where_active(moved, self.inputs[0][..., : self.width]))
 
-        def along(chunk: _Chunk) -> Tensor:
-            moved = torch.empty_like(self._first(chunk), memory_format=torch.contiguous_format)
-            chunk.layer.apply(tangent["map"], tangent["map_bias"], False, moved)
-            return chunk.top.jvp(tangent, where_active(moved, self._first(chunk)))
-
-        return torch.cat(each(along, self._chunks, self.threads), 1)
-
+    @torch.no_grad()
     def row_norms(self, d_out: Tensor) -> Tensor:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
+        total = torch.zeros_like(d_out[..., 0])
+        for _, x, delta in self._top.deltas(d_out):
+            total += (row_squares(x) + 1) * row_squares(delta)
+        shown = self._layer(self.seen).shown(d_out)
+        return total + (shown + 1) * row_squares(self._first_delta(delta))
 
-        def norms(chunk: _Chunk, d: Tensor) -> Tensor:
-            top, total = chunk.top, torch.zeros_like(d[..., 0])
-            for _, x, delta in top.deltas(d):
-                total += (row_squares(x) + 1) * row_squares(delta)
-            return total + (chunk.layer.shown(d) + 1) * row_squares(self._first_delta(chunk, delta))
+    @property
+    def _top(self) -> MLPForward:
+        """The pass through the layers on both, as a perceptron's."""
+        return MLPForward.of(self.top, self.out, self.inputs)
 
-        return torch.cat(self._each(norms, d_out), 1)
-
-    def _first(self, chunk: _Chunk) -> Tensor:
-        return chunk.top.inputs[0][..., : self.width]
-
-    def _first_delta(self, chunk: _Chunk, delta: Tensor) -> Tensor:
+    def _first_delta(self, delta: Tensor, rows: slice = slice(None)) -> Tensor:
         """Derivative by what the layer on the planes gives, from that by what the one above it gives."""
-        back = product(delta, self.params["w0"][:, : self.width].transpose(1, 2))
-        return where_active(back, self._first(chunk))
+        above = product(delta, self.params["w0"][:, : self.width].transpose(1, 2))
+        return where_active(above, self.inputs[0][:, rows, : self.width])
 
-    def _each(self, f, *rows: Tensor) -> list:
-        sizes = [chunk.top.out.shape[1] for chunk in self._chunks]
-        parts = list(zip(self._chunks, *(r.split(sizes, 1) for r in rows), strict=True))
-        return each(lambda part: f(*part), parts, self.threads)
+    def _layer(self, seen: Obs) -> PlaneLayer:
+        return PlaneLayer(seen, self.network.planes)
 
 
-def _split(seen: Obs) -> list[Obs]:
-    """Rows in chunks."""
-    columns = (x.split(_CHUNK, 1) for x in seen.values())
-    return [dict(zip(seen, rows, strict=True)) for rows in zip(*columns, strict=True)]
+def _chunks(n: int) -> list[slice]:
+    return [slice(a, min(a + _CHUNK, n)) for a in range(0, n, _CHUNK)]

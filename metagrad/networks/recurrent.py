@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metagrad.checks import Checked
-from metagrad.networks.base import Forward, Obs, Shapes, Where
+from metagrad.networks.base import Obs, Shapes, Where
 from metagrad.networks.conv import ConvForward, ConvTrunk, draw_layers, one_network
 from metagrad.optim import Params
 
@@ -64,9 +64,6 @@ class RecurrentTrunk(Checked):
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
         return _unroll({name: params[name][0] for name in _OWN}, self._features(_trunk_of(params), obs)[0], steps)[None]
-
-    def join(self, parts: Sequence[Forward], obs: Obs) -> None:
-        """Nothing: what follows depends on what went before."""
 
 
 def _trunk_of(params: Params) -> Params:
