@@ -9,8 +9,11 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from fastenvs.jit import PURE_PYTHON, kernel
 
 _FEW = 8
 
@@ -78,6 +81,73 @@ def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     p_log = policy.p * policy.mixed.clamp_min(torch.finfo(policy.p.dtype).tiny).log()
     out = policy.p * p_log.sum(-1, keepdim=True) - p_log
     return out if epsilon == 0 else (1 - epsilon) * out
+
+
+class Acting(NamedTuple):
+    """What a policy makes of rows in which actions were taken."""
+
+    log_prob: Tensor  # [G, R], of the actions
+    score: Tensor  # [G, R, L], its derivative by the logits
+    entropy_gradient: Tensor | None  # [G, R, L], derivative of the entropy by the logits
+
+
+def acting(logits: Tensor, mask: Tensor | None, actions: Tensor, epsilon: float, entropy: bool = False) -> Acting:
+    """All of it in one go; on a CPU by compiled code.
+
+    Parameters
+    ----------
+    logits : Tensor ``[G, R, L]``
+    mask : Tensor, optional
+        Legal actions.
+    actions : Tensor ``[G, R]``
+    epsilon : float
+        Share of uniform exploration.
+    entropy : bool
+        Whether the entropy's derivative is asked for.
+    """
+    if logits.device.type != "cpu" or PURE_PYTHON:
+        policy = probabilities(logits, epsilon, mask)
+        gradient = entropy_gradient(policy, epsilon) if entropy else None
+        return Acting(chosen(policy.mixed, actions).log(), score(policy, actions, epsilon), gradient)
+    rows = logits.detach().flatten(0, 1).contiguous().numpy()
+    legal = np.empty((0, rows.shape[1]), np.bool_) if mask is None else mask.flatten(0, 1).contiguous().numpy()
+    log_prob, scores = np.empty(len(rows), rows.dtype), np.empty_like(rows)
+    gradient = np.empty_like(rows) if entropy else rows[:0]
+    _act(rows, legal, actions.flatten().contiguous().numpy(), epsilon, np.empty((2, rows.shape[1])),
+         log_prob, scores, gradient)  # fmt: skip
+    found = (torch.from_numpy(x).view(*logits.shape[:2], *x.shape[1:]) for x in (log_prob, scores))
+    return Acting(*found, torch.from_numpy(gradient).view_as(logits) if entropy else None)
+
+
+@kernel
+def _act(logits, mask, actions, epsilon, room, log_prob, score, entropy_gradient):
+    n, masked, least = logits.shape[1], len(mask) > 0, 2.0**-1000
+    p, log_m = room
+    for b in range(len(logits)):
+        top, legal, total = -np.inf, 0, 0.0
+        for a in range(n):
+            if not masked or mask[b, a]:
+                top, legal = max(top, np.float64(logits[b, a])), legal + 1
+        for a in range(n):
+            p[a] = np.exp(np.float64(logits[b, a]) - top) if not masked or mask[b, a] else 0.0
+            total += p[a]
+        taken, everyone = actions[b], epsilon / legal
+        for a in range(n):
+            p[a] /= total
+        mixed = (1 - epsilon) * p[taken] + (everyone if not masked or mask[b, taken] else 0.0)
+        log_prob[b] = np.log(mixed)
+        share = (1 - epsilon) * p[taken] / max(mixed, least)
+        for a in range(n):
+            score[b, a] = share * ((a == taken) - p[a])
+        if len(entropy_gradient):
+            mean, log_total = 0.0, np.log(total)
+            for a in range(n):
+                if p[a] > 0:
+                    exact = np.float64(logits[b, a]) - top - log_total
+                    log_m[a] = exact if epsilon == 0 else np.log((1 - epsilon) * p[a] + everyone)
+                    mean += p[a] * log_m[a]
+            for a in range(n):
+                entropy_gradient[b, a] = (1 - epsilon) * p[a] * (mean - log_m[a]) if p[a] > 0 else 0.0
 
 
 def entropy(log_p: Tensor, mask: Tensor | None = None) -> Tensor:

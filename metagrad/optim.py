@@ -125,7 +125,10 @@ class Adam(Checked):
         self, params: Params, grads: list[torch.Tensor], state: AdamState, t: int
     ) -> tuple[Params, AdamState]:
         """One step by the library's kernel, on copies; nothing is differentiated."""
-        new, m, v = (torch._foreach_add(_list(x), 0.0) for x in (params, state.m, state.v))
+        # The kernel goes through memory as it lies, so all have to lie alike.
+        new, m, v = ([p.clone(memory_format=torch.contiguous_format) for p in _list(x)]
+                     for x in (params, state.m, state.v))  # fmt: skip
+        grads = [g.contiguous() for g in grads]
         eps = self.eps if self.eps_mode == "torch" else self.eps / (1 - self.beta2**t) ** 0.5
         steps = [torch.tensor(float(t))] * len(new)
         torch._fused_adam_(

@@ -24,8 +24,7 @@ class Pass(NamedTuple):
     """A policy on the rows of a batch."""
 
     forward: Forward
-    policy: losses.Softmax
-    score: Tensor  # [G, R, L], derivative of log π(a) by the logits
+    acting: losses.Acting
 
 
 @dataclass(frozen=True)
@@ -109,23 +108,22 @@ class Policies(Checked):
 
     # ------------------------------------------------------------------ passes over a batch
 
-    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None) -> Pass:
-        """A policy on a batch, or on some of its rows; kept with the batch if on all."""
-        if rows is None:
-            return batch.remember("policy", policy, lambda: self._make_pass(policy, batch, None))
-        return self._make_pass(policy, batch, rows)
-
-    def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None) -> Pass:
-        mask, acted = batch.obs.get("mask"), batch.memo.get("acted")
-        if rows is None and acted is not None and acted[0] is policy:
-            forward = acted[1]
-        else:
-            seen = batch.remember("seen", batch.obs, lambda: self._seen(batch))
-            obs = {name: self._pick(x, rows) for name, x in seen.items()}
-            forward = self.policy.forward(policy, obs, batch.actions.shape[1])
-        acting = losses.probabilities(forward.out, batch.epsilon, None if mask is None else self._pick(mask, rows))
+    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None, entropy: bool = False) -> Pass:
+        """A policy on a batch, or on some of its rows."""
+        forward = self._forward(policy, batch, rows)
+        mask = None if "mask" not in batch.obs else self._pick(batch.obs["mask"], rows)
         actions = self._pick(self.rows.of(batch.actions), rows)
-        return Pass(forward, acting, losses.score(acting, actions, batch.epsilon))
+        return Pass(forward, losses.acting(forward.out, mask, actions, batch.epsilon, entropy))
+
+    def _forward(self, policy: Params, batch: Batch, rows: Tensor | None) -> Forward:
+        """Its network's pass, kept with the batch if on all rows."""
+        acted = batch.memo.get("acted")
+        if rows is None and acted is not None and acted[0] is policy:
+            return acted[1]
+        seen = batch.remember("seen", batch.obs, lambda: self._seen(batch))
+        if rows is None:
+            return batch.remember("policy", policy, lambda: self.policy.forward(policy, seen, batch.actions.shape[1]))
+        return self.policy.forward(policy, {name: self._pick(x, rows) for name, x in seen.items()})
 
     def _seen(self, batch: Batch) -> Obs:
         """What the policies read of a batch, laid out for their passes if they ask for it."""

@@ -113,16 +113,15 @@ class PolicyGradientAgents(ActorCritic):
     def _policy_step(
         self, policy: Params, opt: Any, batch: Batch, rows: Tensor | None, advantages: Tensor, entropy: float
     ) -> tuple[Params, Any, Step]:
-        seen = self._pass(policy, batch, rows)
+        seen = self._pass(policy, batch, rows, entropy=bool(entropy))
         weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
-        score = seen.score
+        score = seen.acting.score
         if not self.one_step:
-            log_prob = losses.chosen(seen.policy.mixed, self._pick(self.rows.of(batch.actions), rows)).log()
-            ratio = (log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
+            ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
             score = score * losses.active_ratio(ratio, weights, self.clip)[..., None]
         d_logits = weights[..., None] * score
         if entropy:
-            d_logits += losses.entropy_gradient(seen.policy, batch.epsilon) * (entropy * alive)[..., None]
+            d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
         grads = seen.forward.vjp(d_logits * -self._scale(batch, alive))
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
@@ -138,25 +137,22 @@ class PolicyGradientAgents(ActorCritic):
     def score_vjp(self, state: AgentState, batch: Batch, weights: Tensor) -> Params:
         """``∇_θ Σ weights · log π(a|o)`` for weights ``[S, T, K, A]``."""
         seen = self._pass(state.policy, batch)
-        return seen.forward.vjp(self.rows.of(weights)[..., None] * seen.score)
+        return seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score)
 
     def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor) -> Params:
         """The same for J sets of weights at once, on some of the rows: ``[G, R, J]`` to ``[J, G, ...]``."""
         seen = self._pass(policy, batch, rows)
-        return seen.forward.vjps(seen.score, weights)
+        return seen.forward.vjps(seen.acting.score, weights)
 
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
         """Log-probabilities of what was done, ``[S, T, K, A]``."""
         seen = self._pass(state.policy, batch)
-        return self.rows.back(losses.chosen(seen.policy.mixed, self.rows.of(batch.actions)).log(), batch.actions)
+        return self.rows.back(seen.acting.log_prob, batch.actions)
 
     def score_norms(self, state: AgentState, batch: Batch, obs: Obs | None = None) -> Tensor:
         """``||∇_θ log π||²`` of every action, ``[S, T, K, A]``; at other observations than the agents' if given."""
-        if obs is not None:
-            seen = self._make_pass(state.policy, batch.replace(obs=obs, memo={}), None)
-        else:
-            seen = self._pass(state.policy, batch)
-        return self.rows.back(seen.forward.row_norms(seen.score), batch.actions)
+        seen = self._pass(state.policy, batch if obs is None else batch.replace(obs=obs, memo={}))
+        return self.rows.back(seen.forward.row_norms(seen.acting.score), batch.actions)
 
     def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
         """Carry an adjoint back through a step of the policy; critics' values are held fixed."""
