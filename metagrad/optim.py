@@ -126,8 +126,7 @@ class Adam(Checked):
     ) -> tuple[Params, AdamState]:
         """One step by the library's kernel, on copies; nothing is differentiated."""
         # The kernel goes through memory as it lies, so all have to lie alike.
-        new, m, v = ([p.clone(memory_format=torch.contiguous_format) for p in _list(x)]
-                     for x in (params, state.m, state.v))  # fmt: skip
+        new, m, v = (torch._foreach_add([p.contiguous() for p in _list(x)], 0.0) for x in (params, state.m, state.v))
         grads = [g.contiguous() for g in grads]
         eps = self.eps if self.eps_mode == "torch" else self.eps / (1 - self.beta2**t) ** 0.5
         steps = [torch.tensor(float(t))] * len(new)

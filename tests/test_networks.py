@@ -124,16 +124,20 @@ def test_squared_norms_of_single_rows(name):
 
 
 @pytest.mark.parametrize("name", ["conv", "two convs", "planes"])
-def test_joined_passes_are_those_of_all_rows(name):
+def test_a_pass_that_grows_is_that_of_all_rows(name):
     network, g, _ = NETWORKS[name]
     params, obs = drawn(network, g), rows_of(g, 1900)
     whole = network.forward(params, obs)
     cuts = (0, 40, 1200, 1210, 1900)
-    parts = [
-        network.forward(params, {n: x[:, a:b] for n, x in obs.items()})
-        for a, b in zip(cuts[:-1], cuts[1:], strict=True)
-    ]
-    got = network.join(parts, obs)
+    growing = network.begin(params, obs, 1900)
+    for a, b in zip(cuts[:-1], cuts[1:], strict=True):
+        part = {n: x[:, a:b] for n, x in obs.items()}
+        torch.testing.assert_close(growing.add(part), network.forward(params, part).out)
+    got = growing.finish()
+    short = network.begin(params, obs, 2000)
+    short.add(obs)
+    torch.testing.assert_close(short.finish().out, whole.out)
+    torch.testing.assert_close(network.forward(params, got.seen).out, whole.out)
     torch.testing.assert_close(got.out, whole.out)
     d_out, along = torch.randn_like(whole.out), like(params)
     torch.testing.assert_close(got.jvp(along), whole.jvp(along))
