@@ -112,11 +112,14 @@ def acting(logits: Tensor, mask: Tensor | None, actions: Tensor, epsilon: float,
     rows = logits.detach().flatten(0, 1).contiguous().numpy()
     legal = np.empty((0, rows.shape[1]), np.bool_) if mask is None else mask.flatten(0, 1).contiguous().numpy()
     log_prob, scores = np.empty(len(rows), rows.dtype), np.empty_like(rows)
-    gradient = np.empty_like(rows) if entropy else rows[:0]
-    _act(rows, legal, actions.flatten().contiguous().numpy(), epsilon, np.empty((2, rows.shape[1])),
-         log_prob, scores, gradient)  # fmt: skip
-    found = (torch.from_numpy(x).view(*logits.shape[:2], *x.shape[1:]) for x in (log_prob, scores))
-    return Acting(*found, torch.from_numpy(gradient).view_as(logits) if entropy else None)
+    slopes = np.empty_like(rows) if entropy else rows[:0]
+    taken = actions.flatten().contiguous().numpy()
+    _act(rows, legal, taken, epsilon, np.empty((2, rows.shape[1])), log_prob, scores, slopes)
+    return Acting(
+        torch.from_numpy(log_prob).view(logits.shape[:2]),
+        torch.from_numpy(scores).view(logits.shape),
+        torch.from_numpy(slopes).view(logits.shape) if entropy else None,
+    )
 
 
 @kernel

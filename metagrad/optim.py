@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 
+from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.checks import BelowOne, Checked, NonNegative, Positive
 
 Params = dict[str, torch.Tensor]
@@ -106,34 +109,22 @@ class Adam(Checked):
     def step(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
         """One step; differentiable in ``params``, ``grads`` and the moments."""
         t = state.t + 1
+        scale, root = self._corrections(t)
         g = _list(grads)
-        if not (torch.is_grad_enabled() and any(x.requires_grad for x in (*g, *params.values(), *state.m.values()))):
-            return self._fused_step(params, g, state, t)
+        if _compiled((*g, *params.values(), *state.m.values())):
+            numbers = (1 - self.beta1, self.beta2, 1 - self.beta2, -scale, root, self.eps)
+            steps = [_adam_step(params[name], x, state.m[name], state.v[name], numbers) for name, x in grads.items()]
+            after = [_zip(params, [step[i] for step in steps]) for i in range(3)]
+            return after[0], AdamState(after[1], after[2], t)
         squared = [x.detach() for x in g] if self.stop_second_moment else g
         m = torch._foreach_lerp(_list(state.m), g, 1 - self.beta1)
         v = torch._foreach_mul(_list(state.v), self.beta2)
         v = torch._foreach_addcmul(v, squared, squared, 1 - self.beta2)
-        scale, root = self._corrections(t)
         # The floor is far below eps; it gives units that never fired a derivative of 0 instead of 0 * inf.
         sqrt_v = torch._foreach_sqrt(torch._foreach_clamp_min(v, _TINY))
         denominator = torch._foreach_add(torch._foreach_mul(sqrt_v, root), self.eps)
         # The derivative of _foreach_addcdiv fails for some shapes.
         new = torch._foreach_add(_list(params), torch._foreach_div(m, denominator), alpha=-scale)
-        return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
-
-    def _fused_step(
-        self, params: Params, grads: list[torch.Tensor], state: AdamState, t: int
-    ) -> tuple[Params, AdamState]:
-        """One step by the library's kernel, on copies; nothing is differentiated."""
-        # The kernel goes through memory as it lies, so all have to lie alike.
-        new, m, v = (torch._foreach_add([p.contiguous() for p in _list(x)], 0.0) for x in (params, state.m, state.v))
-        grads = [g.contiguous() for g in grads]
-        eps = self.eps if self.eps_mode == "torch" else self.eps / (1 - self.beta2**t) ** 0.5
-        steps = [torch.tensor(float(t))] * len(new)
-        torch._fused_adam_(
-            new, grads, m, v, [], steps, lr=self.lr, beta1=self.beta1, beta2=self.beta2, weight_decay=0.0, eps=eps,
-            amsgrad=False, maximize=False,
-        )  # fmt: skip
         return _zip(params, new), AdamState(_zip(params, m), _zip(params, v), t)
 
     def pullback(
@@ -233,6 +224,40 @@ def _list(params: Params) -> list[torch.Tensor]:
 
 def _zip(like: Params, values) -> Params:
     return dict(zip(like, values, strict=True))
+
+
+# ---------------------------------------------------------------------- compiled
+
+
+def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether there is compiled code for a step on these, which are not differentiated."""
+    plain = not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
+    return plain and not PURE_PYTHON and all(x.device.type == "cpu" for x in tensors)
+
+
+def _adam_step(
+    p: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, numbers: Sequence[float]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
+    new = torch.empty(3, *p.shape, dtype=p.dtype)
+    flat = (x.detach().contiguous().view(-1).numpy() for x in (p, g, m, v))
+    out = new.view(3, -1).numpy()
+    _adam(*flat, np.array(numbers, out.dtype), *out)
+    return new[0], new[1], new[2]
+
+
+@kernel
+def _adam(p, g, m, v, numbers, new_p, new_m, new_v):
+    share, kept, added, scale, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
+    for first in range(0, len(p), 1024):
+        # One loop for each result: with more arrays in a loop the compiler gives up on vectors.
+        last = min(first + 1024, len(p))
+        for i in range(first, last):
+            new_m[i] = m[i] + share * (g[i] - m[i])
+        for i in range(first, last):
+            new_v[i] = v[i] * kept + added * g[i] * g[i]
+        for i in range(first, last):
+            new_p[i] = p[i] + scale * (new_m[i] / (root * np.sqrt(new_v[i]) + eps))
 
 
 # ---------------------------------------------------------------------- schedules

@@ -120,7 +120,7 @@ class PolicyGradientAgents(ActorCritic):
             ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
             score = score * losses.active_ratio(ratio, weights, self.clip)[..., None]
         d_logits = weights[..., None] * score
-        if entropy:
+        if seen.acting.entropy_gradient is not None:
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
         grads = seen.forward.vjp(d_logits * -self._scale(batch, alive))
         new, after = self.optimiser.step(policy, grads, opt)

@@ -167,7 +167,9 @@ class Parts:
     """
 
     def __init__(self, network: ConvTrunk, params: Params) -> None:
-        self._network, self._params, self._passes, self._seen = network, params, [], []
+        self._network, self._params = network, params
+        self._passes: list[ConvForward] = []
+        self._seen: list[Obs] = []
 
     def add(self, obs: Obs) -> Tensor:
         """Take in the next rows; returns their outputs."""
@@ -197,6 +199,8 @@ class ConvForward:
     threads : int
         Chunks worked on at a time.
     """
+
+    seen: Obs  # what all rows show, where they came part by part
 
     def __init__(self, params: Params, sight: Sight, scale: float, threads: int) -> None:
         self._prepare(params, scale, threads)
