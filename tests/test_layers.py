@@ -16,7 +16,6 @@ LARGER = {
     "agents/policy_gradient.py:PolicyGradientAgents": 171,
     "designers/meta_gradient.py:MetaGradient": 270,
     "rollout.py:rollout": 73,
-    "tasks/gtb/task.py:GatherTradeBuild": 158,
     "tasks/gtb/taxes.py:TaxSchedule": 154,
 }
 
