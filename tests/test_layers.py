@@ -11,7 +11,6 @@ PACKAGE = ROOT / "metagrad"
 MODULE, CLASS, FUNCTION, FOLDER = 400, 150, 50, 10
 #: What is larger than it should be, with its present size. Entries may only shrink, and go when they are small enough.
 LARGER = {
-    "experiment/": 12,
     "agents/policy_gradient.py:PolicyGradientAgents": 171,
     "designers/meta_gradient.py:MetaGradient": 270,
     "rollout.py:rollout": 73,

@@ -104,8 +104,7 @@ def _train(args: list[str]) -> None:
 
 def _draw_anew(folder: Path, console: Console) -> None:
     """Draw the run's figure, if it is older than the results."""
-    from metagrad.experiment.metrics import read_metrics
-    from metagrad.experiment.plots import plot_runs
+    from metagrad.experiment.metrics import plot_runs, read_metrics
 
     figure = folder / "figure.png"
     up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
@@ -134,8 +133,7 @@ def _games() -> str:
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
     from metagrad.experiment.config import MAX_SEEDS
-    from metagrad.experiment.flags import parse
-    from metagrad.experiment.registry import experiment, game
+    from metagrad.experiment.registry import experiment, game, parse
 
     head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
     head.add_argument("--preset")
@@ -192,7 +190,7 @@ def _plot(args: list[str]) -> None:
     parser = _parser("plot", "Draw a run, or several in one figure.", runs=True)
     parser.add_argument("--out", type=Path, help="default: figure.png in the run, comparison.png beside several")
     options = parser.parse_args(args)
-    from metagrad.experiment.plots import plot_runs
+    from metagrad.experiment.metrics import plot_runs
 
     single = len(options.runs) == 1
     default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
@@ -201,12 +199,9 @@ def _plot(args: list[str]) -> None:
 
 def _compare(args: list[str]) -> None:
     options = _parser("compare", "Put finished runs into one table, in Markdown.", runs=True).parse_args(args)
-    from metagrad.experiment.folder import read_experiment, read_results
     from metagrad.experiment.metrics import comparison_table
-    from metagrad.experiment.plots import label_of
 
-    rows = [(e := read_experiment(folder), label_of(e), read_results(folder)) for folder in options.runs]
-    _console(width=400).print(comparison_table(rows))
+    _console(width=400).print(comparison_table(options.runs))
 
 
 def _replay(args: list[str]) -> None:
@@ -214,13 +209,12 @@ def _replay(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
     parser.add_argument("--out", type=Path, help="default: episode.gif in the run")
     options = parser.parse_args(args)
-    from metagrad.experiment.plots import replay
     from metagrad.experiment.run import load_learners
 
     learners = load_learners(options.run)
     if options.seed is not None and options.seed not in learners.experiment.run.seeds:
         raise ValueError(f"--seed must be one of {list(learners.experiment.run.seeds)}, got {options.seed}")
-    _console().print(f"episode: {replay(learners, options.out or options.run / 'episode.gif', options.seed)}")
+    _console().print(f"episode: {learners.replay(options.out or options.run / 'episode.gif', options.seed)}")
 
 
 if __name__ == "__main__":

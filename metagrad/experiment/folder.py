@@ -22,18 +22,7 @@ class RunError(RuntimeError):
 
 
 class Held:
-    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is.
-
-    Parameters
-    ----------
-    folder : Path
-        It has a config.json.
-
-    Raises
-    ------
-    RunError
-        If another process trains the run.
-    """
+    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,10 +52,7 @@ class Held:
     def check(self) -> None:
         """Refuse to go on if a watched file is not what its name means any more; a few microseconds.
 
-        Raises
-        ------
-        RunError
-            Then; whoever writes on would write into nowhere, or into another run.
+        Whoever wrote on would write into nowhere, or into another run.
         """
         for path, mine in self._watched:
             try:
@@ -123,7 +109,7 @@ def write_results(folder: Path, summary: dict[str, Any]) -> None:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(v) for name, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

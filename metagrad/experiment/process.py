@@ -28,13 +28,7 @@ def resume_command(folder: Path) -> str:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stopped the run; the message says how to go on.
-
-    Attributes
-    ----------
-    number : int
-        The signal.
-    """
+    """The signal ``number`` stopped the run; the message says how to go on."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -44,17 +38,8 @@ class Stopped(KeyboardInterrupt):
 class Stopping:
     """While entered, SIGINT, SIGTERM and SIGHUP raise :class:`Stopped`; those that the process ignores stay ignored.
 
-    Python calls handlers in the main thread alone, so elsewhere nothing is installed.
-
-    Parameters
-    ----------
-    folder : Path
-        The run, for the message.
-
-    Attributes
-    ----------
-    asked : int or None
-        The signal that came first while stopping was deferred.
+    Python calls handlers in the main thread alone, so elsewhere nothing is installed. ``asked`` is the signal that came
+    first while stopping was deferred.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
 from metagrad.experiment.config import ConfigError, Experiment, RunOptions, trees
 
@@ -18,14 +19,9 @@ _STEPS_KEPT = 3  # parameters, and two moments
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse a run that does not fit into the memory of this machine.
-
-    Raises
-    ------
-    ConfigError
-        With the part that is too large.
-    """
-    _fits(copies(experiment))  # before one copy is made to see what it shows
+    """Refuse a run that does not fit into the memory of this machine."""
+    each = experiment.task.bytes_per_copy() * len(experiment.run.seeds)
+    _fits({what: n * each for what, n in _episodes(experiment.run).items()})  # before one copy shows what it needs
     _fits(needed(experiment))
 
 
@@ -34,15 +30,9 @@ def _fits(parts: dict[str, float]) -> None:
     what, most = max(parts.items(), key=lambda item: item[1])
     if sum(parts.values()) > available:
         raise ConfigError(
-            f"this run is too large for the memory: {what} need about {_amount(most)}, this machine has "
-            f"{_amount(available)}"
+            f"this run is too large for the memory: {what} need about {decimal(int(most))}, this machine has "
+            f"{decimal(int(available))}"
         )
-
-
-def copies(experiment: Experiment) -> dict[str, float]:
-    """Bytes of the copies of the game as far as its options tell, by what they are for."""
-    run = experiment.run
-    return {what: n * experiment.task.bytes_per_copy() * len(run.seeds) for what, n in _episodes(run).items()}
 
 
 def _episodes(run: RunOptions) -> dict[str, float]:
@@ -57,7 +47,7 @@ def needed(experiment: Experiment) -> dict[str, float]:
     """Bytes by what they are for; lower bounds, since what stands beside episodes and networks is small."""
     run, task = experiment.run, experiment.task
     width = 4.0 if run.dtype == "float32" else 8.0
-    agents, steps, seeds = float(task.n_agents), float(task.horizon), float(len(run.seeds))
+    agents, steps, seeds = float(task.interface.n_agents), float(task.horizon), float(len(run.seeds))
     # Observations are kept as they are, which may be bytes.
     row = agents * sum(float(np.prod(shape, dtype=float)) for shape in task.interface.agents.values())
     episode = (row + agents * width) * steps + task.bytes_per_copy()
@@ -96,11 +86,3 @@ def memory() -> float:
         except (OSError, ValueError):  # no such limit
             continue
     return min(limits)
-
-
-def _amount(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} PB"

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 Metrics = dict[str, np.ndarray]
+#: Columns of metrics.csv before the scores.
+COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
 Runs = Sequence[tuple[Any, str, Metrics]]  # experiment, label, columns of metrics.csv
 
 
@@ -48,7 +50,7 @@ def words(name: str) -> str:
 def curves(figure: Any, runs: Runs) -> None:
     """Every score over training, one panel each."""
     task = runs[0][0].task
-    names = [n for n in (task.fields or [c for c in runs[0][2] if c not in _NOT_SCORES]) if n in runs[0][2]][:4]
+    names = [n for n in (task.fields or [c for c in runs[0][2] if c not in COLUMNS]) if n in runs[0][2]][:4]
     figure.set_size_inches(5 * len(names), 4.4)
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         for _, label, metrics in runs:
@@ -57,6 +59,3 @@ def curves(figure: Any, runs: Runs) -> None:
         if name == names[0]:
             limits(axis, task.bounds())
             axis.legend(fontsize=8)
-
-
-_NOT_SCORES = {"seed", "episode", "iteration", "env_steps", "wall_time", "diverged"}
