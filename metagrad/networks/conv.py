@@ -18,17 +18,7 @@ from torch import Tensor
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks import sparse_conv
-from metagrad.networks.base import (
-    Forward,
-    Obs,
-    Shapes,
-    Sight,
-    Where,
-    glorot,
-    picture_of,
-    sight_of,
-    vector_width,
-)
+from metagrad.networks.base import Forward, Obs, Shapes, Sight, Where, glorot, picture_of, sight_of, vector_width
 from metagrad.networks.chunks import each, summed
 from metagrad.networks.mlp import where_active
 from metagrad.optim import Params
@@ -99,8 +89,7 @@ class ConvTrunk(Checked):
 
     def forward(self, params: Params, obs: Obs, steps: int = 1) -> ConvForward:
         """Run the network on rows; no autograd graph is built."""
-        dtype = params["map"].dtype
-        return ConvForward(params, sight_of(obs, dtype), self.scale, self.threads)
+        return ConvForward(params, sight_of(obs, params["map"].dtype), self.scale, self.threads)
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
@@ -124,13 +113,7 @@ class ConvTrunk(Checked):
 
 
 def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
-    """The generators, if they are for one network.
-
-    Raises
-    ------
-    ValueError
-        If there are several.
-    """
+    """The generators, if they are for one network; several are refused."""
     if len(generators) * n != 1:
         raise ValueError(
             f"{what} is one network, but {len(generators)} seeds of {n} are asked for: its agents share parameters "
@@ -161,17 +144,6 @@ class ConvForward:
     """A trunk's pass over rows; see :class:`metagrad.networks.base.Forward`.
 
     The factor of the picture is put into the first layer's weight, so that pictures of bytes stay as they are.
-
-    Parameters
-    ----------
-    params : dict
-        As :meth:`ConvTrunk.init` draws them.
-    sight : Sight
-        Picture and vector.
-    scale : float
-        Factor of the picture.
-    threads : int
-        Chunks worked on at a time.
     """
 
     def __init__(self, params: Params, sight: Sight, scale: float, threads: int) -> None:
@@ -202,10 +174,7 @@ class ConvForward:
         return {name: g[None] for name, g in self._scaled(self._summed(_vjp, d_out[0])).items()}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
-        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``.
-
-        The way back through the layers is gone once for all.
-        """
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``, on one way back."""
         return {name: g[:, None] for name, g in self._scaled(self._summed(_vjps, d_out[0], weights[0])).items()}
 
     @torch.no_grad()
@@ -217,9 +186,8 @@ class ConvForward:
 
     def row_norms(self, d_out: Tensor) -> Tensor:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``."""
-        return torch.cat(self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0]))[
-            None
-        ]
+        parts = self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0])
+        return torch.cat(parts)[None]
 
     def _scaled(self, params: Params) -> Params:
         """The first layer's kernel times the picture's factor."""

@@ -18,17 +18,7 @@ from torch import Tensor
 
 from fastenvs.jit import kernel
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
-from metagrad.networks.base import (
-    Forward,
-    Obs,
-    Shapes,
-    Sight,
-    Where,
-    glorot,
-    picture_of,
-    sight_of,
-    vector_width,
-)
+from metagrad.networks.base import Forward, Obs, Shapes, Sight, Where, glorot, picture_of, sight_of, vector_width
 from metagrad.networks.chunks import each, summed
 from metagrad.networks.mlp import MLP, MLPForward, affine, column_sums, product, row_squares, where_active
 from metagrad.networks.sparse_conv import LANES, add_lanes
