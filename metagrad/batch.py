@@ -208,13 +208,7 @@ def has_empty(tree: Any) -> bool:
 
 
 def unflatten(like: T, flat: dict[str, Tensor], prefix: str = "") -> T:
-    """Inverse of :func:`flatten`: a tree as ``like`` with the leaves of ``flat``.
-
-    Raises
-    ------
-    ValueError
-        If a leaf is missing, or of another shape or type.
-    """
+    """Inverse of :func:`flatten`: a tree as ``like`` with the leaves of ``flat``, which must fit."""
     tree: Any = like
     if isinstance(tree, dict) and not tree:  # what is filled as training goes on
         return nested(below(flat, prefix))

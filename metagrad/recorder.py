@@ -87,21 +87,9 @@ def _keep(t, last, earned, designer_earned, terminated, truncated, actions, log_
 
 
 class Recorder:
-    """Arrays that a rollout fills.
+    """Arrays that a rollout fills: S seeds, K episodes, A agents, ``steps`` up to the step limit.
 
-    Parameters
-    ----------
-    n_seeds, k, n_agents, steps : int
-        S, K, A, and the step limit.
-    where : Where
-        Device and type of the batch.
-    shared : bool
-        Whether the agents of a seed share one network.
-
-    Attributes
-    ----------
-    over : bool ``[N]``
-        Copies whose episode is over.
+    ``over`` tells which of the N copies have ended their episode.
     """
 
     def __init__(self, n_seeds: int, k: int, n_agents: int, steps: int, where: Where, shared: bool) -> None:
@@ -119,8 +107,6 @@ class Recorder:
         self._obs: dict[str, np.ndarray] = {}  # [S, T + 1, K, A, ...] or [S, A, T + 1, K, ...]
         self._designer: dict[str, np.ndarray] = {}  # [S, T + 1, K, ...]
         self._extra: dict[str, np.ndarray] = {}  # [S, T, K, ...]
-
-    # ------------------------------------------------------------------ writing
 
     def see(self, t: int, obs: dict[str, np.ndarray]) -> Obs:
         """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step."""
@@ -185,8 +171,6 @@ class Recorder:
     def _dtype_of(self, x: np.ndarray, leading: int) -> np.dtype:
         """Pictures of bytes stay bytes, all other observations are floats of the run's type."""
         return x.dtype if x.dtype == np.uint8 and x.ndim > leading + 1 else self.float
-
-    # ------------------------------------------------------------------ reading
 
     def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
         """All that was written of ``used`` steps; with payments of zero, and without values."""

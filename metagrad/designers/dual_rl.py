@@ -255,8 +255,6 @@ class DualRL(Checked, Designer):
         paid, draw = self.head.draw(self._outputs(state, batch), batch, rng)
         return batch.replace(payments=paid, extra={**batch.extra, DRAW: draw})
 
-    # ------------------------------------------------------------------ learning
-
     def update(
         self, state: DualRLState, agents: Any, transition: Transition, rng: Streams
     ) -> tuple[DualRLState, Notes]:

@@ -208,13 +208,17 @@ class NetworkIncentive(Checked, Incentive):
         """What the network reads."""
         raise NotImplementedError
 
-    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
-        """What each agent gets of the outputs ``[S, T, K, outputs]``, ``[S, T, K, A]``, before scaling."""
+    def index(self, batch: Batch) -> Tensor:
+        """Which output each agent gets, int64 ``[S, T, K, A]``."""
         raise NotImplementedError
 
+    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
+        """What each agent gets of the outputs ``[S, T, K, outputs]``, ``[S, T, K, A]``, before scaling."""
+        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
+
     def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`."""
-        raise NotImplementedError
+        """Transpose of :meth:`pick`: summed over the agents, one after the other."""
+        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
 
     def outputs(self, eta: Params, batch: Batch) -> Outputs:
         """The network's pass over a batch; made once for each η."""
@@ -300,16 +304,8 @@ class ByAction(_OfDesigner):
         return game.n_actions
 
     def index(self, batch: Batch) -> Tensor:
-        """Which output each agent gets, int64 ``[S, T, K, A]``."""
+        """The action of each agent."""
         return batch.actions
-
-    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
-        """That of the action it took."""
-        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
-
-    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`: summed over the agents, one after the other."""
-        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
 
 
 @dataclass(frozen=True)
@@ -346,10 +342,6 @@ class ByAgent(_OfDesigner):
         """One for each agent."""
         return game.n_agents
 
-    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
-        """Its own."""
-        return sigma * batch.alive[..., None]
-
-    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`."""
-        return d * batch.alive[..., None]
+    def index(self, batch: Batch) -> Tensor:
+        """Each agent's own."""
+        return torch.arange(batch.actions.shape[3], device=batch.actions.device).expand(batch.actions.shape)

@@ -42,8 +42,6 @@ def trees(value: Any) -> Iterator[Any]:
             yield from trees(getattr(value, f.name))
 
 
-# ---------------------------------------------------------------------- as JSON
-
 #: Where classes are looked for by their bare names.
 _MODULES = (
     "metagrad", "metagrad.networks", "metagrad.agents", "metagrad.designers", "metagrad.optim", "metagrad.metagradient",

@@ -86,9 +86,6 @@ def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
     return {name: table[:, i] for i, name in enumerate(names)}
 
 
-# ---------------------------------------------------------------------- scores
-
-
 def row_of(scores: Scores, s: int) -> dict[str, float]:
     """Flat record of seed ``s``: scores by agent and further axes have their numbers behind their names."""
     row: dict[str, float] = {}
@@ -166,9 +163,6 @@ class LiveProgress:
 def _unseen() -> contextlib.AbstractContextManager[None]:
     """A terminal that is gone, as after a hang-up, does not keep a run from going on or saving."""
     return contextlib.suppress(OSError)
-
-
-# ---------------------------------------------------------------------- results
 
 
 def first_solved(metrics: dict[str, np.ndarray], score: str, seed: int, target: float, otherwise: float) -> float:

@@ -85,8 +85,6 @@ class Stopping:
             os.write(2, text.encode())
 
 
-# ---------------------------------------------------------------------- terminals
-
 _FALLBACK = {
     "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "·": ".",
     "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "θ": "theta", "η": "eta", "φ": "phi", "γ": "gamma", "λ": "lambda",
@@ -101,11 +99,9 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _replacement(character: str) -> str:
-    if character in _FALLBACK:
-        return _FALLBACK[character]
     if 0x2500 <= ord(character) <= 0x259F:  # lines of boxes, and blocks
         return "-" if character in "─━═╌╍┄┅┈┉" else "|" if character in "│┃║╎╏┆┇┊┋" else "+"
-    return "?"
+    return _FALLBACK.get(character, "?")
 
 
 codecs.register_error("metagrad", _in_ascii)
@@ -114,11 +110,9 @@ codecs.register_error("metagrad", _in_ascii)
 @contextlib.contextmanager
 def any_terminal() -> Iterator[None]:
     """Let standard output and standard error take every character, for as long as this is entered."""
-    before = []
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            before.append((stream, stream.errors))
-            stream.reconfigure(errors="metagrad")
+    before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, _ in before:
+        stream.reconfigure(errors="metagrad")
     try:
         yield
     finally:

@@ -102,9 +102,6 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-# ---------------------------------------------------------------------- options
-
-
 def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experiment:
     """The experiment with the options that ``args`` name replaced.
 

@@ -17,21 +17,11 @@ from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
-from metagrad.experiment.folder import (
-    Held,
-    RunError,
-    explained,
-    read_experiment,
-    read_results,
-    without_checkpoint,
-    write_results,
-)
+from metagrad.experiment.folder import Held, RunError, explained, read_experiment, read_results, write_results
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
 from metagrad.experiment.registry import game, starting_point
-
-# ---------------------------------------------------------------------- start, resume, evaluate
 
 
 def train(experiment: Experiment, folder: Path | str, console: Console | None = None) -> dict[str, Any]:
@@ -77,7 +67,7 @@ def resume(folder: Path, console: Console) -> dict[str, Any]:
     experiment = read_experiment(folder)
     with Stopping(folder) as stopping, Held(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
-        if not begun and (reason := without_checkpoint(folder)):
+        if not begun and (reason := _without_checkpoint(folder)):
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
         learners = Learners(experiment)
         training = _Training(learners, held, console)
@@ -92,10 +82,21 @@ def resume(folder: Path, console: Console) -> dict[str, Any]:
             return training.run(stopping)
 
 
+def _without_checkpoint(folder: Path) -> str:
+    """Why a run that has no checkpoint must have had one; empty if it never had any whole one.
+
+    The first checkpoint is whole before metrics.csv is made.
+    """
+    if (folder / "results.json").exists():
+        return "this run is finished"
+    path = folder / "metrics.csv"
+    return "this run had one" if path.is_file() and path.stat().st_size else ""
+
+
 def load_learners(folder: Path) -> Learners:
     """The learners of a run as of its last checkpoint."""
     learners = Learners(read_experiment(folder))
-    _restore(learners, folder)
+    _restore(learners, folder, learners.evaluators("eval", learners.experiment.run.eval_episodes))
     return learners
 
 
@@ -103,11 +104,11 @@ def load_learners(folder: Path) -> Learners:
 class _Sitting(Checked):
     """What a checkpoint knows beside tensors: seconds of training, and bytes of metrics.csv."""
 
-    wall_time: NonNegative
-    metrics_size: Annotated[int, Bound(0, 2**63 - 1)]
+    wall_time: NonNegative = 0.0
+    metrics_size: Annotated[int, Bound(0, 2**63 - 1)] = 0
 
 
-def _restore(learners: Learners, folder: Path, evaluators: Evaluators | None = None) -> _Sitting:
+def _restore(learners: Learners, folder: Path, evaluators: Evaluators) -> _Sitting:
     """Take over the newest checkpoint, with the evaluators' streams; nothing changes if it does not fit."""
     tensors, values = checkpoint.load(folder / "checkpoints", to_dict(learners.experiment))
     newest = checkpoint.saved(folder / "checkpoints")[-1]
@@ -116,14 +117,13 @@ def _restore(learners: Learners, folder: Path, evaluators: Evaluators | None = N
         training, evaluation = below(tensors, "training/"), below(tensors, "eval/")
         if len(training) + len(evaluation) < len(tensors):
             raise ValueError("it holds tensors of another kind")
-        (evaluators or learners.evaluators("eval", learners.experiment.run.eval_episodes)).load(evaluation, dry=True)
+        evaluators.load(evaluation, dry=True)
         learners.load(training)
         if learners.episode != int(newest.name):
             raise ValueError(f"it is of episode {learners.episode:,}")
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
-    if evaluators is not None:
-        evaluators.load(evaluation)
+    evaluators.load(evaluation)
     return sitting
 
 
@@ -146,7 +146,7 @@ class _Training:
         self.learners, self.held, self.console = learners, held, console
         self.experiment, self.folder = learners.experiment, held.folder
         self.evaluators = learners.evaluators("eval", self.experiment.run.eval_episodes)
-        self.before: _Sitting | None = None  # what an earlier sitting left
+        self.before = _Sitting()  # what an earlier sitting left
 
     def restore(self) -> None:
         """Go on from the newest checkpoint; nothing changes if it or the metrics are damaged."""
@@ -162,16 +162,15 @@ class _Training:
     @property
     def seconds(self) -> float:
         """Wall time of all sittings."""
-        return (self.before.wall_time if self.before else 0.0) + time.perf_counter() - self.began
+        return self.before.wall_time + time.perf_counter() - self.began
 
     def run(self, stopping: Stopping) -> dict[str, Any]:
         """Train to the end, save, test, and write the results."""
         self.began = time.perf_counter()
         run, learners = self.experiment.run, self.learners
-        if self.before is None:
-            # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
-            self._save(0)
-        with Metrics(self.folder / "metrics.csv", self.before.metrics_size if self.before else 0) as metrics:
+        # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
+        self._save(self.before.metrics_size)
+        with Metrics(self.folder / "metrics.csv", self.before.metrics_size) as metrics:
             self.held.watch(metrics.path, metrics.fileno())
             with stopping.deferred(), LiveProgress(self.experiment, learners.episode, self.console) as progress:
                 self._train(metrics, progress, stopping)

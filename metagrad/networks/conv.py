@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks import sparse_conv
@@ -343,18 +344,13 @@ def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Derivative of ``sum(d * _conv(x, weight, bias))`` with respect to ``x``."""
     if _by_entries(x):
         return sparse_conv.input_gradient(d, weight)
-    return _library_backward(d, x, weight, 0).permute(0, 2, 3, 1).contiguous()
+    shape, pad = x.permute(0, 3, 1, 2).shape, weight.shape[-1] // 2
+    return conv2d_input(shape, weight, d.permute(0, 3, 1, 2), padding=pad).permute(0, 2, 3, 1).contiguous()
 
 
 def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The same with respect to the weight."""
     if _by_entries(x):
         return sparse_conv.kernel_gradient(x, d, weight.shape[-1])
-    return _library_backward(d, x, weight, 1)
-
-
-def _library_backward(d: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
-    pad, wanted = [weight.shape[-1] // 2] * 2, [which == 0, which == 1, False]
-    return torch.ops.aten.convolution_backward(
-        d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
-    )[which]
+    pad = weight.shape[-1] // 2
+    return conv2d_weight(x.permute(0, 3, 1, 2), weight.shape, d.permute(0, 3, 1, 2), padding=pad)

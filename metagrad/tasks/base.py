@@ -302,17 +302,12 @@ class JointEnv:
 
 @dataclass(frozen=True)
 class JointAction(Checked, VectorTask):
-    """A task with one agent that acts for all.
+    """A task with one agent that acts for all; the scores of the game are reported.
 
     Parameters
     ----------
     task : VectorTask
-        The game; its scores are reported.
-
-    Raises
-    ------
-    TaskError
-        If there are too many joint actions, or agents have masks.
+        The game, without masks, and with no more joint actions than ``MAX_JOINT_ACTIONS``.
     """
 
     task: VectorTask

@@ -39,10 +39,6 @@ def parallel_task(
     name : str, optional
         Name of the game.
 
-    Returns
-    -------
-    VectorTask
-
     Raises
     ------
     TaskError
