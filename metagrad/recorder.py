@@ -175,21 +175,18 @@ class Recorder:
     def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
         """All that was written of ``used`` steps; with payments of zero, and without values."""
         steps = steps_to_keep(used, self.steps, self.k)
-        kept: dict[str, Any] = {name: self._tensor(x[:, :steps]) for name, x in self.kept._asdict().items()}
+
+        def cut(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+            return {name: self._tensor(x[:, :steps]) for name, x in arrays.items()}
+
+        kept = cut(self.kept._asdict())
         return Batch(
-            **kept,
+            **kept, payments=torch.zeros_like(kept["rewards"]), values=None, epsilon=epsilon, shared=self.shared,
+            n_actions=n_actions, horizon=self.steps, designer_obs=cut(self._designer), extra=cut(self._extra),
             obs={name: self._rows(x, 0, steps) for name, x in self._obs.items()},
-            payments=torch.zeros_like(kept["rewards"]),
-            designer_obs={name: self._tensor(x[:, :steps]) for name, x in self._designer.items()},
-            values=None,
-            epsilon=epsilon,
-            shared=self.shared,
-            n_actions=n_actions,
-            horizon=self.steps,
             last_obs={name: self._rows(x, steps, steps + 1) for name, x in self._obs.items()},
             last_designer_obs={name: self._tensor(x[:, steps]) for name, x in self._designer.items()},
-            extra={name: self._tensor(x[:, :steps]) for name, x in self._extra.items()},
-        )
+        )  # fmt: skip
 
     def _rows(self, x: np.ndarray, first: int, end: int) -> Tensor:
         rows = torch.from_numpy(x)
