@@ -56,7 +56,6 @@ class Learners(Parts):
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, run = experiment, experiment.run
-        size.check(experiment)
         torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
         groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
         try:
@@ -64,6 +63,7 @@ class Learners(Parts):
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
         try:
+            size.check(experiment)
             self.trainers = [self._trainer(seeds) for seeds in groups]
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error

@@ -13,34 +13,17 @@ from typing import Any
 import numpy as np
 from rich.filesize import decimal
 
-from metagrad.experiment.config import ConfigError, Experiment, RunOptions, trees
+from metagrad.experiment.config import Experiment, trees
 
 _STEPS_KEPT = 3  # parameters, and two moments
 
 
 def check(experiment: Experiment) -> None:
     """Refuse a run that does not fit into the memory of this machine."""
-    each = experiment.task.bytes_per_copy() * len(experiment.run.seeds)
-    _fits({what: n * each for what, n in _episodes(experiment.run).items()})  # before one copy shows what it needs
-    _fits(needed(experiment))
-
-
-def _fits(parts: dict[str, float]) -> None:
-    available = memory()
+    parts, available = needed(experiment), memory()
     what, most = max(parts.items(), key=lambda item: item[1])
     if sum(parts.values()) > available:
-        raise ConfigError(
-            f"this run is too large for the memory: {what} need about {decimal(int(most))}, this machine has "
-            f"{decimal(int(available))}"
-        )
-
-
-def _episodes(run: RunOptions) -> dict[str, float]:
-    return {
-        f"k = {run.k} episodes of a batch": float(run.k * run.agent_batches),
-        f"eval_episodes = {run.eval_episodes} episodes": float(run.eval_episodes),
-        f"test_episodes = {run.test_episodes} episodes": float(run.test_episodes),
-    }
+        raise MemoryError(f"{what} need about {decimal(int(most))}, this machine has {decimal(int(available))}")
 
 
 def needed(experiment: Experiment) -> dict[str, float]:
@@ -50,9 +33,13 @@ def needed(experiment: Experiment) -> dict[str, float]:
     agents, steps, seeds = float(task.interface.n_agents), float(task.horizon), float(len(run.seeds))
     # Observations are kept as they are, which may be bytes.
     row = agents * sum(float(np.prod(shape, dtype=float)) for shape in task.interface.agents.values())
-    episode = (row + agents * width) * steps + task.bytes_per_copy()
     at_once = 1.0 if alone(experiment) else seeds  # of the seeds that take turns one learns at a time
-    kept = {what: n * episode * at_once for what, n in _episodes(run).items()}
+    episode = (row + agents * width) * steps * at_once
+    kept = {
+        f"k = {run.k} episodes of a batch": run.k * run.agent_batches * episode,
+        f"eval_episodes = {run.eval_episodes} episodes": run.eval_episodes * episode,
+        f"test_episodes = {run.test_episodes} episodes": run.test_episodes * episode,
+    }
     weights = sum(_weights(part) for part in _parts(experiment))
     return kept | {"the networks": seeds * _STEPS_KEPT * width * weights}
 

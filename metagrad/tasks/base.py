@@ -86,7 +86,7 @@ class VectorTask:
         """An environment of ``num_envs`` copies, shared out evenly and in order over the seeds."""
         if isinstance(self._one(1, 0), VecEnv):
             return self._one(num_envs, list(seeds))
-        return SideBySide([self._one(num_envs // len(seeds), seed) for seed in seeds], seeds)
+        return _SideBySide([self._one(num_envs // len(seeds), seed) for seed in seeds], seeds)
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """Further arrays ``[N, ...]`` to keep of a step, called after it."""
@@ -109,10 +109,6 @@ class VectorTask:
     def bounds(self) -> dict[str, float]:
         """What is known of the best possible score, by name."""
         return {}
-
-    def bytes_per_copy(self) -> float:
-        """Memory of one copy of the game by and large, where its options say it before one is made."""
-        return 0.0
 
     def frame(self, env: Any, copy: int) -> np.ndarray:
         """Picture of one copy, uint8 ``[height, width, 3]``."""
@@ -227,7 +223,7 @@ def _probe_step(env: Any, mask: Any, n_agents: int) -> None:
         raise TaskError("info['designer_reward'] [N] is missing: what the designer is after, as welfare")
 
 
-class SideBySide:
+class _SideBySide:
     """Environments of several seeds as one; ``reset`` derives a seed of its own for each that takes one."""
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
@@ -237,14 +233,12 @@ class SideBySide:
         self._takes_seed = "seed" in inspect.signature(envs[0].reset).parameters
 
     def reset(self) -> tuple[dict[str, Any], dict]:
-        """Start new episodes in all copies."""
         self.resets += 1
         new = [np.random.SeedSequence(seed, spawn_key=(self.resets,)).generate_state(1)[0] for seed in self.seeds]
         options = [{"seed": int(seed)} if self._takes_seed else {} for seed in new]
         return _stack([env.reset(**one)[0] for env, one in zip(self.envs, options, strict=True)]), {}
 
     def step(self, actions: np.ndarray) -> tuple:
-        """Advance all copies."""
         parts = np.split(actions, len(self.envs))
         results = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         obs, *columns, infos = zip(*results, strict=True)
@@ -267,7 +261,7 @@ def _stack(trees: Sequence[Any]) -> Any:
 # ---------------------------------------------------------------------- one mind for all
 
 
-class JointEnv:
+class _JointEnv:
     """An environment as one agent sees it that acts for all: the designer's view, the joint action, summed rewards."""
 
     n_agents = 1
@@ -280,7 +274,6 @@ class JointEnv:
         return getattr(self.env, name)
 
     def reset(self, **options: Any) -> tuple[dict[str, Any], dict]:
-        """Start new episodes."""
         obs, info = self.env.reset(**options)
         return self._view(obs), info
 
@@ -322,25 +315,23 @@ class JointAction(Checked, VectorTask):
             raise TaskError("one mind for all cannot heed the agents' masks")
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
         joint = Interface(1, inner.n_actions**inner.n_agents, inner.horizon, seen, inner.designer)
-        of_the_game = {
-            name: getattr(self.task, name) for name in ("horizon", "fields", "bytes_per_copy", "bounds", "draw")
-        }
+        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "draw")}
         for name, value in {"name": f"{self.task.name} (central)", "interface": joint, **of_the_game}.items():
             object.__setattr__(self, name, value)
 
-    def make(self, num_envs: int, seeds: Sequence[int]) -> JointEnv:
+    def make(self, num_envs: int, seeds: Sequence[int]) -> _JointEnv:
         """An environment of ``num_envs`` copies."""
-        return JointEnv(self.task.make(num_envs, seeds))
+        return _JointEnv(self.task.make(num_envs, seeds))
 
-    def record(self, env: JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    def record(self, env: _JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """What the game records, and each agent's reward."""
         return {**self.task.record(env.env, info), "agent_rewards": info["agent_rewards"]}
 
-    def prepare(self, env: JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
+    def prepare(self, env: _JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
 
-    def frame(self, env: JointEnv, copy: int) -> np.ndarray:
+    def frame(self, env: _JointEnv, copy: int) -> np.ndarray:
         """As the game shows it."""
         return self.task.frame(env.env, copy)
 

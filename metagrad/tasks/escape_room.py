@@ -81,10 +81,6 @@ class EscapeRoom(FastTask):
         free = 10.0 * (self.n_agents - self.min_at_lever) - self.min_at_lever
         return {"no pay": max(0.0, free), "threshold pay": max(0.0, free - self.min_at_lever)}
 
-    def bytes_per_copy(self) -> float:
-        """Every agent sees the places of all."""
-        return 12.0 * self.n_agents * self.n_agents
-
     def rooms(self) -> str:
         """The game's usual name."""
         return f"ER({self.n_agents},{self.min_at_lever})"
