@@ -29,7 +29,7 @@ from metagrad.optim import SGD, Adam, Linear, Optimiser
 from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions, central
-from metagrad.tasks.figures import Metrics, Runs, at_end, band, by_seed, limits
+from metagrad.tasks.figures import Metrics, Runs, all_at_end, band, by_seed, limits
 
 #: What agents are paid for, by the number that the game gives it.
 KINDS = ("cleaned", "collected", "other")
@@ -185,28 +185,20 @@ def _draw(figure: Any, runs: Runs) -> None:
     _payments(axes[3], *runs[0][1:])
 
 
-def _count(metrics: Metrics) -> int:
-    return sum(name.startswith("waste_") and name[6:].isdigit() for name in metrics)
-
-
 def _roles(axis: Any, runs: Runs) -> None:
     """What each agent clears and earns, every seed."""
     for i, (_, label, metrics) in enumerate(runs):
-        for a in range(_count(metrics)):
-            axis.scatter(
-                at_end(metrics, f"waste_{a}"), at_end(metrics, f"reward_{a}"), color=f"C{i}", marker="os^Dv"[a % 5],
-                alpha=0.7, label=f"{label}, agent {a}",
-            )  # fmt: skip
+        for a, at in enumerate(zip(all_at_end(metrics, "waste_"), all_at_end(metrics, "reward_"), strict=True)):
+            axis.scatter(*at, color=f"C{i}", marker="os^Dv"[a % 5], alpha=0.7, label=f"{label}, agent {a}")
     axis.set(title="who cleans and who collects", xlabel="waste cleared by the agent", ylabel="its apples")
     axis.legend(fontsize=6)
 
 
 def _payments(axis: Any, label: str, metrics: Metrics) -> None:
     """What each agent received for what it did, mean over seeds."""
-    n = _count(metrics)
     for c, kind in enumerate(KINDS):
-        values = np.array([at_end(metrics, f"received_{kind}_{a}") for a in range(n)])
+        values = all_at_end(metrics, f"received_{kind}_").mean(1)
         text = f"for having {kind}" if c < 2 else "for the rest"
-        axis.bar(np.arange(n) + (c - 1) * 0.27, values.mean(1), 0.27, label=text)
-    axis.set(title=f"{label}: incentives received", xlabel="agent", xticks=range(n))
+        axis.bar(np.arange(len(values)) + (c - 1) * 0.27, values, 0.27, label=text)
+    axis.set(title=f"{label}: incentives received", xlabel="agent", xticks=range(len(values)))
     axis.legend(fontsize=8)

@@ -27,6 +27,17 @@ def at_end(metrics: Metrics, name: str) -> np.ndarray:
     return values[:, -max(1, values.shape[1] // 10) :].mean(1)
 
 
+def numbered(metrics: Metrics, prefix: str) -> list[str]:
+    """Columns that are called ``prefix`` and a number, in order."""
+    found = [c for c in metrics if c.startswith(prefix) and c[len(prefix) :].isdigit()]
+    return sorted(found, key=lambda c: int(c[len(prefix) :]))
+
+
+def all_at_end(metrics: Metrics, prefix: str) -> np.ndarray:
+    """:func:`at_end` of all numbered columns, ``[n, S]``."""
+    return np.array([at_end(metrics, name) for name in numbered(metrics, prefix)])
+
+
 def band(axis: Any, episodes: np.ndarray, values: np.ndarray, label: str, **options: Any) -> None:
     """Mean over seeds, with its standard error as a band where there are several."""
     mean = values.mean(0)
