@@ -31,10 +31,11 @@ def needed(experiment: Experiment) -> dict[str, float]:
     run, task = experiment.run, experiment.task
     width = 4.0 if run.dtype == "float32" else 8.0
     agents, steps, seeds = float(task.interface.n_agents), float(task.horizon), float(len(run.seeds))
-    # Observations are kept as they are, which may be bytes.
-    row = agents * sum(float(np.prod(shape, dtype=float)) for shape in task.interface.agents.values())
+    # What an agent sees, of which masks stay bytes and pictures may; its action; probability, reward and payment.
+    shapes = task.interface.agents.items()
+    row = sum(np.prod(s, dtype=float) * (1.0 if len(s) > 1 or name == "mask" else width) for name, s in shapes)
     at_once = 1.0 if alone(experiment) else seeds  # of the seeds that take turns one learns at a time
-    episode = (row + agents * width) * steps * at_once
+    episode = agents * (row + 8 + 3 * width) * steps * at_once
     kept = {
         f"k = {run.k} episodes of a batch": run.k * run.agent_batches * episode,
         f"eval_episodes = {run.eval_episodes} episodes": run.eval_episodes * episode,
