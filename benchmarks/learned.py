@@ -4,12 +4,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from metagrad.schedules import value_at
-
 from metagrad import Experiment
 from metagrad.experiment.folder import RunError, read_experiment
 from metagrad.experiment.learners import Learners
 from metagrad.experiment.run import load_learners
+from metagrad.optim import value_at
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

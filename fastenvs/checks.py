@@ -26,6 +26,10 @@ class WrongTypeError(TypeError, ValueError):
     """A value of the wrong type: callers may expect either kind of error."""
 
 
+class TooLargeError(ValueError, MemoryError):
+    """A size that cannot fit the memory: callers may expect either kind of error."""
+
+
 def as_int(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Return an integer of any kind (NumPy's and arrays without axes too, not ``True`` or ``1.0``) as ``int``."""
     boolean = isinstance(value, bool | np.bool_) or "bool" in str(getattr(value, "dtype", ""))
@@ -184,7 +188,7 @@ def affordable(what: str, count: int, bytes_each: int) -> None:
     except (AttributeError, ValueError, OSError):
         memory = 2**46
     if count * bytes_each > memory:
-        raise ValueError(
+        raise TooLargeError(
             f"{what} need about {count * bytes_each / 1e9:,.0f} GB ({count:,} of {bytes_each:,} bytes each), "
             f"this machine has {memory / 1e9:,.0f} GB"
         )

@@ -14,21 +14,9 @@ if TYPE_CHECKING:
     from metagrad import optim
     from metagrad.agents import Agents, Critic, DesignerCritic, LinearCritic, PolicyGradientAgents, Surrogate
     from metagrad.batch import Batch
-    from metagrad.designers import (
-        AMD,
-        ByAction,
-        ByActionType,
-        ByAgent,
-        Categorical,
-        Designer,
-        DualRL,
-        Incentive,
-        IncentiveFunction,
-        MetaGradient,
-        MutualIncentive,
-        NoDesigner,
-        SquashedGaussian,
-    )
+    from metagrad.designers import AMD, Designer, MetaGradient, MutualIncentive, NoDesigner
+    from metagrad.designers.dual_rl import Categorical, DualRL, SquashedGaussian
+    from metagrad.designers.incentives import ByAction, ByActionType, ByAgent, Incentive, IncentiveFunction
     from metagrad.experiment.run import train
     from metagrad.metagradient import LastSteps, Sensitivity
     from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk

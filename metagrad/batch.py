@@ -1,17 +1,20 @@
-"""Experience as data: a batch of whole episodes, the axes in which it is kept, and the walk that saves any state."""
+"""Experience as data: a batch of whole episodes, its axes, and how any state is saved and checked when it is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metagrad.networks.base import Obs
+from metagrad.streams import Streams
 
 T = TypeVar("T")
 
@@ -21,15 +24,17 @@ def as_dict(obs: Any) -> dict[str, np.ndarray]:
     return obs if isinstance(obs, dict) else {"obs": obs}
 
 
+def below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names start with ``prefix``, by the rest of their names."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 @dataclass(frozen=True)
 class Rows:
     """The order in which networks read what is kept by seed, step, episode and agent.
 
-    Parameters
-    ----------
-    shared : bool
-        Whether the agents of a seed share one network: ``G = S`` networks with rows (step, episode, agent), or
-        ``G = S * A`` networks, one an agent, with rows (step, episode).
+    The agents of a seed share one network, ``G = S`` networks with rows (step, episode, agent), or there are
+    ``G = S * A`` networks, one an agent, with rows (step, episode).
     """
 
     shared: bool
@@ -44,6 +49,15 @@ class Rows:
         if self.shared:
             return x.reshape(s, t, k, a, *x.shape[2:])
         return x.reshape(s, a, t, k, *x.shape[2:]).movedim(1, 3)
+
+
+#: Leading axes of a batch's entries: seed S, step T, of which values have one more (U), episode K, agent A, and for
+#: rows G and R, those of the last observations L. The axes behind are those of one entry.
+AXES = {
+    **dict.fromkeys(("actions", "log_prob", "rewards", "payments"), "STKA"),
+    **dict.fromkeys(("alive", "cut", "designer_rewards", "designer_obs", "extra"), "STK"),
+    "values": "SUKA", "last_designer_obs": "SK", "obs": "GR", "last_obs": "GL",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -105,10 +119,8 @@ class Batch:
 
     def valued(self, terminal: str) -> Tensor:
         """Where a value counts, ``[S, T + 1, K]``: before every step, and after a cut if ``terminal`` is bootstrap."""
-        after = self.cut if terminal == "bootstrap" else torch.zeros_like(self.cut)
-        return torch.cat([self.alive, torch.zeros_like(self.alive[:, :1])], 1) + torch.cat(
-            [torch.zeros_like(after[:, :1]), after], 1
-        )
+        valued = F.pad(self.alive, (0, 0, 0, 1))
+        return valued + F.pad(self.cut, (0, 0, 1, 0)) if terminal == "bootstrap" else valued
 
     def remember(self, name: str, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` gives, made once for each ``key`` (compared by identity); never saved.
@@ -127,43 +139,28 @@ class Batch:
 
     def at(self, steps: Tensor) -> Batch:
         """The designer's side of some steps ``[D]``, as if nothing followed the last; without the agents' rows."""
-        names = ("actions", "log_prob", "rewards", "payments", "alive", "designer_rewards")
-        return replace(
-            self,
-            **{name: getattr(self, name)[:, steps] for name in names},
-            values=None,
-            obs={},
-            last_obs={},
-            designer_obs={name: x[:, steps] for name, x in self.designer_obs.items()},
-            cut=torch.zeros_like(self.cut[:, steps]),
-            extra={name: x[:, steps] for name, x in self.extra.items()},
-            memo={},
-        )
+        some = self._picked(lambda axes, x: x[:, steps] if axes[1] == "T" else x)
+        return replace(some, values=None, obs={}, last_obs={}, cut=torch.zeros_like(some.cut))
 
     def episodes(self, share: slice) -> Batch:
         """Some of the K episodes."""
-        rows, like, last = Rows(self.shared), self.actions, self.actions[:, :1]
+        rows = Rows(self.shared)
 
-        def pick(x: Tensor, of: Tensor) -> Tensor:
-            return rows.of(rows.back(x, of)[:, :, share])
+        def pick(axes: str, x: Tensor) -> Tensor:
+            if axes[0] == "G":
+                return rows.of(rows.back(x, self.actions if axes == "GR" else self.actions[:, :1])[:, :, share])
+            return x[(slice(None),) * axes.index("K") + (share,)]
 
-        def plain(x: Tensor) -> Tensor:
-            return x[:, :, share]
+        return self._picked(pick)
 
-        picked: dict[str, Any] = {}
-        names = ("actions", "log_prob", "rewards", "payments", "alive", "designer_rewards", "cut")
-        picked |= {name: plain(getattr(self, name)) for name in names}
-        return replace(
-            self,
-            **picked,
-            values=None if self.values is None else plain(self.values),
-            obs={name: pick(x, like) for name, x in self.obs.items()},
-            last_obs={name: pick(x, last) for name, x in self.last_obs.items()},
-            designer_obs={name: plain(x) for name, x in self.designer_obs.items()},
-            last_designer_obs={name: x[:, share] for name, x in self.last_designer_obs.items()},
-            extra={name: plain(x) for name, x in self.extra.items()},
-            memo={},
-        )
+    def _picked(self, pick: Callable[[str, Tensor], Tensor]) -> Batch:
+        """Every entry by its axes."""
+        own = {name: getattr(self, name) for name in AXES}
+        changes: dict[str, Any] = {
+            name: {n: pick(AXES[name], t) for n, t in x.items()} if isinstance(x, dict) else pick(AXES[name], x)
+            for name, x in own.items() if x is not None
+        }  # fmt: skip
+        return replace(self, **changes, memo={})
 
 
 # ---------------------------------------------------------------------- saving
@@ -176,8 +173,7 @@ def _children(tree: Any) -> Iterator[tuple[str, Any]] | None:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return zip(tree._fields, tree, strict=True)
     if dataclasses.is_dataclass(tree):
-        names = (f.name for f in dataclasses.fields(tree) if f.name != "memo")
-        return ((name, getattr(tree, name)) for name in names)
+        return ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.name != "memo")
     return None
 
 
@@ -189,44 +185,37 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Tensor]:
     flat: dict[str, Tensor] = {}
     for name, value in _children(tree) or ():
         path = f"{prefix}{name}"
-        if value is None:
-            continue
         if _children(value) is not None:
             flat |= flatten(value, f"{path}/")
-        elif isinstance(value, Tensor):
-            flat[path] = value
-        elif isinstance(value, np.ndarray):
-            flat[path] = torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value.copy())
-        elif isinstance(value, (bool, int, float)):
-            flat[path] = torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
-        else:
-            raise TypeError(f"{path} cannot be saved: it is of type {type(value).__name__}")
+        elif value is not None:
+            flat[path] = _as_tensor(path, value)
     return flat
+
+
+def _as_tensor(path: str, value: Any) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.view(np.int64) if value.dtype == np.uint64 else value.copy())
+    if isinstance(value, (bool, int, float)):
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    raise TypeError(f"{path} cannot be saved: it is of type {type(value).__name__}")
 
 
 def has_empty(tree: Any) -> bool:
     """Whether a tree holds an empty dict, which is filled as training goes on."""
-    if isinstance(tree, dict) and not tree:
-        return True
-    return any(has_empty(value) for _, value in _children(tree) or ())
+    return (isinstance(tree, dict) and not tree) or any(has_empty(value) for _, value in _children(tree) or ())
 
 
 def unflatten(like: T, flat: dict[str, Tensor], prefix: str = "") -> T:
-    """Inverse of :func:`flatten`: a tree as ``like`` with the leaves of ``flat``.
-
-    Raises
-    ------
-    ValueError
-        If a leaf is missing, or of another shape or type.
-    """
-    if isinstance(like, dict) and not like:  # what is filled as training goes on
-        return nested({n.removeprefix(prefix): t for n, t in flat.items() if n.startswith(prefix)})  # type: ignore[return-value]
-    made = {name: _leaf(value, flat, f"{prefix}{name}") for name, value in _children(like) or ()}
-    if isinstance(like, dict):
-        return made  # type: ignore[return-value]
-    if hasattr(like, "_replace"):
-        return like._replace(**made)
-    return dataclasses.replace(like, **made)  # type: ignore[type-var]
+    """Inverse of :func:`flatten`: a tree as ``like`` with the leaves of ``flat``, which must fit."""
+    tree: Any = like
+    if isinstance(tree, dict) and not tree:  # what is filled as training goes on
+        return nested(below(flat, prefix))
+    made: Any = {name: _leaf(value, flat, f"{prefix}{name}") for name, value in _children(tree) or ()}
+    if isinstance(tree, dict):
+        return made
+    return tree._replace(**made) if hasattr(tree, "_replace") else replace(tree, **made)
 
 
 def _leaf(like: Any, flat: dict[str, Tensor], path: str) -> Any:
@@ -236,25 +225,19 @@ def _leaf(like: Any, flat: dict[str, Tensor], path: str) -> Any:
         return unflatten(like, flat, f"{path}/")
     if path not in flat:
         raise ValueError(f"{path} is missing")
-    value = flat[path]
-    if isinstance(like, Tensor):
-        if value.shape != like.shape or value.dtype != like.dtype:
-            raise ValueError(
-                f"{path} is {value.dtype} {list(value.shape)}, but {like.dtype} {list(like.shape)} is needed"
-            )
-        return value.to(like.device).clone()
-    if isinstance(like, np.ndarray):
-        kind = np.dtype(np.int64) if like.dtype == np.uint64 else like.dtype
-        array = value.cpu().numpy().copy()
-        if array.shape != like.shape or array.dtype != kind:
-            raise ValueError(f"{path} is {array.dtype} {list(array.shape)}, but {kind} {list(like.shape)} is needed")
-        return array.view(like.dtype)
-    if value.dim() or value.is_floating_point() != isinstance(like, float):
+    found = flat[path]
+    if isinstance(like, Tensor | np.ndarray):
+        wanted = _as_tensor(path, like)
+        check_tensor(path, found, wanted.shape, wanted.dtype)
+        return (
+            found.to(wanted.device).clone() if isinstance(like, Tensor) else found.cpu().numpy().copy().view(like.dtype)
+        )
+    if found.dim() or found.is_floating_point() != isinstance(like, float):
         raise ValueError(f"{path} must be one {'number' if isinstance(like, float) else 'integer'}")
-    return type(like)(value.item())
+    return type(like)(found.item())
 
 
-def nested(flat: dict[str, Tensor]) -> dict[str, Any]:
+def nested(flat: dict[str, Tensor]) -> Any:
     """Nested dicts of tensors from their paths."""
     tree: dict[str, Any] = {}
     for path, value in flat.items():
@@ -275,3 +258,67 @@ def batch_of(flat: dict[str, Tensor], device: str) -> Batch:
         return Batch(**{"values": None, "extra": {}, **tree, **plain})
     except (KeyError, TypeError) as error:
         raise ValueError(f"the saved episodes are incomplete: {error}") from error
+
+
+# ---------------------------------------------------------------------- whether saved tensors fit, before any is used
+
+
+def check_names(found: dict[str, Tensor], wanted: Sequence[str], what: str = "") -> None:
+    """Refuse tensors that are missing or unknown."""
+    for name in sorted(found.keys() ^ set(wanted)):
+        raise ValueError(f"{what}{name} is {'unknown' if name in found else 'missing'}")
+
+
+def check_tensor(name: str, found: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
+    """Refuse a tensor of another shape or type."""
+    if tuple(found.shape) != tuple(shape) or found.dtype != dtype:
+        raise ValueError(f"{name} is {found.dtype} {list(found.shape)}, but {dtype} {list(shape)} is needed")
+
+
+def check_like(found: dict[str, Tensor], wanted: dict[str, Tensor], what: str = "") -> None:
+    """Refuse tensors that are not named and shaped as others are."""
+    check_names(found, list(wanted), what)
+    for name, t in wanted.items():
+        check_tensor(f"{what}{name}", found[name], t.shape, t.dtype)
+
+
+def check_batch(found: dict[str, Tensor], like: Batch, seeds: int, k: int, what: str) -> None:
+    """Refuse a saved batch that is not as ``like``, but for the numbers of seeds, episodes and steps.
+
+    ``what`` stands before the names in messages.
+    """
+    wanted = flatten(like)
+    check_names(found, list(wanted), what)
+    steps = found["actions"].shape[1] if found["actions"].dim() == 4 else 0
+    if not 1 <= steps <= like.horizon:
+        raise ValueError(f"{what}actions has shape {list(found['actions'].shape)}, with steps up to {like.horizon}")
+    a = like.actions.shape[3]
+    g, per_step = (seeds, k * a) if like.shared else (seeds * a, k)
+    length = {"S": seeds, "T": steps, "U": steps + 1, "K": k, "A": a, "G": g, "R": steps * per_step, "L": per_step}
+    for name, t in wanted.items():
+        axes = AXES.get(name.split("/")[0], "")
+        check_tensor(f"{what}{name}", found[name], (*(length[x] for x in axes), *t.shape[len(axes) :]), t.dtype)
+    for name in ("n_actions", "horizon", "shared"):
+        if found[name].item() != wanted[name].item():
+            raise ValueError(f"{what}{name} is {found[name].item()}, not {wanted[name].item()}")
+    # Numbers that would be used as places or shares.
+    if int(found["actions"].min()) < 0 or int(found["actions"].max()) >= like.n_actions:
+        raise ValueError(f"{what}actions must be from 0 to {like.n_actions - 1}")
+    epsilon = found["epsilon"].item()
+    if not (math.isfinite(epsilon) and 0 <= epsilon <= 1):
+        raise ValueError(f"{what}epsilon must be from 0 to 1, got {epsilon}")
+
+
+def check_streams(found: dict[str, Tensor], rng: Streams, what: str) -> None:
+    """Refuse positions of random streams that are not those of these seeds and purposes."""
+    check_like(found, flatten(rng.counters()), what)
+    for name, t in found.items():
+        if bool((t < 0).any()):
+            raise ValueError(f"{what}{name} must not be negative")
+
+
+def check_env(found: dict[str, Tensor], wanted: dict[str, np.ndarray]) -> None:
+    """Refuse what is saved of an environment unless it is named and shaped as ``wanted``."""
+    check_like(found, flatten(wanted), "env/")
+    if "resets" in found and found["resets"].item() < 0:
+        raise ValueError("env/resets must not be negative")

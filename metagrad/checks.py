@@ -8,11 +8,14 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
+
+from fastenvs.checks import shown
+
+__all__ = ["AtMost", "Bound", "Checked", "offers", "shown"]
 
 
 @dataclass(frozen=True)
@@ -29,9 +32,8 @@ class Bound:
         return above and value <= self.high and math.isfinite(value)
 
     def __str__(self) -> str:
-        if self.high < 1e30:
-            return f"{'above' if self.open_low else 'of at least'} {self.low:g} and at most {self.high:,.12g}"
-        return f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+        low = f"{'above' if self.open_low else 'of at least'} {self.low:g}"
+        return low if self.high >= 1e30 else f"{low} and at most {self.high:,.12g}"
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,6 @@ class AtMost:
     """Bound of the length of a tuple."""
 
     entries: int
-
-    def allows(self, value: Sequence[Any]) -> bool:
-        """Whether it is short enough."""
-        return len(value) <= self.entries
 
 
 #: More than any machine can hold of what options count.
@@ -62,14 +60,15 @@ class Checked:
     """Base of frozen dataclasses whose fields are brought to their declared types and checked at construction."""
 
     def __post_init__(self) -> None:
-        for name, hint in _hints(type(self)).items():  # type: ignore[arg-type]
-            object.__setattr__(self, name, _checked(f"{type(self).__name__}.{name}", getattr(self, name), hint))
+        cls: Any = type(self)
+        for name, hint in _hints(cls).items():
+            object.__setattr__(self, name, _checked(f"{cls.__name__}.{name}", getattr(self, name), hint))
 
 
 @functools.cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls, include_extras=True)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
@@ -99,7 +98,7 @@ def _bounded(name: str, value: Any, bounds: tuple) -> Any:
     for bound in bounds:
         if isinstance(bound, Bound) and not bound.allows(value):
             raise ValueError(f"{name} must be a number {bound}, got {shown(value)}")
-        if isinstance(bound, AtMost) and not bound.allows(value):
+        if isinstance(bound, AtMost) and len(value) > bound.entries:
             raise ValueError(f"{name} must have at most {bound.entries:,} entries, got {len(value):,}")
     return value
 
@@ -114,15 +113,6 @@ def offers(value: Any, protocol: type) -> bool:
     names = {n for c in own for n in (*vars(c), *inspect.get_annotations(c))}
     public = (n for n in names if not n.startswith("_") or n == "__call__")
     return not isinstance(value, type) and all(hasattr(value, n) for n in public)
-
-
-def shown(value: Any) -> str:
-    """A value in a message of one line."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of thousands of digits
-        text = "a huge number"
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _plain(name: str, value: Any, hint: type) -> Any:
@@ -159,4 +149,4 @@ def _one_of(name: str, value: Any, args: tuple) -> Any:
             return _checked(name, value, kind)
         except ValueError as error:
             reasons.append(str(error))
-    raise ValueError(reasons[0] if len(reasons) == 1 else " or ".join(reasons))
+    raise ValueError(" or ".join(reasons))

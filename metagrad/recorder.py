@@ -87,21 +87,9 @@ def _keep(t, last, earned, designer_earned, terminated, truncated, actions, log_
 
 
 class Recorder:
-    """Arrays that a rollout fills.
+    """Arrays that a rollout fills: S seeds, K episodes, A agents, ``steps`` up to the step limit.
 
-    Parameters
-    ----------
-    n_seeds, k, n_agents, steps : int
-        S, K, A, and the step limit.
-    where : Where
-        Device and type of the batch.
-    shared : bool
-        Whether the agents of a seed share one network.
-
-    Attributes
-    ----------
-    over : bool ``[N]``
-        Copies whose episode is over.
+    ``over`` tells which of the N copies have ended their episode.
     """
 
     def __init__(self, n_seeds: int, k: int, n_agents: int, steps: int, where: Where, shared: bool) -> None:
@@ -119,8 +107,6 @@ class Recorder:
         self._obs: dict[str, np.ndarray] = {}  # [S, T + 1, K, A, ...] or [S, A, T + 1, K, ...]
         self._designer: dict[str, np.ndarray] = {}  # [S, T + 1, K, ...]
         self._extra: dict[str, np.ndarray] = {}  # [S, T, K, ...]
-
-    # ------------------------------------------------------------------ writing
 
     def see(self, t: int, obs: dict[str, np.ndarray]) -> Obs:
         """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step."""
@@ -186,26 +172,21 @@ class Recorder:
         """Pictures of bytes stay bytes, all other observations are floats of the run's type."""
         return x.dtype if x.dtype == np.uint8 and x.ndim > leading + 1 else self.float
 
-    # ------------------------------------------------------------------ reading
-
     def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
         """All that was written of ``used`` steps; with payments of zero, and without values."""
         steps = steps_to_keep(used, self.steps, self.k)
-        kept: dict[str, Any] = {name: self._tensor(x[:, :steps]) for name, x in self.kept._asdict().items()}
+
+        def cut(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+            return {name: self._tensor(x[:, :steps]) for name, x in arrays.items()}
+
+        kept = cut(self.kept._asdict())
         return Batch(
-            **kept,
+            **kept, payments=torch.zeros_like(kept["rewards"]), values=None, epsilon=epsilon, shared=self.shared,
+            n_actions=n_actions, horizon=self.steps, designer_obs=cut(self._designer), extra=cut(self._extra),
             obs={name: self._rows(x, 0, steps) for name, x in self._obs.items()},
-            payments=torch.zeros_like(kept["rewards"]),
-            designer_obs={name: self._tensor(x[:, :steps]) for name, x in self._designer.items()},
-            values=None,
-            epsilon=epsilon,
-            shared=self.shared,
-            n_actions=n_actions,
-            horizon=self.steps,
             last_obs={name: self._rows(x, steps, steps + 1) for name, x in self._obs.items()},
             last_designer_obs={name: self._tensor(x[:, steps]) for name, x in self._designer.items()},
-            extra={name: self._tensor(x[:, :steps]) for name, x in self._extra.items()},
-        )
+        )  # fmt: skip
 
     def _rows(self, x: np.ndarray, first: int, end: int) -> Tensor:
         rows = torch.from_numpy(x)

@@ -27,12 +27,7 @@ PURPOSES = (
 class Streams:
     """The random streams of S seeds in one phase of a run.
 
-    Parameters
-    ----------
-    seeds : sequence of int
-        One a seed, not negative.
-    phase : {"train", "eval", "test"}
-        Training, the evaluations beside it, or the test at the end: each draws from streams of its own.
+    Training, the evaluations beside it (``eval``) and the ``test`` at the end each draw from streams of their own.
     """
 
     def __init__(self, seeds: Sequence[int], phase: str = "train") -> None:

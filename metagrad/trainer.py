@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import fitting
+from metagrad import batch as fitting
 from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, batch_of, flatten, has_empty, unflatten
 from metagrad.designers.base import Designer, Notes, Transition

@@ -11,12 +11,9 @@ PACKAGE = ROOT / "metagrad"
 MODULE, CLASS, FUNCTION, FOLDER = 400, 150, 50, 10
 #: What is larger than it should be, with its present size. Entries may only shrink, and go when they are small enough.
 LARGER = {
-    "./": 11,
-    "experiment/": 12,
     "agents/policy_gradient.py:PolicyGradientAgents": 171,
     "designers/meta_gradient.py:MetaGradient": 270,
     "rollout.py:rollout": 73,
-    "tasks/gtb/task.py:GatherTradeBuild": 158,
     "tasks/gtb/taxes.py:TaxSchedule": 154,
 }
 

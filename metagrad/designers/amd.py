@@ -80,9 +80,8 @@ class AMD(Checked, Designer):
     def settle(self, state: AMDState, agents: Any, agent_state: AgentState, batch: Batch) -> tuple[AMDState, Batch]:
         """Go through the episodes step by step: pay with the designer as it is, then let it learn from the step."""
         eta, opt = state
-        norms = agents.score_norms(
-            agent_state, batch, self._designer_view(batch) if self.scores_at == "designer" else None
-        )
+        view = self._designer_view(batch) if self.scores_at == "designer" else None
+        norms = agents.score_norms(agent_state, batch, view)
         gain = self.agents_lr * norms * batch.designer_rewards[..., None]
         inputs, paid, k = self._inputs(batch)["obs"], [], batch.k
         for t in range(batch.alive.shape[1]):
@@ -112,8 +111,7 @@ class AMD(Checked, Designer):
     @staticmethod
     def _designer_view(batch: Batch) -> Obs:
         """The designer's observation in the place of every agent's own, as policy rows."""
-        like = batch.actions.shape
-        rows = Rows(batch.shared)
+        like, rows = batch.actions.shape, Rows(batch.shared)
         return {name: rows.of(x[:, :, :, None].expand(*like, *x.shape[3:])) for name, x in batch.designer_obs.items()}
 
     def _cost_grad(self, sigma: Tensor) -> Tensor:

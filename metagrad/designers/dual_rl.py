@@ -29,13 +29,8 @@ DRAW, ACTED = "designer_draw", "designer_acted"
 class Head:
     """How a designer's outputs become a random choice; a base class.
 
-    A head pays for whole episodes (:meth:`draw`), or it acts on the environment (:meth:`act`) in the steps in which it
-    :meth:`decides`: the same steps in all copies, equally far apart.
-
-    Attributes
-    ----------
-    acts : bool
-        Whether it acts rather than pays.
+    A head pays for whole episodes (:meth:`draw`), or it ``acts`` on the environment (:meth:`act`) in the steps in which
+    it :meth:`decides`: the same steps in all copies, equally far apart.
     """
 
     acts: bool = False
@@ -69,6 +64,30 @@ class Head:
         return None
 
 
+class Choices(Head):
+    """A head of categorical choices, as many as :meth:`logits` has rows."""
+
+    def logits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits ``[S, T, K, B, L]`` of B choices, and a mask of what is allowed; by default of one choice."""
+        return outputs[..., None, :], None
+
+    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """Of all choices together."""
+        logits, mask = self.logits(outputs, batch)
+        return losses.chosen(losses.log_probabilities(logits, 0.0, mask), draw.view(logits.shape[:-1])).sum(-1)
+
+    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
+        """One-hot less probabilities, choice by choice."""
+        logits, mask = self.logits(outputs, batch)
+        policy = losses.probabilities(logits, 0.0, mask)
+        return losses.score(policy, draw.view(logits.shape[:-1]), 0.0).flatten(-2)
+
+    def entropy_grad(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Of the sum of the choices' entropies."""
+        logits, mask = self.logits(outputs, batch)
+        return losses.entropy_gradient(losses.probabilities(logits, 0.0, mask), 0.0).flatten(-2)
+
+
 def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
     """Uniforms ``[S, T, K, width]`` in float64; as many are drawn for a short batch as for the longest."""
     drawn = torch.from_numpy(rng.uniforms("designer", batch.horizon * batch.k * width))
@@ -77,7 +96,7 @@ def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Categorical(Checked, Head):
+class Categorical(Checked, Choices):
     """One choice among all assignments of a level of payment to every action.
 
     Designer action x, read in base ``len(levels)`` with the lowest digit first, names the level of each agent action.
@@ -104,18 +123,6 @@ class Categorical(Checked, Head):
         chosen = (step_uniforms(rng, batch, 1) >= below).sum(-1)
         table = torch.as_tensor(self.table(batch.n_actions), device=outputs.device, dtype=outputs.dtype)
         return table[chosen].gather(-1, batch.actions) * batch.alive[..., None], chosen
-
-    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
-        """Of the assignment."""
-        return losses.chosen(outputs.log_softmax(-1), draw)
-
-    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
-        """One-hot less probabilities."""
-        return losses.score(losses.probabilities(outputs, 0.0), draw, 0.0)
-
-    def entropy_grad(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Of the entropy of the choice."""
-        return losses.entropy_gradient(losses.probabilities(outputs, 0.0), 0.0)
 
 
 @dataclass(frozen=True)
@@ -247,8 +254,6 @@ class DualRL(Checked, Designer):
             return batch
         paid, draw = self.head.draw(self._outputs(state, batch), batch, rng)
         return batch.replace(payments=paid, extra={**batch.extra, DRAW: draw})
-
-    # ------------------------------------------------------------------ learning
 
     def update(
         self, state: DualRLState, agents: Any, transition: Transition, rng: Streams

@@ -25,21 +25,11 @@ from metagrad.optim import Params
 
 
 class Incentive:
-    """What η means in a game; a base class that needs :meth:`init` and :meth:`payments` alone.
+    """What η means in a game; a base class that needs :meth:`init` and :meth:`payments` alone."""
 
-    Attributes
-    ----------
-    givers : int
-        Designers that pay on their own account; 1 but for agents who pay each other.
-    levers : int
-        Numbers that the mechanism sets for all periods alike, where it has any.
-    in_rewards : bool
-        Whether the environment has paid already, so that payments count as a change alone.
-    """
-
-    givers: int = 1
-    levers: int = 0
-    in_rewards: bool = False
+    givers: int = 1  # designers that pay on their own account; 1 but for agents who pay each other
+    levers: int = 0  # numbers that the mechanism sets for all periods alike, where it has any
+    in_rewards: bool = False  # whether the environment has paid already, so that payments count as a change alone
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """Parameters of every seed, ``[S, ...]`` each."""
@@ -109,11 +99,6 @@ class IncentiveFunction(Incentive):
     init : callable
         ``init(n)``, or ``init(n, generator)`` for random ones: initial parameters of ``n`` seeds, a dict of tensors
         ``[n, ...]``.
-
-    Raises
-    ------
-    ValueError
-        If ``init`` gives no dict of tensors with a first axis of ``n``, or ``payments`` another shape.
     """
 
     def __init__(self, payments: Callable[[Params, Batch], Tensor], init: Callable[..., Params]) -> None:
@@ -121,8 +106,7 @@ class IncentiveFunction(Incentive):
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """Parameters of every seed; random ones are drawn seed by seed."""
-        drawn = len(inspect.signature(self._init).parameters) > 1
-        if drawn:
+        if len(inspect.signature(self._init).parameters) > 1:
             seeds = [torch.Generator().manual_seed(int(g.integers(2**62))) for g in generators]
             parts = [self._checked(self._init(1, seed), 1) for seed in seeds]
             made = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -213,44 +197,45 @@ class Outputs:
         return self.forward.vjp(d_sigma.flatten(1, 2) * sigmoid_grad(self.forward.out, sigma))
 
 
-@dataclass(frozen=True)
-class _NetworkIncentive(Checked, Incentive):
-    """Payments ``scale * σ(f_η)`` from a network on what the designer sees of a step."""
+class NetworkIncentive(Checked, Incentive):
+    """Payments ``scale * σ(f_η)`` from a network; a base of frozen dataclasses with these options."""
 
-    network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
-    scale: Positive = 2.0
-    cost_of: Literal["paid", "all_outputs"] = "paid"
-    view: View = field(default_factory=StateAndActions)
+    network: Network
+    scale: float
+    cost_of: str
 
-    def n_outputs(self, game: Interface) -> int:
-        """Number of outputs of the network."""
+    def rows(self, batch: Batch) -> Obs:
+        """What the network reads."""
+        raise NotImplementedError
+
+    def index(self, batch: Batch) -> Tensor:
+        """Which output each agent gets, int64 ``[S, T, K, A]``."""
         raise NotImplementedError
 
     def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
         """What each agent gets of the outputs ``[S, T, K, outputs]``, ``[S, T, K, A]``, before scaling."""
-        raise NotImplementedError
+        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
 
     def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`."""
-        raise NotImplementedError
-
-    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
-        """A network for every seed."""
-        return self.network.init(generators, 1, self.view.shapes(game), self.n_outputs(game), where)
+        """Transpose of :meth:`pick`: summed over the agents, one after the other."""
+        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
 
     def outputs(self, eta: Params, batch: Batch) -> Outputs:
         """The network's pass over a batch; made once for each η."""
-        rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
-        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, rows), batch))
+        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, self._seen(batch)), batch))
+
+    def _seen(self, batch: Batch) -> Obs:
+        return batch.remember("view", batch.designer_obs, lambda: self.rows(batch))
+
+    def sigma(self, eta: Params, batch: Batch) -> Tensor:
+        """The squashed outputs, differentiable where η is."""
+        if not any(p.requires_grad for p in eta.values()):
+            return self.outputs(eta, batch).sigma
+        return sigmoid(self.network(eta, self._seen(batch))).unflatten(1, batch.alive.shape[1:])
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
         """What every agent is paid; 0 after the end of an episode."""
-        if any(p.requires_grad for p in eta.values()):
-            rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
-            sigma = sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
-        else:
-            sigma = self.outputs(eta, batch).sigma
-        return self.scale * self.pick(sigma, batch)
+        return self.scale * self.pick(self.sigma(eta, batch), batch)
 
     def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
         """``∇_η Σ credit.rewards · payments(η)``, by hand."""
@@ -261,25 +246,45 @@ class _NetworkIncentive(Checked, Incentive):
         """ψ: the discounted payments, or the sum of all outputs before scaling, as published."""
         if self.cost_of == "paid":
             return super().cost(eta, batch, gamma)
-        rows = batch.remember("view", batch.designer_obs, lambda: self.view.rows(batch))
-        sigma = sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
-        return (sigma.sum(-1) * self._weights(batch, gamma)).sum((1, 2))
+        return (self.sigma(eta, batch).sum(-1) * weights_of_cost(batch, gamma)[..., 0]).sum((1, 2))
 
     def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
         """``∇_η ψ``, by hand."""
-        made, weights = self.outputs(eta, batch), self._weights(batch, gamma)[..., None]
+        made, weights = self.outputs(eta, batch), weights_of_cost(batch, gamma)
         if self.cost_of == "paid":
             return made.vjp(self.spread(weights.expand_as(batch.rewards) * self.scale, made.sigma, batch))
         return made.vjp(weights.expand_as(made.sigma))
 
-    @staticmethod
-    def _weights(batch: Batch, gamma: float) -> Tensor:
-        """``γ^t / K`` while an episode goes on, ``[S, T, K]``."""
-        return batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k)
+
+def weights_of_cost(batch: Batch, gamma: float) -> Tensor:
+    """``γ^t / K`` while an episode goes on, ``[S, T, K, 1]``."""
+    return (batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k))[..., None]
 
 
 @dataclass(frozen=True)
-class ByAction(_NetworkIncentive):
+class _OfDesigner(NetworkIncentive):
+    """Payments by a network on what the designer sees of a step."""
+
+    network: Network = field(default_factory=lambda: MLP((64, 16), output_bias=False))
+    scale: Positive = 2.0
+    cost_of: Literal["paid", "all_outputs"] = "paid"
+    view: View = field(default_factory=StateAndActions)
+
+    def n_outputs(self, game: Interface) -> int:
+        """Number of outputs of the network."""
+        raise NotImplementedError
+
+    def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
+        """A network for every seed."""
+        return self.network.init(generators, 1, self.view.shapes(game), self.n_outputs(game), where)
+
+    def rows(self, batch: Batch) -> Obs:
+        """What ``view`` shows."""
+        return self.view.rows(batch)
+
+
+@dataclass(frozen=True)
+class ByAction(_OfDesigner):
     """One payment for each action; an agent receives that of the action it took.
 
     Parameters
@@ -299,16 +304,8 @@ class ByAction(_NetworkIncentive):
         return game.n_actions
 
     def index(self, batch: Batch) -> Tensor:
-        """Which output each agent gets, int64 ``[S, T, K, A]``."""
+        """The action of each agent."""
         return batch.actions
-
-    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
-        """That of the action it took."""
-        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
-
-    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`: summed over the agents, one after the other."""
-        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
 
 
 @dataclass(frozen=True)
@@ -338,17 +335,13 @@ class ByActionType(ByAction):
 
 
 @dataclass(frozen=True)
-class ByAgent(_NetworkIncentive):
+class ByAgent(_OfDesigner):
     """One payment for each agent, whatever it does; parameters as for :class:`ByAction`."""
 
     def n_outputs(self, game: Interface) -> int:
         """One for each agent."""
         return game.n_agents
 
-    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
-        """Its own."""
-        return sigma * batch.alive[..., None]
-
-    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`pick`."""
-        return d * batch.alive[..., None]
+    def index(self, batch: Batch) -> Tensor:
+        """Each agent's own."""
+        return torch.arange(batch.actions.shape[3], device=batch.actions.device).expand(batch.actions.shape)

@@ -13,15 +13,15 @@ from torch import Tensor
 from metagrad import estimators
 from metagrad.agents.base import Credit, Interface
 from metagrad.batch import Batch, Rows
-from metagrad.checks import Checked, Count, Positive
-from metagrad.designers.incentives import Incentive, Outputs
-from metagrad.networks.base import Network, Obs, Shapes, Where, sigmoid
+from metagrad.checks import Count, Positive
+from metagrad.designers.incentives import Incentive, NetworkIncentive, weights_of_cost
+from metagrad.networks.base import Network, Obs, Shapes, Where, width_of
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
 
 
 @dataclass(frozen=True)
-class MutualIncentive(Checked, Incentive):
+class MutualIncentive(NetworkIncentive):
     """Decentralised incentives: every agent has a function of its own and pays the others (LIO, Yang et al., 2020).
 
     Networks are stacked giver by giver, ``[S * A, ...]``. A giver sees its own observation and the others' actions, is
@@ -49,19 +49,14 @@ class MutualIncentive(Checked, Incentive):
         super().__post_init__()
         if self.n_agents < 2:
             raise ValueError("a MutualIncentive needs at least 2 agents: nobody pays itself")
-
-    @property
-    def givers(self) -> int:  # type: ignore[override]
-        """All agents."""
-        return self.n_agents
+        object.__setattr__(self, "givers", self.n_agents)
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """A network for every giver of every seed."""
-        seen = sum(int(np.prod(shape)) for name, shape in game.agents.items() if name != "mask")
-        shapes: Shapes = {"obs": (seen + (game.n_agents - 1) * game.n_actions,)}
+        shapes: Shapes = {"obs": (width_of(game.agents) + (game.n_agents - 1) * game.n_actions,)}
         return self.network.init(generators, game.n_agents, shapes, game.n_agents, where)
 
-    def view(self, batch: Batch) -> Obs:
+    def rows(self, batch: Batch) -> Obs:
         """Each giver's observation and the actions of the others in increasing order, ``[S * A, T * K, width]``."""
         rows, acts = Rows(batch.shared), batch.onehot_actions()
         n = acts.shape[3]
@@ -69,19 +64,10 @@ class MutualIncentive(Checked, Incentive):
         seen = [rows.back(x, batch.actions).flatten(4) for name, x in sorted(batch.obs.items()) if name != "mask"]
         return {"obs": Rows(False).of(torch.cat([*(x.to(others.dtype) for x in seen), others], -1))}
 
-    def outputs(self, eta: Params, batch: Batch) -> Outputs:
-        """The networks' pass over a batch, ``sigma [S * A, T, K, A]``; made once for each η."""
-        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
-        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, rows), batch))
-
-    def payments(self, eta: Params, batch: Batch) -> Tensor:
-        """What each agent gets from all others."""
-        return self._received(self._sigma(eta, batch), batch)
-
     def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
         """The same with the outputs of all other givers held fixed."""
-        sigma, mine = self._sigma(eta, batch), self._is_giver(giver, batch)
-        return self._received(sigma * mine + (sigma * (1 - mine)).detach(), batch)
+        sigma, mine = self.sigma(eta, batch), self._is_giver(giver, batch)
+        return self.scale * self.pick(sigma * mine + (sigma * (1 - mine)).detach(), batch)
 
     def judged_by(self, batch: Batch, giver: int = 0) -> tuple[Tensor, Tensor | None]:
         """Its own environment reward; the others' actions."""
@@ -91,32 +77,26 @@ class MutualIncentive(Checked, Incentive):
 
     def vjp(self, eta: Params, batch: Batch, credit: Credit, giver: int = 0) -> Params:
         """``∇_η Σ credit.rewards · payments(η)`` for the η of one giver."""
-        d_sigma = self._given(credit.rewards * self.scale, batch) * self._is_giver(giver, batch)
-        return self.outputs(eta, batch).vjp(d_sigma)
+        made = self.outputs(eta, batch)
+        return made.vjp(self.spread(credit.rewards * self.scale, made.sigma, batch) * self._is_giver(giver, batch))
 
     def cost(self, eta: Params, batch: Batch, gamma: float) -> Tensor:
         """Sum of the givers' ψ."""
-        total = super().cost(eta, batch, gamma)
+        total = Incentive.cost(self, eta, batch, gamma)
         return total if self.cost_of == "paid" else total / self.scale
 
     def cost_grad(self, eta: Params, batch: Batch, gamma: float) -> Params:
         """``∇_η ψ``, by hand: every giver's by its own η."""
-        weights = batch.alive * (estimators.discounts(batch.alive, gamma) / batch.k)
-        scale = self.scale if self.cost_of == "paid" else 1.0
-        return self.outputs(eta, batch).vjp(self._given(weights[..., None].expand_as(batch.rewards) * scale, batch))
+        made, scale = self.outputs(eta, batch), self.scale if self.cost_of == "paid" else 1.0
+        weights = weights_of_cost(batch, gamma).expand_as(batch.rewards)
+        return made.vjp(self.spread(weights * scale, made.sigma, batch))
 
-    def _sigma(self, eta: Params, batch: Batch) -> Tensor:
-        if not any(p.requires_grad for p in eta.values()):
-            return self.outputs(eta, batch).sigma
-        rows = batch.remember("giver view", batch.obs, lambda: self.view(batch))
-        return sigmoid(self.network(eta, rows)).unflatten(1, batch.alive.shape[1:])
+    def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
+        """What the others give, ``[S * A, T, K, A]`` to ``[S, T, K, A]``."""
+        return estimators.sum_over_agents(sigma.unflatten(0, (-1, self.givers)) * self._to_others(batch), 1)
 
-    def _received(self, sigma: Tensor, batch: Batch) -> Tensor:
-        given = sigma.unflatten(0, (-1, self.givers)) * self._to_others(batch)
-        return self.scale * estimators.sum_over_agents(given, 1)
-
-    def _given(self, d: Tensor, batch: Batch) -> Tensor:
-        """Transpose of :meth:`_received` before scaling, ``[S * A, T, K, A]``."""
+    def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
+        """Transpose of :meth:`pick`."""
         return (d[:, None] * self._to_others(batch)).flatten(0, 1)
 
     def _to_others(self, batch: Batch) -> Tensor:

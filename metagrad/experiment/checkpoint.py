@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,8 @@ class CheckpointError(RuntimeError):
 
 
 def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str, Any], config: dict) -> Path:
-    """Write checkpoint ``number``, if it is not there yet, atomically; remove all but the newest two.
-
-    The folder that holds ``folder`` has to exist: where it is gone, so is the run.
-    """
-    folder.mkdir(exist_ok=True)
+    """Write checkpoint ``number``, if it is not there yet, atomically; remove all but the newest two."""
+    folder.mkdir(exist_ok=True)  # not its parents: where they are gone, so is the run
     final, temporary = folder / f"{number:010d}", folder / f".{number:010d}.part"
     if final.exists():
         return final
@@ -36,8 +34,7 @@ def save(folder: Path, number: int, tensors: dict[str, Tensor], values: dict[str
         shutil.rmtree(unfinished, ignore_errors=True)
     try:
         temporary.mkdir()
-        data = save_tensors(_apart(tensors))
-        sidecar = {"format": FORMAT, "config": config, **values}
+        data, sidecar = save_tensors(_apart(tensors)), {"format": FORMAT, "config": config, **values}
         sidecar["sha256"] = _digest(data, sidecar)
         _write(temporary / "state.safetensors", data)
         _write(temporary / "state.json", json.dumps(sidecar, indent=1).encode())
@@ -67,23 +64,12 @@ def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def saved(folder: Path) -> list[Path]:
     """Checkpoints below ``folder``, oldest first."""
-    if not folder.is_dir():
-        return []
-    return sorted((p for p in folder.iterdir() if len(p.name) >= 10 and _is_number(p.name)), key=lambda p: int(p.name))
-
-
-def _is_number(name: str) -> bool:
-    return name.isascii() and name.isdecimal()
+    found = [p for p in folder.iterdir() if re.fullmatch("[0-9]{10,}", p.name)] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name))
 
 
 def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read the newest checkpoint below ``folder``.
-
-    Raises
-    ------
-    CheckpointError
-        If there is none, a file is damaged or foreign, or it was written for another ``config``.
-    """
+    """Read the newest checkpoint below ``folder``, tensors and plain values; one of another ``config`` is refused."""
     found = saved(folder)
     if not found:
         raise CheckpointError(f"no checkpoint in {folder}")

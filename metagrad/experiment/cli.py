@@ -74,13 +74,10 @@ def _say(message: object, status: int) -> int:
     return status
 
 
-def _console(**options: Any) -> Console:
+def _console(width: int | None = None) -> Console:
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, **options)
-
-
-# ---------------------------------------------------------------------- train
+    return Console(markup=False, emoji=False, highlight=False, width=width)
 
 
 def _train(args: list[str]) -> None:
@@ -93,19 +90,12 @@ def _train(args: list[str]) -> None:
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        folder = parser.parse_args(args).resume
-        run.resume(folder, console)
+        run.resume(folder := parser.parse_args(args).resume, console)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
         run.train(experiment, folder, console)
-    _draw_anew(folder, console)
-
-
-def _draw_anew(folder: Path, console: Console) -> None:
-    """Draw the run's figure, if it is older than the results."""
-    from metagrad.experiment.metrics import read_metrics
-    from metagrad.experiment.plots import plot_runs
+    from metagrad.experiment.metrics import plot_runs, read_metrics
 
     figure = folder / "figure.png"
     up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
@@ -134,15 +124,11 @@ def _games() -> str:
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
     from metagrad.experiment.config import MAX_SEEDS
-    from metagrad.experiment.flags import parse
-    from metagrad.experiment.registry import experiment, game
+    from metagrad.experiment.registry import experiment, game, parse
 
     head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
-    head.add_argument("--preset")
-    head.add_argument("--method")
-    head.add_argument("--seeds", type=int)
-    head.add_argument("--first-seed", type=int)
-    head.add_argument("--out", type=Path)
+    for flag, kind in (("preset", str), ("method", str), ("seeds", int), ("first-seed", int), ("out", Path)):
+        head.add_argument(f"--{flag}", type=kind)
     named, rest = head.parse_known_args(args[1:])
     base = experiment(args[0], named.preset, named.method)
     chosen = parse(base, rest, f"metagrad train {args[0]}")
@@ -153,18 +139,9 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
         raise ValueError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
     chosen = replace(chosen, run=replace(chosen.run, seeds=tuple(range(first, first + n))))
     chosen = getattr(game(args[0]), "adjusted", lambda chosen, base: chosen)(chosen, base)
-    return named.out or _new_folder(Path("runs") / f"{chosen.preset}-{chosen.method}"), chosen
-
-
-def _new_folder(path: Path) -> Path:
-    """``path``, or the first of ``path-2``, ``path-3``, ... that does not exist."""
-    if not path.exists():
-        return path
+    path = Path("runs") / f"{chosen.preset}-{chosen.method}"
     numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
-    return next(p for p in numbered if not p.exists())
-
-
-# ---------------------------------------------------------------------- what has been trained
+    return named.out or next(p for p in itertools.chain([path], numbered) if not p.exists()), chosen
 
 
 def _parser(command: str, about: str, runs: bool) -> argparse.ArgumentParser:
@@ -192,7 +169,7 @@ def _plot(args: list[str]) -> None:
     parser = _parser("plot", "Draw a run, or several in one figure.", runs=True)
     parser.add_argument("--out", type=Path, help="default: figure.png in the run, comparison.png beside several")
     options = parser.parse_args(args)
-    from metagrad.experiment.plots import plot_runs
+    from metagrad.experiment.metrics import plot_runs
 
     single = len(options.runs) == 1
     default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
@@ -201,12 +178,9 @@ def _plot(args: list[str]) -> None:
 
 def _compare(args: list[str]) -> None:
     options = _parser("compare", "Put finished runs into one table, in Markdown.", runs=True).parse_args(args)
-    from metagrad.experiment.folder import read_experiment, read_results
     from metagrad.experiment.metrics import comparison_table
-    from metagrad.experiment.plots import label_of
 
-    rows = [(e := read_experiment(folder), label_of(e), read_results(folder)) for folder in options.runs]
-    _console(width=400).print(comparison_table(rows))
+    _console(width=400).print(comparison_table(options.runs))
 
 
 def _replay(args: list[str]) -> None:
@@ -214,13 +188,12 @@ def _replay(args: list[str]) -> None:
     parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
     parser.add_argument("--out", type=Path, help="default: episode.gif in the run")
     options = parser.parse_args(args)
-    from metagrad.experiment.plots import replay
     from metagrad.experiment.run import load_learners
 
     learners = load_learners(options.run)
     if options.seed is not None and options.seed not in learners.experiment.run.seeds:
         raise ValueError(f"--seed must be one of {list(learners.experiment.run.seeds)}, got {options.seed}")
-    _console().print(f"episode: {replay(learners, options.out or options.run / 'episode.gif', options.seed)}")
+    _console().print(f"episode: {learners.replay(options.out or options.run / 'episode.gif', options.seed)}")
 
 
 if __name__ == "__main__":

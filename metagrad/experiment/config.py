@@ -10,16 +10,24 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from metagrad.checks import shown
 from metagrad.tasks.experiments import MAX_SEEDS, Experiment, RunOptions
 
 __all__ = [
-    "MAX_SEEDS", "ConfigError", "Experiment", "RunOptions", "dump", "from_dict", "imported", "load", "located",
-    "to_dict", "trees", "with_seeds",
-]  # fmt: skip
+    "MAX_SEEDS",
+    "ConfigError",
+    "Experiment",
+    "RunOptions",
+    "dump",
+    "imported",
+    "load",
+    "located",
+    "to_dict",
+    "trees",
+]
 
 
 class ConfigError(ValueError):
@@ -34,23 +42,15 @@ def trees(value: Any) -> Iterator[Any]:
             yield from trees(getattr(value, f.name))
 
 
-# ---------------------------------------------------------------------- as JSON
-
 #: Where classes are looked for by their bare names.
 _MODULES = (
-    "metagrad", "metagrad.networks", "metagrad.agents", "metagrad.designers", "metagrad.optim", "metagrad.optim",
-    "metagrad.metagradient", "metagrad.tasks", "metagrad.experiment.config",
+    "metagrad", "metagrad.networks", "metagrad.agents", "metagrad.designers", "metagrad.optim", "metagrad.metagradient",
+    "metagrad.tasks", "metagrad.experiment.config",
 )  # fmt: skip
 
 
 def to_dict(value: Any, path: str = "") -> Any:
-    """Plain values of an object of options, with the names of classes under ``type``.
-
-    Raises
-    ------
-    ConfigError
-        If a part cannot be written; the message says which.
-    """
+    """Plain values of an object of options, with the names of classes under ``type``."""
     if is_dataclass(value) and not isinstance(value, type):
         inner = {f.name: to_dict(getattr(value, f.name), _joined(path, f.name)) for f in fields(value)}
         return {"type": _name_of(type(value)), **inner}
@@ -69,21 +69,18 @@ def to_dict(value: Any, path: str = "") -> Any:
     )
 
 
+def _known(name: str) -> Any:
+    """What a bare name stands for."""
+    found = (getattr(importlib.import_module(module), name, None) for module in _MODULES)
+    return next((value for value in found if value is not None), None)
+
+
 def _name_of(cls: type) -> str:
-    for module in _MODULES:
-        if getattr(importlib.import_module(module), cls.__name__, None) is cls:
-            return cls.__name__
-    return f"{cls.__module__}:{cls.__qualname__}"
+    return cls.__name__ if _known(cls.__name__) is cls else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def from_dict(values: Any, path: str = "") -> Any:
-    """Inverse of :func:`to_dict`.
-
-    Raises
-    ------
-    ConfigError
-        If a type or an option is unknown, or has an impossible value; the message says where.
-    """
+    """Inverse of :func:`to_dict`; a :class:`ConfigError` says where something is unknown or impossible."""
     if isinstance(values, list):
         return tuple(from_dict(v, f"{path}[{i}]") for i, v in enumerate(values))
     if not isinstance(values, dict):
@@ -122,11 +119,7 @@ def _class_of(name: Any, path: str) -> type:
     where = path or "the configuration"
     if not isinstance(name, str):
         raise ConfigError(f"{where} must be an object with a type")
-    if ":" in name:
-        cls = imported(name)
-    else:
-        found = (getattr(importlib.import_module(module), name, None) for module in _MODULES)
-        cls = next((c for c in found if c is not None), None)
+    cls = imported(name) if ":" in name else _known(name)
     if not isinstance(cls, type) or not is_dataclass(cls):
         raise ConfigError(f"{where} is of an unknown type {shown(name)}")
     return cls
@@ -136,11 +129,6 @@ def imported(source: str) -> Any:
     """What ``module:name`` stands for; modules are looked for in the working folder too.
 
     Parts that are no dataclasses remember how they are imported, so that they can be written to a run's folder.
-
-    Raises
-    ------
-    ConfigError
-        If there is no such module or name, or the module fails.
     """
     module, _, name = source.partition(":")
     if os.getcwd() not in sys.path:
@@ -159,8 +147,7 @@ def imported(source: str) -> Any:
 
 
 def _name_parts(value: Any, source: str) -> None:
-    """Let the parts that are no dataclasses remember how they are imported."""
-    if isinstance(value, type) or value is None or isinstance(value, bool | int | float | str | tuple):
+    if isinstance(value, type | bool | int | float | str | tuple | None):
         return
     if is_dataclass(value):
         for f in fields(value):
@@ -171,13 +158,7 @@ def _name_parts(value: Any, source: str) -> None:
 
 
 def load(text: str, where: str) -> Experiment:
-    """Read an experiment that was written as JSON.
-
-    Raises
-    ------
-    ConfigError
-        If it is not valid, or not an experiment; the message names ``where`` it came from.
-    """
+    """Read an experiment that was written as JSON; messages of a :class:`ConfigError` name ``where`` it came from."""
     try:
         values = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse)
         if isinstance(values, dict) and "game_name" in values:
@@ -208,8 +189,3 @@ def _refuse(constant: str) -> None:
 def dump(experiment: Experiment) -> str:
     """The experiment as JSON."""
     return json.dumps(to_dict(experiment), indent=1, allow_nan=False) + "\n"
-
-
-def with_seeds(experiment: Experiment, first: int, n: int) -> Experiment:
-    """The experiment on ``n`` seeds from ``first`` on."""
-    return replace(experiment, run=replace(experiment.run, seeds=tuple(range(first, first + n))))

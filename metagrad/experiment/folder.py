@@ -22,18 +22,7 @@ class RunError(RuntimeError):
 
 
 class Held:
-    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is.
-
-    Parameters
-    ----------
-    folder : Path
-        It has a config.json.
-
-    Raises
-    ------
-    RunError
-        If another process trains the run.
-    """
+    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,10 +52,7 @@ class Held:
     def check(self) -> None:
         """Refuse to go on if a watched file is not what its name means any more; a few microseconds.
 
-        Raises
-        ------
-        RunError
-            Then; whoever writes on would write into nowhere, or into another run.
+        Whoever wrote on would write into nowhere, or into another run.
         """
         for path, mine in self._watched:
             try:
@@ -100,20 +86,6 @@ def read_experiment(folder: Path) -> Experiment:
     return load(path.read_bytes().decode("utf-8", "replace"), str(path))
 
 
-def without_checkpoint(folder: Path) -> str:
-    """Why a run that has no checkpoint must have had one; empty if it never had any whole one.
-
-    The first checkpoint is whole before metrics.csv is made.
-    """
-    if (folder / "results.json").exists():
-        return "this run is finished"
-    path = folder / "metrics.csv"
-    return "this run had one" if path.is_file() and path.stat().st_size else ""
-
-
-# ---------------------------------------------------------------------- results.json
-
-
 def write_results(folder: Path, summary: dict[str, Any]) -> None:
     """Write the summary of a finished run; numbers that are not finite become null."""
     text = json.dumps(_without_nan(summary), indent=1, allow_nan=False)
@@ -123,7 +95,7 @@ def write_results(folder: Path, summary: dict[str, Any]) -> None:
 def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_nan(v) for name, v in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list | tuple):
         return [_without_nan(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -162,14 +134,11 @@ def _checked(summary: Any, run: RunOptions) -> dict[str, Any]:
     for name in found["fields"]:
         found[name] = [_number(v) for v in found[name]]
     found["test"] = [{name: _number(v) for name, v in row.items()} for row in found.get("test", [])]
-    found["wall_time"] = _number(found["wall_time"])
-    found["target"] = run.target
+    found |= {"wall_time": _number(found["wall_time"]), "target": run.target}
     found["diverged"] = [bool(v) for v in found["diverged"]]
-    if run.target is None:
-        found["solved"] = found["first_solved_episode"] = [None] * n
-    else:
-        found["solved"] = [bool(v) for v in found["solved"]]
-        found["first_solved_episode"] = [None if v is None else int(v) for v in found["first_solved_episode"]]
+    found["solved"] = [None if run.target is None else bool(v) for v in found["solved"]]
+    first = found["first_solved_episode"]
+    found["first_solved_episode"] = [None if run.target is None or v is None else int(v) for v in first]
     return found
 
 

@@ -1,14 +1,18 @@
-"""The trainers of a run, and their evaluations."""
+"""The trainers of a run, their evaluations, and episodes as animations."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fastenvs.render import save_gif
+from metagrad.batch import below
 from metagrad.checks import shown
 from metagrad.experiment import size
 from metagrad.experiment.config import ConfigError, Experiment
@@ -18,35 +22,54 @@ from metagrad.trainer import Evaluator, Trainer
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
-class Learners:
-    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack.
+class Parts:
+    """Trainers or evaluators whose tensors are saved with their numbers before the names."""
 
-    Parameters
-    ----------
-    experiment : Experiment
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
 
-    Raises
-    ------
-    ConfigError
-        If the machine cannot do what is asked.
-    """
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that decides how they go on, by name."""
+        return {f"{i}/{name}": t for i, part in enumerate(self.parts) for name, t in part.tensors().items()}
+
+    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
+        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
+        own = [below(tensors, f"{i}/") for i in range(len(self.parts))]
+        if sum(map(len, own)) < len(tensors):
+            raise ValueError("there are more tensors than those of the run's seeds")
+        for check in (True,) if dry else (True, False):
+            for part, mine in zip(self.parts, own, strict=True):
+                part.load(mine, dry=check)
+
+
+class Evaluators(Parts):
+    """Evaluations of all seeds."""
+
+    def __call__(self) -> dict[str, np.ndarray]:
+        """Scores of every seed."""
+        scores = [part() for part in self.parts]
+        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
+
+
+class Learners(Parts):
+    """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack."""
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, run = experiment, experiment.run
-        size.check(experiment)
         torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
-        self.alone = size.alone(experiment)
-        groups = [(seed,) for seed in run.seeds] if self.alone else [run.seeds]
+        groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
         try:
             torch.zeros(1, device=run.device).numpy(force=True)
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
         try:
+            size.check(experiment)
             self.trainers = [self._trainer(seeds) for seeds in groups]
         except (MemoryError, torch.OutOfMemoryError) as error:
             raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
         except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
+        super().__init__(self.trainers)
         self.notes: dict[str, np.ndarray] = {}
 
     def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
@@ -65,11 +88,6 @@ class Learners:
     def iteration(self) -> int:
         """Iterations so far."""
         return self.trainers[0].state.iteration
-
-    @property
-    def env_steps(self) -> np.ndarray:
-        """Environment steps of each seed so far, ``[S]``."""
-        return np.concatenate([t.env_steps for t in self.trainers])
 
     def next_episode(self) -> int:
         """Training episodes of each seed after one more iteration."""
@@ -99,14 +117,6 @@ class Learners:
         """Fresh episodes for scoring."""
         return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that decides how training goes on, by name."""
-        return _prefixed(t.tensors() for t in self.trainers)
-
-    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
-        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
-        _load(self.trainers, tensors, dry)
-
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
         """Start with the agents of another run, seed by seed."""
         seeds = theirs.run.seeds
@@ -117,13 +127,27 @@ class Learners:
         for t in self.trainers:
             t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
 
+    def replay(self, out: Path, seed: int | None = None) -> Path:
+        """Write a fresh episode of a seed's agents (the first one's by default) as a GIF; returns the file."""
+        place = 0 if seed is None else self.experiment.run.seeds.index(seed)
+        stacked = len(self.trainers) == 1
+        trainer = self.trainers[0 if stacked else place]
+        evaluator = Evaluator(trainer, "test", 1)
+        task, trainer.task = trainer.task, _Filmed(trainer.task, place if stacked else 0)
+        try:
+            evaluator.play()
+            save_gif(trainer.task.frames, out, 0.2)
+        finally:
+            trainer.task = task
+        return out
+
 
 def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
     """The agents of each of ``n`` seeds, be they of one trainer for all or of one each."""
     agents = {name: t for name, t in tensors.items() if name.partition("/")[2].startswith("agents/")}
     if any(name.startswith("1/") for name in agents):
-        return [_below(agents, i) for i in range(n)]
-    stacked = {name: t.chunk(n) if t.dim() else (t,) * n for name, t in _below(agents, 0).items()}
+        return [below(agents, f"{i}/") for i in range(n)]
+    stacked = {name: t.chunk(n) if t.dim() else (t,) * n for name, t in below(agents, "0/").items()}
     for name, parts in stacked.items():
         if len({part.shape for part in parts}) > 1 or len(parts) < n:
             raise ValueError(f"{name} is not of {n} seeds")
@@ -136,39 +160,18 @@ def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {n: torch.cat([p[n] for p in parts]) if parts[0][n].dim() else parts[0][n] for n in sorted(names)}
 
 
-def _prefixed(parts: Iterator[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {f"{i}/{name}": t for i, part in enumerate(parts) for name, t in part.items()}
+class _Filmed:
+    """A task that takes a picture of one copy after every step."""
 
+    def __init__(self, task: Any, copy: int) -> None:
+        self._task, self._copy = task, copy
+        self.frames: list[np.ndarray] = []
 
-def _below(tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-    prefix = f"{i}/"
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._task, name)
 
-
-class Evaluators:
-    """Evaluations of all seeds."""
-
-    def __init__(self, parts: list[Evaluator]) -> None:
-        self.parts = parts
-
-    def __call__(self) -> dict[str, np.ndarray]:
-        """Scores of every seed."""
-        scores = [part() for part in self.parts]
-        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Positions of the random streams, for checkpoints."""
-        return _prefixed(part.tensors() for part in self.parts)
-
-    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
-        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
-        _load(self.parts, tensors, dry)
-
-
-def _load(parts: Sequence[Trainer | Evaluator], tensors: dict[str, Tensor], dry: bool) -> None:
-    own = [_below(tensors, i) for i in range(len(parts))]
-    if sum(map(len, own)) < len(tensors):
-        raise ValueError("there are more tensors than those of the run's seeds")
-    for check in (True, False)[: 1 if dry else 2]:
-        for part, mine in zip(parts, own, strict=True):
-            part.load(mine, dry=check)
+    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Record, and take the picture."""
+        recorded = self._task.record(env, info)
+        self.frames.append(self._task.frame(env, self._copy))
+        return recorded

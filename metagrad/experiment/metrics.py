@@ -1,11 +1,11 @@
-"""What a run writes and shows: metrics.csv, live progress, results and their tables."""
+"""What a run writes and shows: metrics.csv, live progress, results, their tables and figures."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from metagrad.experiment.config import Experiment
+from metagrad.experiment.folder import read_experiment, read_results
+from metagrad.experiment.registry import label_of
+from metagrad.tasks.figures import COLUMNS, words
 
 #: Evaluations whose mean has to exceed the target.
 WINDOW = 10
@@ -26,27 +29,22 @@ Scores = dict[str, np.ndarray]
 class Metrics:
     """metrics.csv: one row an evaluation and seed.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    size : int
-        Bytes to keep of an existing file; what a killed run wrote after its last checkpoint goes.
+    Of an existing file ``size`` bytes are kept: what a killed run wrote after its last checkpoint goes.
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
-        self.path = path
+        self.path, self._empty = path, size == 0
         self._file = open(path, "r+" if size else "w", newline="", encoding="utf-8")  # noqa: SIM115, see close
         self._file.truncate(size)
         self._file.seek(size)
         self._writer = csv.writer(self._file, lineterminator="\n")
-        self._empty = size == 0
+        self.fileno = self._file.fileno
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self.close()
+        self._file.close()
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows; the first call writes the header."""
@@ -62,31 +60,11 @@ class Metrics:
         os.fsync(self._file.fileno())
         return self._file.tell()
 
-    def fileno(self) -> int:
-        """The open file."""
-        return self._file.fileno()
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
 
 def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
-    """Columns of metrics.csv as float64 arrays; none before the first evaluation.
+    """Columns of metrics.csv as float64 arrays, of the first ``size`` bytes; none before the first evaluation.
 
     A last line that is still being written, or was when its writer was killed, does not count.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    size : int, optional
-        Bytes that count, of whole lines.
-
-    Raises
-    ------
-    ValueError
-        If a line is damaged, or the file is not the metrics of a run.
     """
     if not path.is_file():
         return {}
@@ -108,9 +86,6 @@ def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
     return {name: table[:, i] for i, name in enumerate(names)}
 
 
-# ---------------------------------------------------------------------- scores
-
-
 def row_of(scores: Scores, s: int) -> dict[str, float]:
     """Flat record of seed ``s``: scores by agent and further axes have their numbers behind their names."""
     row: dict[str, float] = {}
@@ -120,18 +95,8 @@ def row_of(scores: Scores, s: int) -> dict[str, float]:
     return row
 
 
-#: Columns of metrics.csv before the scores.
-COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
-
-
 def check_scores(task: Any, scores: Any, n_seeds: int) -> None:
-    """Refuse scores that cannot be written, for the tasks of users.
-
-    Raises
-    ------
-    ValueError
-        If they are no dict of arrays by seed, or have impossible names; the message says which.
-    """
+    """Refuse scores that cannot be written, for the tasks of users."""
     if not isinstance(scores, dict) or not scores:
         raise ValueError(f"scores of {task.name} must be a dict of arrays by name, got {type(scores).__name__}")
     for name, values in scores.items():
@@ -155,7 +120,7 @@ def shown_fields(task: Any, scores: Scores) -> list[str]:
 
 def headline(task: Any, scores: Scores) -> str:
     """A line for the progress bar: means over seeds."""
-    return "  ".join(f"{name.replace('_', ' ')} {scores[name].mean():.2f}" for name in shown_fields(task, scores)[:2])
+    return "  ".join(f"{words(name)} {scores[name].mean():.2f}" for name in shown_fields(task, scores)[:2])
 
 
 class LiveProgress:
@@ -172,9 +137,8 @@ class LiveProgress:
             # A log file gets no moving line, only the table at the end.
             disable=not console.is_terminal,
         )
-        episodes = experiment.run.episodes
+        self._console, episodes = console, experiment.run.episodes
         self._task = self._progress.add_task("", total=episodes, completed=done, rate="", scores="")
-        self._console = console
         self._every = max(1, episodes // 10)
         self._next = self._every * (done // self._every + 1)
 
@@ -201,22 +165,10 @@ def _unseen() -> contextlib.AbstractContextManager[None]:
     return contextlib.suppress(OSError)
 
 
-# ---------------------------------------------------------------------- results
-
-
 def first_solved(metrics: dict[str, np.ndarray], score: str, seed: int, target: float, otherwise: float) -> float:
     """First episode at which the mean score of the last ten evaluations of a seed exceeds ``target``.
 
-    Parameters
-    ----------
-    metrics : dict
-        Columns of metrics.csv.
-    score : str
-        Name of the score.
-    seed : int
-    target : float
-    otherwise : float
-        Where it never did: the episode of a test that the seed passed, or NaN.
+    ``otherwise`` where it never did: the episode of a test that the seed passed, or NaN.
     """
     if not metrics:
         return otherwise
@@ -240,88 +192,68 @@ def results(
     first: list[int | None] = [None] * len(run.seeds)
     if run.target is not None:
         solved = [bool(v) for v in score > run.target]
-        # The test is the last look at a seed: one that passes it has passed, if not before.
-        at = [
-            first_solved(metrics, names[0], seed, run.target, episode if passed else float("nan"))
-            for seed, passed in zip(run.seeds, solved, strict=True)
-        ]
-        first = [None if np.isnan(v) else int(v) for v in at]
+        for s, seed in enumerate(run.seeds):
+            # The test is the last look at a seed: one that passes it has passed, if not before.
+            at = first_solved(metrics, names[0], seed, run.target, episode if solved[s] else float("nan"))
+            first[s] = None if np.isnan(at) else int(at)
     return {
-        "game": experiment.game,
-        "method": experiment.method,
-        "preset": experiment.preset,
-        "seeds": list(run.seeds),
-        "test_episodes": run.test_episodes,
-        "target": run.target,
-        "bounds": experiment.task.bounds(),
-        "fields": names,
-        "wall_time": seconds,
-        **{name: [float(v) for v in scores[name]] for name in names},
-        "test": [row_of(scores, s) for s in range(len(run.seeds))],
-        "solved": solved,
-        "first_solved_episode": first,
+        "game": experiment.game, "method": experiment.method, "preset": experiment.preset, "seeds": list(run.seeds),
+        "test_episodes": run.test_episodes, "target": run.target, "bounds": experiment.task.bounds(), "fields": names,
+        "wall_time": seconds, **{name: [float(v) for v in scores[name]] for name in names},
+        "test": [row_of(scores, s) for s in range(len(run.seeds))], "solved": solved, "first_solved_episode": first,
         "diverged": [bool(v) for v in diverged],
-    }
+    }  # fmt: skip
 
 
 def results_table(summary: dict[str, Any]) -> Table:
     """The table over seeds that a run ends with; who is solved, where there is a target."""
-    names, target = summary["fields"], summary["target"]
+    names, target, seeds = summary["fields"], summary["target"], summary["seeds"]
     aims = target is not None
-    table = Table(
-        title=_plain(f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"),
-        caption=_plain(_definition(names[0], target)) if aims else None,
-    )
+    score = words(names[0])
+    definition = (
+        f"solved: mean {score} of the test at the end above {target:g}; first above {target:g}: mean {score} of the "
+        f"last {WINDOW} evaluations, or else of that test"
+    ) if aims else ""  # fmt: skip
+    title = f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"
+    table = Table(title=_plain(title), caption=_plain(definition) if aims else None)
     for column in ("seed", *names, *([f"first above {target:g}"] if aims else [])):
-        table.add_column(column.replace("_", " "), justify="right")
-    for s, seed in enumerate(summary["seeds"]):
+        table.add_column(words(column), justify="right")
+
+    def add(name: str, cells: Iterable[float], last: str) -> None:
+        table.add_row(name, *(f"{v:.3f}" for v in cells), *([last] if aims else []))
+
+    for s, seed in enumerate(seeds):
         first = summary["first_solved_episode"][s]
         note = " (diverged)" if summary["diverged"][s] else ""
-        cells = [f"{summary[name][s]:.3f}" for name in names]
-        table.add_row(f"{seed}{note}", *cells, *(["never" if first is None else f"{first:,}"] if aims else []))
+        add(f"{seed}{note}", (summary[name][s] for name in names), "never" if first is None else f"{first:,}")
     table.add_section()
-    values = {name: np.array(summary[name]) for name in names}
-    solved = [f"{sum(summary['solved'])} solved"] if aims else []
-    table.add_row("mean", *(f"{v.mean():.3f}" for v in values.values()), *solved)
-    if len(summary["seeds"]) > 1:
-        errors = (f"{v.std(ddof=1) / len(v) ** 0.5:.3f}" for v in values.values())
-        table.add_row("standard error", *errors, *([f"of {len(summary['seeds'])}"] if aims else []))
+    values = np.array([summary[name] for name in names])
+    add("mean", values.mean(1), f"{sum(map(bool, summary['solved']))} solved")
+    if len(seeds) > 1:
+        add("standard error", values.std(1, ddof=1) / len(seeds) ** 0.5, f"of {len(seeds)}")
     return table
 
 
-def _definition(score: str, target: float) -> str:
-    """What the words about a target mean."""
-    name = score.replace("_", " ")
-    return (
-        f"solved: mean {name} of the test at the end above {target:g}; "
-        f"first above {target:g}: mean {name} of the last {WINDOW} evaluations, or else of that test"
-    )
-
-
-def comparison_table(runs: Sequence[tuple[Experiment, str, dict[str, Any]]]) -> Table:
-    """One row a run (experiment, label, results): means and standard errors over its seeds; in Markdown.
+def comparison_table(folders: Sequence[Path]) -> Table:
+    """One row a finished run: means and standard errors over its seeds; in Markdown.
 
     How many seeds were solved, and from when on, where a run has a target.
-
-    Raises
-    ------
-    ValueError
-        If the runs have other scores.
     """
-    table = Table(box=box.MARKDOWN)
-    fields = runs[0][2]["fields"]
-    aims = any(experiment.run.target is not None for experiment, *_ in runs)
+    runs = [(read_experiment(folder), read_results(folder)) for folder in folders]
+    fields = runs[0][1]["fields"]
+    aims = any(experiment.run.target is not None for experiment, _ in runs)
     columns = ["preset", "method", "K", "seeds", "episodes"] + ["solved", "first solved at episode"] * aims
-    for column in (*columns, *(f.replace("_", " ") for f in fields), "diverged", "seconds"):
+    table = Table(box=box.MARKDOWN)
+    for column in (*columns, *map(words, fields), "diverged", "seconds"):
         table.add_column(_plain(column))
-    for experiment, label, summary in runs:
+    for experiment, summary in runs:
         if summary["fields"] != fields:
             raise ValueError("runs on different games have different scores: compare those of one game")
         run = experiment.run
-        cells = [_mean_and_error(np.array(summary[name])) for name in fields]
         row = (
-            experiment.preset, label, str(run.k), f"{run.seeds[0]}..{run.seeds[-1]}", f"{run.episodes:,}",
-            *(_aim(experiment, summary) if aims else ()), *cells, str(sum(summary["diverged"])),
+            experiment.preset, label_of(experiment), str(run.k), f"{run.seeds[0]}..{run.seeds[-1]}",
+            f"{run.episodes:,}", *(_aim(run.target, summary) if aims else ()),
+            *(_mean_and_error(np.array(summary[name])) for name in fields), str(sum(summary["diverged"])),
             f"{summary['wall_time']:.0f}",
         )  # fmt: skip
         table.add_row(*(_plain(cell.replace("|", "\\|")) for cell in row))
@@ -333,15 +265,40 @@ def _mean_and_error(v: np.ndarray) -> str:
     return f"{v.mean():.2f} ± {v.std(ddof=1) / n**0.5:.2f}" if n > 1 else f"{v[0]:.2f}"
 
 
-def _aim(experiment: Experiment, summary: dict[str, Any]) -> tuple[str, str]:
+def _aim(target: float | None, summary: dict[str, Any]) -> tuple[str, str]:
     """How many seeds passed the test at the end, and when the first and the last were above the target."""
-    if experiment.run.target is None:
+    if target is None:
         return "", ""
     first = [v for v in summary["first_solved_episode"] if v is not None]
     span = f"{min(first):,} to {max(first):,}" if first else "never"
-    return f"{sum(summary['solved'])} of {len(summary['seeds'])} above {experiment.run.target:g}", span
+    return f"{sum(summary['solved'])} of {len(summary['seeds'])} above {target:g}", span
 
 
 def _plain(text: str) -> Text:
     """Text in which brackets and colons mean themselves, on one line."""
     return Text(" ".join(text.split()))
+
+
+def plot_runs(folders: Sequence[Path], out: Path) -> Path:
+    """Draw one run in detail, or several of a game in one figure; returns the file."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    runs = [(e := read_experiment(f), label_of(e), read_metrics(f / "metrics.csv")) for f in folders]
+    for folder, (*_, metrics) in zip(folders, runs, strict=True):
+        if not metrics:
+            raise ValueError(f"{folder} has no evaluation yet")
+    if len({experiment.game for experiment, *_ in runs}) > 1:
+        raise ValueError("runs on different games do not fit into one figure")
+    figure = plt.figure(layout="constrained")
+    temporary = out.with_name(f".part-{out.name}")
+    try:
+        runs[0][0].task.draw(figure, runs)
+        figure.savefig(temporary, dpi=130)
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+        plt.close(figure)
+    return out

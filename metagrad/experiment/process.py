@@ -28,13 +28,7 @@ def resume_command(folder: Path) -> str:
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal stopped the run; the message says how to go on.
-
-    Attributes
-    ----------
-    number : int
-        The signal.
-    """
+    """The signal ``number`` stopped the run; the message says how to go on."""
 
     def __init__(self, number: int, message: str = "") -> None:
         super().__init__(message)
@@ -44,17 +38,8 @@ class Stopped(KeyboardInterrupt):
 class Stopping:
     """While entered, SIGINT, SIGTERM and SIGHUP raise :class:`Stopped`; those that the process ignores stay ignored.
 
-    Python calls handlers in the main thread alone, so elsewhere nothing is installed.
-
-    Parameters
-    ----------
-    folder : Path
-        The run, for the message.
-
-    Attributes
-    ----------
-    asked : int or None
-        The signal that came first while stopping was deferred.
+    Python calls handlers in the main thread alone, so elsewhere nothing is installed. ``asked`` is the signal that came
+    first while stopping was deferred.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -100,8 +85,6 @@ class Stopping:
             os.write(2, text.encode())
 
 
-# ---------------------------------------------------------------------- terminals
-
 _FALLBACK = {
     "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≥": ">=", "≤": "<=", "→": "->", "·": ".",
     "‘": "'", "’": "'", "“": '"', "”": '"', "•": "*", "θ": "theta", "η": "eta", "φ": "phi", "γ": "gamma", "λ": "lambda",
@@ -116,11 +99,9 @@ def _in_ascii(error: UnicodeError) -> tuple[str, int]:
 
 
 def _replacement(character: str) -> str:
-    if character in _FALLBACK:
-        return _FALLBACK[character]
     if 0x2500 <= ord(character) <= 0x259F:  # lines of boxes, and blocks
         return "-" if character in "─━═╌╍┄┅┈┉" else "|" if character in "│┃║╎╏┆┇┊┋" else "+"
-    return "?"
+    return _FALLBACK.get(character, "?")
 
 
 codecs.register_error("metagrad", _in_ascii)
@@ -129,11 +110,9 @@ codecs.register_error("metagrad", _in_ascii)
 @contextlib.contextmanager
 def any_terminal() -> Iterator[None]:
     """Let standard output and standard error take every character, for as long as this is entered."""
-    before = []
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            before.append((stream, stream.errors))
-            stream.reconfigure(errors="metagrad")
+    before = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
+    for stream, _ in before:
+        stream.reconfigure(errors="metagrad")
     try:
         yield
     finally:

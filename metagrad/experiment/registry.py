@@ -1,35 +1,27 @@
-"""Games and experiments by their names on the command line, be they the library's or a user's own."""
+"""Experiments by their names and options on the command line, be they the library's or a user's own."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+import types
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Annotated, Any, ClassVar
+
+import docstring_parser
+import tyro
 
 from metagrad.agents import PolicyGradientAgents
-from metagrad.designers import ByAction, DualRL, MetaGradient, NoDesigner, SquashedGaussian
-from metagrad.experiment.config import ConfigError, Experiment, RunOptions, imported
-from metagrad.tasks import GAMES, JointAction, VectorTask
-
-#: Methods of a task or an experiment of a user's own.
-METHODS: dict[str, Callable[[Experiment], Experiment]] = {
-    "metagrad": lambda e: e,
-    "metagrad-no-cv": lambda e: replace(e, designer=replace(e.designer, validation="before")),
-    "dual-rl": lambda e: replace(e, designer=DualRL(SquashedGaussian())),
-    "central": lambda e: replace(e, task=JointAction(e.task), designer=NoDesigner()),
-    "none": lambda e: replace(e, designer=NoDesigner()),
-}
+from metagrad.designers import ByAction, DualRL, MetaGradient, SquashedGaussian
+from metagrad.experiment.config import ConfigError, Experiment, RunOptions, imported, located
+from metagrad.tasks import GAMES, VectorTask
+from metagrad.tasks.experiments import METHODS, Methods, central
 
 
 def game(name: str) -> Any:
-    """The module of a game: one of ``GAMES``, or ``module:name`` of a task or an experiment of your own.
-
-    Raises
-    ------
-    ValueError
-        If there is none of that name.
-    """
+    """The module of a game: one of ``GAMES``, or ``module:name`` of a task or an experiment of your own."""
     if ":" in name:
         return OwnGame(name)
     if name not in GAMES:
@@ -37,24 +29,30 @@ def game(name: str) -> Any:
     return importlib.import_module(GAMES[name])
 
 
+class OwnGame:
+    """What the command line needs of a game, from a :class:`metagrad.VectorTask` or an experiment that is imported.
+
+    A task is trained with default agents and ``ByAction`` incentives.
+    """
+
+    METHODS: ClassVar[Methods] = {
+        **METHODS, "dual-rl": lambda e: replace(e, designer=DualRL(SquashedGaussian())), "central": central,
+    }  # fmt: skip
+
+    def __init__(self, source: str) -> None:
+        made = imported(source)
+        if isinstance(made, VectorTask):
+            made = Experiment(source, "own", "metagrad", made, PolicyGradientAgents(), MetaGradient(ByAction()))
+        elif not isinstance(made, Experiment):
+            raise ConfigError(f"{source} is a {type(made).__name__}, not a VectorTask or an Experiment")
+        own = replace(made, game=source)
+        self.PRESETS: dict[str, Callable[[], Experiment]] = {own.preset: lambda: own}
+
+
 def experiment(name: str, preset: str | None = None, method: str | None = None) -> Experiment:
     """The experiment of a game, a preset and a method; by default the game's first preset and its method.
 
-    Parameters
-    ----------
-    name : str
-        One of ``GAMES``, or ``module:name``.
-    preset, method : str, optional
-        Names that the game knows.
-
-    Returns
-    -------
-    Experiment
-
-    Raises
-    ------
-    ValueError
-        If one of the names is unknown.
+    A ``ValueError`` says which name is unknown, and which there are.
     """
     module = game(name)
     preset = preset or next(iter(module.PRESETS))
@@ -75,31 +73,116 @@ def starting_point(run: Experiment) -> Experiment | None:
         return None
 
 
-class OwnGame:
-    """What the command line needs of a game, from an object that is imported.
+def label_of(experiment: Experiment) -> str:
+    """The method, with the options that are other than where it started from."""
+    base = starting_point(experiment)
+    if base is None:
+        return experiment.method
+    parts = (("task", ""), ("agents", "agents."), ("designer", "designer."))
+    changed = [text for name, path in parts for text in _changes(getattr(base, name), getattr(experiment, name), path)]
+    if experiment.run.k != base.run.k:
+        changed.append(f"K = {experiment.run.k}")
+    return f"{experiment.method} ({', '.join(changed)})" if changed else experiment.method
 
-    Parameters
-    ----------
-    source : str
-        ``module:name`` of a :class:`metagrad.VectorTask`, which is trained with default agents and
-        ``ByAction`` incentives, or of an ``Experiment``.
 
-    Raises
-    ------
-    ConfigError
-        If it cannot be imported, or is something else.
+def _changes(base: Any, mine: Any, path: str) -> list[str]:
+    if base == mine:
+        return []
+    if is_dataclass(mine) and type(base) is type(mine):
+        parts = ((getattr(base, f.name), getattr(mine, f.name), f"{path}{f.name}.") for f in fields(mine))
+        return [text for part in parts for text in _changes(*part)]
+    return [f"{path.rstrip('.')} {_short(mine)}"]
+
+
+def _short(value: Any) -> str:
+    if is_dataclass(value):
+        return type(value).__name__
+    if isinstance(value, tuple):
+        return " ".join(map(_short, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experiment:
+    """The experiment with the options that ``args`` name replaced.
+
+    Every leaf of its objects is a flag, ``--agents.optimiser.lr``; ``--help`` prints them all with the experiment's own
+    values as defaults. Options of the run need no prefix, ``--episodes``.
     """
+    about = (
+        f"Train {experiment.method} on {experiment.game}. Every option below starts from the value of preset "
+        f"{experiment.preset}. Further options: --preset NAME and --method NAME, which `metagrad train --help` lists; "
+        "--seeds N and --first-seed N, number and first of the seeds; --out FOLDER of the run, which must not exist."
+    )
+    parsed: Any = tyro.cli(
+        _mirror(experiment), args=list(args), prog=program, description=about,
+        config=(tyro.conf.AvoidSubcommands,),
+    )  # fmt: skip
+    return _back(experiment, parsed, "")
 
-    METHODS = METHODS
 
-    def __init__(self, source: str) -> None:
-        found = imported(source)
-        if isinstance(found, VectorTask):
-            made = Experiment(
-                source, "own", "metagrad", found, PolicyGradientAgents(), MetaGradient(ByAction()), RunOptions()
-            )
-        elif isinstance(found, Experiment):
-            made = replace(found, game=source)
-        else:
-            raise ConfigError(f"{source} is a {type(found).__name__}, not a VectorTask or an Experiment")
-        self.PRESETS: dict[str, Callable[[], Any]] = {made.preset: lambda: made}
+def _mirror(value: Any) -> type:
+    """A dataclass with the same fields, each of the type of its present value, so that it can be parsed."""
+    cls, entries = type(value), []
+    help_of, hints = _help(cls), typing.get_type_hints(cls)
+    for name in (f.name for f in fields(value)):
+        mine = getattr(value, name)
+        if cls in (Experiment, RunOptions) and name in ("game", "preset", "method", "seeds"):
+            continue  # they are named by flags of their own
+        if is_dataclass(mine):
+            kind: Any = _mirror(mine)
+            if fields(kind):
+                flag = tyro.conf.arg(name="" if isinstance(mine, RunOptions) else name)
+                entries.append((name, Annotated[kind, flag], dataclasses.field(default_factory=kind)))
+        elif (leaf := _leaf_type(mine, hints.get(name, Any))) is not None:
+            entries.append((name, Annotated[leaf, tyro.conf.arg(help=help_of.get(name, ""))], mine))
+    made = dataclasses.make_dataclass(cls.__name__, entries, frozen=True)
+    made.__doc__ = (cls.__doc__ or "").strip().split("\n")[0]
+    return made
+
+
+_PLAIN = (bool, int, float, str)
+
+
+def _leaf_type(value: Any, hint: Any) -> Any:
+    """How a leaf is read; None for what the command line cannot give."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if isinstance(value, tuple):
+        kinds = {type(v) for v in value}
+        entry: Any = kinds.pop() if len(kinds) == 1 else args[0] if args and args[0] in _PLAIN else float
+        return tuple.__class_getitem__((entry, ...)) if kinds | {entry} <= set(_PLAIN) else None
+    if origin is typing.Literal:
+        return hint
+    options = args if origin in (typing.Union, types.UnionType) else (hint,)
+    if value is None:
+        return next((a | None for a in options if a in _PLAIN), None)
+    if isinstance(value, _PLAIN):
+        kind = float if float in options else type(value)
+        return kind | None if type(None) in options else kind
+    return None
+
+
+def _help(cls: type) -> dict[str, str]:
+    """What a class says of its parameters."""
+    out: dict[str, str] = {}
+    for parameter in docstring_parser.parse(cls.__doc__ or "").params:
+        text = " ".join((parameter.description or "").split())
+        out |= {name.strip(): text for name in parameter.arg_name.split(",")}
+    return out
+
+
+def _back(value: Any, parsed: Any, path: str) -> Any:
+    """``value`` with what was parsed put in its place."""
+    changes = {}
+    for f in fields(parsed):
+        mine, new = getattr(value, f.name), getattr(parsed, f.name)
+        if is_dataclass(mine):
+            new = _back(mine, new, "" if isinstance(mine, RunOptions) else f"{path}.{f.name}".lstrip("."))
+        if new is not mine and new != mine:
+            changes[f.name] = new
+    if not changes:
+        return value
+    try:
+        return replace(value, **changes)
+    except ValueError as error:
+        name, space, reason = located(error, type(value), path).partition(" ")
+        raise ConfigError(f"--{name.replace('_', '-')}{space}{reason}") from error

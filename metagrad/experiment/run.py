@@ -5,36 +5,27 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from rich.console import Console
-from torch import Tensor
 
+from metagrad.batch import below
+from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
-from metagrad.experiment.folder import (
-    Held,
-    RunError,
-    explained,
-    read_experiment,
-    read_results,
-    without_checkpoint,
-    write_results,
-)
+from metagrad.experiment.folder import Held, RunError, explained, read_experiment, read_results, write_results
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
 from metagrad.experiment.process import Stopping, resume_command
 from metagrad.experiment.registry import game, starting_point
 
-# ---------------------------------------------------------------------- start, resume, evaluate
-
 
 def train(experiment: Experiment, folder: Path | str, console: Console | None = None) -> dict[str, Any]:
-    """Train a new run in ``folder``, which must not exist yet or be empty.
+    """Train a new run in ``folder``, which must not exist yet or be empty; returns what is written to results.json.
 
     Parameters
     ----------
@@ -44,11 +35,6 @@ def train(experiment: Experiment, folder: Path | str, console: Console | None = 
         Where the run's files go.
     console : rich.console.Console, optional
         Where progress and the table at the end are printed.
-
-    Returns
-    -------
-    dict
-        The summary that is written to results.json.
 
     Raises
     ------
@@ -81,70 +67,64 @@ def resume(folder: Path, console: Console) -> dict[str, Any]:
     experiment = read_experiment(folder)
     with Stopping(folder) as stopping, Held(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
-        if not begun and (reason := without_checkpoint(folder)):
+        if not begun and (reason := _without_checkpoint(folder)):
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
         learners = Learners(experiment)
+        training = _Training(learners, held, console)
         if not begun:
             _adopt(learners)
-        training = _Training(learners, held, console)
-        if begun:
+        else:
             training.restore()
-            if learners.episode >= experiment.run.episodes and (summary := _finished(folder)):
-                _shown(console, results_table(summary))
-                return summary
+            if learners.episode >= experiment.run.episodes:
+                with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
+                    return _shown(console, read_results(folder))
         with explained(folder):
             return training.run(stopping)
 
 
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The results of a run that has all its training behind it, if it wrote them."""
-    try:
-        return read_results(folder)
-    except RunError:
-        return None
+def _without_checkpoint(folder: Path) -> str:
+    """Why a run that has no checkpoint must have had one; empty if it never had any whole one.
+
+    The first checkpoint is whole before metrics.csv is made.
+    """
+    if (folder / "results.json").exists():
+        return "this run is finished"
+    path = folder / "metrics.csv"
+    return "this run had one" if path.is_file() and path.stat().st_size else ""
 
 
 def load_learners(folder: Path) -> Learners:
     """The learners of a run as of its last checkpoint."""
     learners = Learners(read_experiment(folder))
-    _restore(learners, folder)
+    _restore(learners, folder, learners.evaluators("eval", learners.experiment.run.eval_episodes))
     return learners
 
 
-def _restore(learners: Learners, folder: Path, evaluators: Evaluators | None = None) -> dict[str, Any]:
-    """Take over the newest checkpoint, with the evaluators' streams, and return its plain values.
+@dataclass(frozen=True)
+class _Sitting(Checked):
+    """What a checkpoint knows beside tensors: seconds of training, and bytes of metrics.csv."""
 
-    Nothing changes if it does not fit.
-    """
+    wall_time: NonNegative = 0.0
+    metrics_size: Annotated[int, Bound(0, 2**63 - 1)] = 0
+
+
+def _restore(learners: Learners, folder: Path, evaluators: Evaluators) -> _Sitting:
+    """Take over the newest checkpoint, with the evaluators' streams; nothing changes if it does not fit."""
     tensors, values = checkpoint.load(folder / "checkpoints", to_dict(learners.experiment))
     newest = checkpoint.saved(folder / "checkpoints")[-1]
     try:
-        _check_values(values)
-        training, evaluation = (_starting(tensors, prefix) for prefix in ("training/", "eval/"))
+        sitting = _Sitting(values.get("wall_time"), values.get("metrics_size"))  # type: ignore[arg-type]
+        training, evaluation = below(tensors, "training/"), below(tensors, "eval/")
         if len(training) + len(evaluation) < len(tensors):
             raise ValueError("it holds tensors of another kind")
-        (evaluators or learners.evaluators("eval", learners.experiment.run.eval_episodes)).load(evaluation, dry=True)
+        evaluators.load(evaluation, dry=True)
         learners.load(training)
         if learners.episode != int(newest.name):
             raise ValueError(f"it is of episode {learners.episode:,}")
     except (ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"checkpoint {newest} does not fit this run: {error}; nothing was changed") from error
-    if evaluators is not None:
-        evaluators.load(evaluation)
-    return values
-
-
-def _starting(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-def _check_values(values: dict[str, Any]) -> None:
-    """Refuse plain values of a checkpoint that are not numbers as they should be."""
-    seconds, size_of_metrics = values.get("wall_time"), values.get("metrics_size")
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < float("inf"):
-        raise ValueError("wall_time must be a number of seconds")
-    if isinstance(size_of_metrics, bool) or not isinstance(size_of_metrics, int) or not 0 <= size_of_metrics < 2**63:
-        raise ValueError("metrics_size must be a number of bytes")
+    evaluators.load(evaluation)
+    return sitting
 
 
 def evaluate(folder: Path, episodes: int | None = None) -> dict[str, Any]:
@@ -166,51 +146,45 @@ class _Training:
         self.learners, self.held, self.console = learners, held, console
         self.experiment, self.folder = learners.experiment, held.folder
         self.evaluators = learners.evaluators("eval", self.experiment.run.eval_episodes)
-        self.seconds_before, self.metrics_size = 0.0, 0
-        self.restored = False
+        self.before = _Sitting()  # what an earlier sitting left
 
     def restore(self) -> None:
         """Go on from the newest checkpoint; nothing changes if it or the metrics are damaged."""
-        values = _restore(self.learners, self.folder, self.evaluators)
-        self.seconds_before, self.metrics_size = values["wall_time"], values["metrics_size"]
-        self.restored = True
-        path = self.folder / "metrics.csv"
+        self.before = _restore(self.learners, self.folder, self.evaluators)
+        path, known = self.folder / "metrics.csv", self.before.metrics_size
         found = path.stat().st_size if path.exists() else 0
-        if found < self.metrics_size:
+        if found < known:
             raise RunError(
-                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {self.metrics_size}; "
-                "nothing was changed"
+                f"{path} is damaged: it has {found} bytes, the last checkpoint knew {known}; nothing was changed"
             )
-        read_metrics(path, self.metrics_size)
+        read_metrics(path, known)
 
     @property
     def seconds(self) -> float:
         """Wall time of all sittings."""
-        return self.seconds_before + time.perf_counter() - self.began
+        return self.before.wall_time + time.perf_counter() - self.began
 
     def run(self, stopping: Stopping) -> dict[str, Any]:
         """Train to the end, save, test, and write the results."""
         self.began = time.perf_counter()
-        if not self.restored:
-            # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
-            self._save(0)
-        with Metrics(self.folder / "metrics.csv", self.metrics_size) as metrics:
+        run, learners = self.experiment.run, self.learners
+        # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
+        self._save(self.before.metrics_size)
+        with Metrics(self.folder / "metrics.csv", self.before.metrics_size) as metrics:
             self.held.watch(metrics.path, metrics.fileno())
-            with stopping.deferred(), LiveProgress(self.experiment, self.learners.episode, self.console) as progress:
+            with stopping.deferred(), LiveProgress(self.experiment, learners.episode, self.console) as progress:
                 self._train(metrics, progress, stopping)
                 self._save(metrics.size())
-        scores = self.learners.evaluators("test", self.experiment.run.test_episodes)()
+        scores = learners.evaluators("test", run.test_episodes)()
         self.held.check()
         seen = read_metrics(self.folder / "metrics.csv")
-        learners = self.learners
         summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
         write_results(self.folder, summary)
-        _shown(self.console, results_table(summary))
-        return summary
+        return _shown(self.console, summary)
 
     def _train(self, metrics: Metrics, progress: LiveProgress, stopping: Stopping) -> None:
         run, learners = self.experiment.run, self.learners
-        first = learners.episode
+        first, began = learners.episode, time.perf_counter()
         while learners.episode < run.episodes and stopping.asked is None:
             last, coming = learners.episode, learners.next_episode()
             evaluates = coming // run.eval_period > last // run.eval_period
@@ -220,34 +194,31 @@ class _Training:
             if evaluates:
                 scores = self.evaluators()
                 metrics.write(self._rows(scores))
-                rate = (episode - first) * len(run.seeds) / (self.seconds - self.seconds_before)
+                rate = (episode - first) * len(run.seeds) / (time.perf_counter() - began)
                 progress.update(episode, rate, headline(self.experiment.task, scores))
             if episode // run.checkpoint_period > last // run.checkpoint_period:
                 self._save(metrics.size())
 
     def _rows(self, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         learners, diverged = self.learners, self.learners.diverged()
+        steps = np.concatenate([t.env_steps for t in learners.trainers])
         shown = {**scores, **learners.notes}
         return [
             {
-                "seed": seed,
-                "episode": learners.episode,
-                "iteration": learners.iteration,
-                "env_steps": int(learners.env_steps[s]),
-                "wall_time": round(self.seconds, 3),
-                "diverged": int(diverged[s]),
+                "seed": seed, "episode": learners.episode, "iteration": learners.iteration,
+                "env_steps": int(steps[s]), "wall_time": round(self.seconds, 3), "diverged": int(diverged[s]),
                 **{name: float(f"{value:.6g}") for name, value in row_of(shown, s).items()},
             }
             for s, seed in enumerate(self.experiment.run.seeds)
-        ]
+        ]  # fmt: skip
 
     def _save(self, metrics_size: int) -> None:
         self.held.check()
         tensors = {f"training/{n}": t for n, t in self.learners.tensors().items()}
         tensors |= {f"eval/{n}": t for n, t in self.evaluators.tensors().items()}
         values = {"wall_time": self.seconds, "metrics_size": metrics_size}
-        number = self.learners.episode
-        checkpoint.save(self.folder / "checkpoints", number, tensors, values, to_dict(self.experiment))
+        folder, number = self.folder / "checkpoints", self.learners.episode
+        checkpoint.save(folder, number, tensors, values, to_dict(self.experiment))
 
 
 def _adopt(learners: Learners) -> None:
@@ -267,7 +238,7 @@ def _adopt(learners: Learners) -> None:
             done = f"{int(newest[-1].name):,} of {theirs.run.episodes:,} episodes"
             raise ConfigError(f"it has trained {done}; finish it with `{resume_command(folder)}`")
         tensors, _ = checkpoint.load(folder / "checkpoints")
-        learners.adopt(_starting(tensors, "training/"), theirs)
+        learners.adopt(below(tensors, "training/"), theirs)
     except (RunError, ConfigError, CheckpointError, ValueError) as error:
         raise ConfigError(f"init_from {source}: {error}" if source else str(error)) from error
 
@@ -300,7 +271,8 @@ def _flags(experiment: Experiment) -> list[str]:
     return flags
 
 
-def _shown(console: Console, table: Any) -> None:
-    """Print; a terminal that is gone, as after a hang-up, does not keep a run from ending well."""
+def _shown(console: Console, summary: dict[str, Any]) -> dict[str, Any]:
+    """Print results; a terminal that is gone, as after a hang-up, does not keep a run from ending well."""
     with contextlib.suppress(OSError):
-        console.print(table)
+        console.print(results_table(summary))
+    return summary

@@ -11,58 +11,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.filesize import decimal
 
-from metagrad.experiment.config import ConfigError, Experiment, RunOptions, trees
+from metagrad.experiment.config import Experiment, trees
 
 _STEPS_KEPT = 3  # parameters, and two moments
 
 
 def check(experiment: Experiment) -> None:
-    """Refuse a run that does not fit into the memory of this machine.
-
-    Raises
-    ------
-    ConfigError
-        With the part that is too large.
-    """
-    _fits(copies(experiment))  # before one copy is made to see what it shows
-    _fits(needed(experiment))
-
-
-def _fits(parts: dict[str, float]) -> None:
-    available = memory()
+    """Refuse a run that does not fit into the memory of this machine."""
+    parts, available = needed(experiment), memory()
     what, most = max(parts.items(), key=lambda item: item[1])
     if sum(parts.values()) > available:
-        raise ConfigError(
-            f"this run is too large for the memory: {what} need about {_amount(most)}, this machine has "
-            f"{_amount(available)}"
-        )
-
-
-def copies(experiment: Experiment) -> dict[str, float]:
-    """Bytes of the copies of the game as far as its options tell, by what they are for."""
-    run = experiment.run
-    return {what: n * experiment.task.bytes_per_copy() * len(run.seeds) for what, n in _episodes(run).items()}
-
-
-def _episodes(run: RunOptions) -> dict[str, float]:
-    return {
-        f"k = {run.k} episodes of a batch": float(run.k * run.agent_batches),
-        f"eval_episodes = {run.eval_episodes} episodes": float(run.eval_episodes),
-        f"test_episodes = {run.test_episodes} episodes": float(run.test_episodes),
-    }
+        raise MemoryError(f"{what} need about {decimal(int(most))}, this machine has {decimal(int(available))}")
 
 
 def needed(experiment: Experiment) -> dict[str, float]:
     """Bytes by what they are for; lower bounds, since what stands beside episodes and networks is small."""
     run, task = experiment.run, experiment.task
     width = 4.0 if run.dtype == "float32" else 8.0
-    agents, steps, seeds = float(task.n_agents), float(task.horizon), float(len(run.seeds))
-    # Observations are kept as they are, which may be bytes.
-    row = agents * sum(float(np.prod(shape, dtype=float)) for shape in task.interface.agents.values())
-    episode = (row + agents * width) * steps + task.bytes_per_copy()
+    agents, steps, seeds = float(task.interface.n_agents), float(task.horizon), float(len(run.seeds))
+    # What an agent sees, of which masks stay bytes and pictures may; its action; probability, reward and payment.
+    shapes = task.interface.agents.items()
+    row = sum(np.prod(s, dtype=float) * (1.0 if len(s) > 1 or name == "mask" else width) for name, s in shapes)
     at_once = 1.0 if alone(experiment) else seeds  # of the seeds that take turns one learns at a time
-    kept = {what: n * episode * at_once for what, n in _episodes(run).items()}
+    episode = agents * (row + 8 + 3 * width) * steps * at_once
+    kept = {
+        f"k = {run.k} episodes of a batch": run.k * run.agent_batches * episode,
+        f"eval_episodes = {run.eval_episodes} episodes": run.eval_episodes * episode,
+        f"test_episodes = {run.test_episodes} episodes": run.test_episodes * episode,
+    }
     weights = sum(_weights(part) for part in _parts(experiment))
     return kept | {"the networks": seeds * _STEPS_KEPT * width * weights}
 
@@ -96,11 +74,3 @@ def memory() -> float:
         except (OSError, ValueError):  # no such limit
             continue
     return min(limits)
-
-
-def _amount(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:.3g} PB"

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
 from metagrad.networks import sparse_conv
@@ -99,8 +100,7 @@ class ConvTrunk(Checked):
 
     def forward(self, params: Params, obs: Obs, steps: int = 1) -> ConvForward:
         """Run the network on rows; no autograd graph is built."""
-        dtype = params["map"].dtype
-        return ConvForward(params, sight_of(obs, dtype), self.scale, self.threads)
+        return ConvForward(params, sight_of(obs, params["map"].dtype), self.scale, self.threads)
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
@@ -124,13 +124,7 @@ class ConvTrunk(Checked):
 
 
 def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
-    """The generators, if they are for one network.
-
-    Raises
-    ------
-    ValueError
-        If there are several.
-    """
+    """The generators, if they are for one network; several are refused."""
     if len(generators) * n != 1:
         raise ValueError(
             f"{what} is one network, but {len(generators)} seeds of {n} are asked for: its agents share parameters "
@@ -187,17 +181,6 @@ class ConvForward:
     """A trunk's pass over rows; see :class:`metagrad.networks.base.Forward`.
 
     The factor of the picture is put into the first layer's weight, so that pictures of bytes stay as they are.
-
-    Parameters
-    ----------
-    params : dict
-        As :meth:`ConvTrunk.init` draws them.
-    sight : Sight
-        Picture and vector.
-    scale : float
-        Factor of the picture.
-    threads : int
-        Chunks worked on at a time.
     """
 
     seen: Obs  # what all rows show, where they came part by part
@@ -231,10 +214,7 @@ class ConvForward:
         return {name: g[None] for name, g in self._scaled(self._summed(_vjp, d_out[0])).items()}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
-        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``.
-
-        The way back through the layers is gone once for all.
-        """
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``, on one way back."""
         return {name: g[:, None] for name, g in self._scaled(self._summed(_vjps, d_out[0], weights[0])).items()}
 
     @torch.no_grad()
@@ -246,9 +226,8 @@ class ConvForward:
 
     def row_norms(self, d_out: Tensor) -> Tensor:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``."""
-        return torch.cat(self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0]))[
-            None
-        ]
+        parts = self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0])
+        return torch.cat(parts)[None]
 
     def _scaled(self, params: Params) -> Params:
         """The first layer's kernel times the picture's factor."""
@@ -404,18 +383,13 @@ def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Derivative of ``sum(d * _conv(x, weight, bias))`` with respect to ``x``."""
     if _by_entries(x):
         return sparse_conv.input_gradient(d, weight)
-    return _library_backward(d, x, weight, 0).permute(0, 2, 3, 1).contiguous()
+    shape, pad = x.permute(0, 3, 1, 2).shape, weight.shape[-1] // 2
+    return conv2d_input(shape, weight, d.permute(0, 3, 1, 2), padding=pad).permute(0, 2, 3, 1).contiguous()
 
 
 def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The same with respect to the weight."""
     if _by_entries(x):
         return sparse_conv.kernel_gradient(x, d, weight.shape[-1])
-    return _library_backward(d, x, weight, 1)
-
-
-def _library_backward(d: Tensor, x: Tensor, weight: Tensor, which: int) -> Tensor:
-    pad, wanted = [weight.shape[-1] // 2] * 2, [which == 0, which == 1, False]
-    return torch.ops.aten.convolution_backward(
-        d.permute(0, 3, 1, 2), x.permute(0, 3, 1, 2), weight, None, [1, 1], pad, [1, 1], False, [0, 0], 1, wanted
-    )[which]
+    pad = weight.shape[-1] // 2
+    return conv2d_weight(x.permute(0, 3, 1, 2), weight.shape, d.permute(0, 3, 1, 2), padding=pad)

@@ -30,12 +30,6 @@ class ModuleNetwork:
     side_by_side : bool
         Run all networks in one call (``torch.vmap``), where a network's last bits may depend on how many there are;
         False to run one after the other, as modules need that cannot be vectorised, such as recurrent ones.
-
-    Raises
-    ------
-    ValueError
-        When networks are drawn, if the module gives another shape, has no parameters, or has layers that act at random
-        or keep statistics of what they see.
     """
 
     stacks = True
@@ -51,13 +45,13 @@ class ModuleNetwork:
         """Draw ``n`` networks from each generator; torch's own random state is left as it is."""
         drawn = [self._draw(int(g.integers(2**62)), shapes, outputs) for g in generators for _ in range(n)]
         first = drawn[0]
-        for module in drawn[1:]:
-            for name, buffer in module.named_buffers():
-                if not torch.equal(buffer, dict(first.named_buffers())[name]):
-                    raise ValueError(
-                        f"the buffer {name!r} of {type(module).__name__} is another in each module, but buffers must "
-                        "be constants: make it a parameter"
-                    )
+        constant = dict(first.named_buffers())
+        for name, buffer in (pair for module in drawn[1:] for pair in module.named_buffers()):
+            if not torch.equal(buffer, constant[name]):
+                raise ValueError(
+                    f"the buffer {name!r} of {type(first).__name__} is another in each module, but buffers must be "
+                    "constants: make it a parameter"
+                )
         self._module = first
         with torch.no_grad():
             return {
@@ -115,7 +109,37 @@ class ModuleNetwork:
         return torch.func.functional_call(module, (params, buffers), inputs)
 
 
-class ModuleForward:
+class Repeated:
+    """Base of passes that give several gradients by going back several times; see :class:`base.Forward`."""
+
+    params: Params
+
+    def vjp(self, d_out: Tensor) -> Params:
+        """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
+        raise NotImplementedError
+
+    def several(self, d_outs: Sequence[Tensor]) -> Params:
+        """:meth:`vjp` of each, ``[J, G, ...]``."""
+        parts = [self.vjp(d_out) for d_out in d_outs]
+        return {name: torch.stack([part[name] for part in parts]) for name in self.params}
+
+    def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
+        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""
+        if weights.shape[-1] == 0:
+            return {name: p.new_empty(0, *p.shape) for name, p in self.params.items()}
+        return self.several([d_out * weight[..., None] for weight in weights.unbind(-1)])
+
+    def row_norms(self, d_out: Tensor) -> Tensor:
+        """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
+        n, parts = d_out.shape[1], []
+        for rows in torch.arange(n, device=d_out.device).split(_AT_ONCE):
+            each = nn.functional.one_hot(rows, n).to(d_out.dtype)[..., None]
+            grads = self.several([d_out * one for one in each]).values()
+            parts.append(torch.stack([(g * g).flatten(2).sum(2) for g in grads]).sum(0))
+        return torch.cat(parts).T
+
+
+class ModuleForward(Repeated):
     """A pass of torch modules; see :class:`metagrad.networks.base.Forward`."""
 
     def __init__(self, network: ModuleNetwork, params: Params, obs: Obs) -> None:
@@ -128,35 +152,16 @@ class ModuleForward:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         return self._back(d_out)
 
-    def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
-        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""
-        if weights.shape[-1] == 0:
-            return {name: p.new_empty(0, *p.shape) for name, p in self.params.items()}
-        return self._several([d_out * weight[..., None] for weight in weights.unbind(-1)])
-
     @torch.no_grad()
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
         return torch.func.jvp(lambda params: self.network(params, self._obs), (self.params,), (tangent,))[1]
 
-    def row_norms(self, d_out: Tensor) -> Tensor:
-        """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[G, R]``."""
-        parts = []
-        for rows in torch.arange(d_out.shape[1]).split(_AT_ONCE):
-            some = []
-            for row in rows:
-                one = torch.zeros_like(d_out)
-                one[:, row] = d_out[:, row]
-                some.append(one)
-            squares = [(g * g).flatten(2).sum(2) for g in self._several(some).values()]
-            parts.append(torch.stack(squares).sum(0))
-        return torch.cat(parts).T
-
-    def _several(self, d_outs: Sequence[Tensor]) -> Params:
+    def several(self, d_outs: Sequence[Tensor]) -> Params:
+        """:meth:`vjp` of each, ``[J, G, ...]``, at once where the modules can."""
         if self.network.side_by_side:
             return self._back(torch.stack(list(d_outs)), is_grads_batched=True)
-        parts = [self._back(d_out) for d_out in d_outs]
-        return {name: torch.stack([part[name] for part in parts]) for name in self.params}
+        return super().several(d_outs)
 
     def _back(self, d_out: Tensor, **options: Any) -> Params:
         """Gradients by the graph, which is made when it is first needed."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from metagrad.checks import Checked
 from metagrad.networks.base import Obs, Shapes, Where
 from metagrad.networks.conv import ConvForward, ConvTrunk, draw_layers, one_network
+from metagrad.networks.module import Repeated
 from metagrad.optim import Params
 
 _CELL = ("input", "state", "input_bias", "state_bias")
@@ -78,7 +79,7 @@ def _unroll(params: Params, features: Tensor, steps: int) -> Tensor:
     return F.linear(out.flatten(0, 1), params["head"], params["head_bias"])
 
 
-class RecurrentForward:
+class RecurrentForward(Repeated):
     """A pass over sequences; see :class:`metagrad.networks.base.Forward`.
 
     The trunk's passes are by hand, those of the recurrent layer by automatic differentiation.
@@ -102,14 +103,6 @@ class RecurrentForward:
         grads |= self._trunk.vjp(grads.pop("features"))
         return {name: grads[name] for name in self.params}
 
-    def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
-        """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``, one after the other."""
-        parts = [self.vjp(d_out * weight[..., None]) for weight in weights.unbind(-1)]
-        return {
-            name: torch.stack([part[name] for part in parts]) if parts else p.new_empty(0, *p.shape)
-            for name, p in self.params.items()
-        }
-
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
         moved = self._trunk.jvp({name: tangent[name] for name in self._trunk.params})[0]
@@ -121,12 +114,3 @@ class RecurrentForward:
             back = torch.autograd.grad(out, list(self._leaves.values()), d_out, create_graph=True)
             total = torch.stack([(g * along[name]).sum() for name, g in zip(self._leaves, back, strict=True)]).sum()
         return torch.autograd.grad(total, d_out)[0][None]
-
-    def row_norms(self, d_out: Tensor) -> Tensor:
-        """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``, one after the other."""
-        norms: list[Tensor] = []
-        for row in range(d_out.shape[1]):
-            one = torch.zeros_like(d_out)
-            one[:, row] = d_out[:, row]
-            norms.append(torch.stack([(g * g).sum() for g in self.vjp(one).values()]).sum())
-        return torch.stack(norms)[None]

@@ -20,13 +20,9 @@ LANES = 32
 
 
 def convolve(maps: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Convolution with zero padding that keeps the size, ``[B, h, w, f]``; nothing is differentiated.
+    """Convolution ``[B, h, w, f]`` of maps ``[B, h, w, C]`` with zero padding; nothing is differentiated.
 
-    Parameters
-    ----------
-    maps : Tensor ``[B, h, w, C]``, bytes or of the weight's type
-    weight : Tensor ``[f, C, k, k]``, k odd
-    bias : Tensor ``[f]``, optional
+    Maps are bytes or of the weight's type; the weight is ``[f, C, k, k]``, k odd.
     """
     return _run(maps, weight, None if bias is None else bias.detach().numpy(), False)
 
@@ -37,15 +33,7 @@ def input_gradient(d_out: Tensor, weight: Tensor) -> Tensor:
 
 
 def kernel_gradient(maps: Tensor, d_out: Tensor, k: int) -> Tensor:
-    """Derivative of ``sum(d_out * convolve(maps, weight))`` with respect to the weight, ``[f, C, k, k]``.
-
-    Parameters
-    ----------
-    maps : Tensor ``[B, h, w, C]``, bytes or of the type of ``d_out``
-    d_out : Tensor ``[B, h, w, f]``
-    k : int
-        Width of the kernel.
-    """
+    """Derivative of ``sum(d_out * convolve(maps, weight))`` with respect to the weight, ``[f, C, k, k]``."""
     backward = maps.dtype != torch.uint8  # inner layers: fewer entries come back than went in
     a, b = (d_out, maps) if backward else (maps, d_out)
     entries, other = _by_row(a), _by_row(b)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
 
+import fastenvs
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch, as_dict
 from metagrad.checks import Checked
+from metagrad.tasks import figures
 
 #: A central policy chooses among no more joint actions than this.
 MAX_JOINT_ACTIONS = 10_000
@@ -52,6 +55,8 @@ class VectorTask:
         If the environment does not offer this; the message says what is missing or cannot be done.
     """
 
+    name: str
+    horizon: int
     #: Names of the scores that a table shows, ``[S]`` each; the first is the score. None for all of them.
     fields: tuple[str, ...] | None = None
 
@@ -60,25 +65,28 @@ class VectorTask:
             raise TaskError(f"horizon must be a number of steps of at least 1, got {horizon!r}")
         self._make, self.horizon = make, int(horizon)
         self.interface = probe(self._one(1, 0), self.horizon)
-        self.name = name or getattr(make, "__name__", "game")
+        self.name = str(name or getattr(make, "__name__", "game"))
 
-    @property
+    @cached_property
+    def interface(self) -> Interface:
+        """What agents and designers see."""
+        return probe(self.make(1, [0]), self.horizon)
+
+    @cached_property
     def n_agents(self) -> int:
         """Number of agents, A."""
         return self.interface.n_agents
 
-    @property
+    @cached_property
     def n_actions(self) -> int:
         """Number of actions of every agent, L."""
         return self.interface.n_actions
 
     def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
         """An environment of ``num_envs`` copies, shared out evenly and in order over the seeds."""
-        env = self._one(num_envs, list(seeds)) if self._is_fast() else None
-        if env is not None:
-            return env
-        each = num_envs // len(seeds)
-        return SideBySide([self._one(each, seed) for seed in seeds], seeds)
+        if isinstance(self._one(1, 0), VecEnv):
+            return self._one(num_envs, list(seeds))
+        return _SideBySide([self._one(num_envs // len(seeds), seed) for seed in seeds], seeds)
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """Further arrays ``[N, ...]`` to keep of a step, called after it."""
@@ -102,10 +110,6 @@ class VectorTask:
         """What is known of the best possible score, by name."""
         return {}
 
-    def bytes_per_copy(self) -> float:
-        """Memory of one copy of the game by and large, where its options say it before one is made."""
-        return 0.0
-
     def frame(self, env: Any, copy: int) -> np.ndarray:
         """Picture of one copy, uint8 ``[height, width, 3]``."""
         if not hasattr(env, "render"):
@@ -114,17 +118,31 @@ class VectorTask:
 
     def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
         """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
-        from metagrad.tasks import figures
-
         figures.curves(figure, runs)
-
-    def _is_fast(self) -> bool:
-        return isinstance(self._one(1, 0), VecEnv)
 
     def _one(self, num_envs: int, seed: Any) -> Any:
         parameters = inspect.signature(self._make).parameters.values()
         takes_seed = any(p.name == "seed" or p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters)
         return self._make(num_envs, seed=seed) if takes_seed else self._make(num_envs)
+
+
+class FastTask(Checked, VectorTask):
+    """A game of ``fastenvs``; its subclasses are frozen dataclasses of options."""
+
+    limit: ClassVar = "steps"  # option that is the step limit of an episode
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "horizon", getattr(self, self.limit))
+
+    def options(self) -> dict[str, Any]:
+        """Those of the environment."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
+        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
+        shared = {"seed": list(seeds), "autoreset": "disabled", "num_threads": 1}
+        return fastenvs.make(self.name.replace("-", "_"), num_envs, **shared, **self.options())
 
 
 def per_seed(x: Tensor) -> np.ndarray:
@@ -141,31 +159,25 @@ def per_agent(x: Tensor) -> np.ndarray:
 
 
 def probe(env: Any, horizon: int) -> Interface:
-    """What a game offers, seen in one copy of it.
-
-    Raises
-    ------
-    TaskError
-        If it is not enough, or not what the learner can do.
-    """
+    """What a game offers, seen in one copy of it; a :class:`TaskError` if that is not what the learner needs."""
     for name in ("num_envs", "n_agents", "n_actions", "reset", "step"):
         if not hasattr(env, name):
             raise TaskError(f"the environment {type(env).__name__} has no {name!r}; see metagrad.VectorTask")
     n_agents, n_actions = _count(env, "n_agents", 1), _count(env, "n_actions", 2)
-    obs = env.reset()
-    if not (isinstance(obs, tuple) and len(obs) == 2 and isinstance(obs[0], dict)):
+    result = env.reset()
+    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], dict)):
         raise TaskError("reset() must give (obs, info), with obs a dict of 'agents' and 'designer'")
+    obs = result[0]
     for key in ("agents", "designer"):
-        if key not in obs[0]:
+        if key not in obs:
             raise TaskError(f"reset() gives observations without a key {key!r}")
-    n = env.num_envs
-    agents = _shapes(obs[0]["agents"], "agents", (n, n_agents))
-    designer = _shapes(obs[0]["designer"], "designer", (n,))
+    agents = _shapes(obs["agents"], "agents", (env.num_envs, n_agents))
+    designer = _shapes(obs["designer"], "designer", (env.num_envs,))
     if "mask" in agents and agents["mask"] != (n_actions,):
         raise TaskError(f"obs['agents']['mask'] must have shape [N, A, {n_actions}], got [N, A, *{agents['mask']}]")
     if not agents.keys() - {"mask"}:
         raise TaskError("the agents observe nothing but their mask")
-    _probe_step(env, obs[0], n_agents)
+    _probe_step(env, as_dict(obs["agents"]).get("mask"), n_agents)
     return Interface(n_agents, n_actions, horizon, agents, designer)
 
 
@@ -183,46 +195,36 @@ def _count(env: Any, name: str, least: int) -> int:
 
 
 def _shapes(obs: Any, key: str, leading: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
-    shapes = {}
     for name, x in as_dict(obs).items():
         if not isinstance(x, np.ndarray) or x.dtype.kind not in "buif":
-            kind = f"{type(x).__name__}" if not isinstance(x, np.ndarray) else f"an array of {x.dtype}"
+            kind = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else type(x).__name__
             raise TaskError(f"obs[{key!r}] must be an array of numbers, or a dict of such; {name!r} is {kind}")
         if x.shape[: len(leading)] != leading or x.ndim == len(leading):
             raise TaskError(f"obs[{key!r}] {name!r} must have shape {[*leading, '...']}, got {list(x.shape)}")
-        shapes[name] = tuple(x.shape[len(leading) :])
-    return shapes
+    return {name: tuple(x.shape[len(leading) :]) for name, x in as_dict(obs).items()}
 
 
-def _probe_step(env: Any, obs: dict[str, Any], n_agents: int) -> None:
+def _probe_step(env: Any, mask: Any, n_agents: int) -> None:
     """Take one step, by legal actions, and look at what it gives."""
-    n, mask = env.num_envs, as_dict(obs["agents"]).get("mask")
-    actions = np.zeros((n, n_agents), np.int64) if mask is None else np.asarray(mask).astype(bool).argmax(-1)
-    result = env.step(actions)
+    n = env.num_envs
+    result = env.step(np.zeros((n, n_agents), np.int64) if mask is None else np.asarray(mask).astype(bool).argmax(-1))
     if not (isinstance(result, tuple) and len(result) == 5):
         raise TaskError("step(actions) must give (obs, rewards, terminated, truncated, info)")
     _, rewards, terminated, truncated, info = result
-    for name, x, shape in (("rewards", rewards, (n, n_agents)), ("terminated", terminated, (n,)),
-                           ("truncated", truncated, (n,))):  # fmt: skip
+    flags = {"terminated": terminated, "truncated": truncated}
+    for name, x in {"rewards": rewards, **flags}.items():
+        shape = (n, n_agents) if name == "rewards" else (n,)
         if np.shape(x) != shape:
             raise TaskError(f"step(actions) gives {name} of shape {list(np.shape(x))}, but {list(shape)} is needed")
-    for name, x in (("terminated", terminated), ("truncated", truncated)):
+    for name, x in flags.items():
         if np.asarray(x).dtype != np.bool_:
             raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
     if not isinstance(info, dict) or np.shape(info.get("designer_reward", 0)) != (n,):
         raise TaskError("info['designer_reward'] [N] is missing: what the designer is after, as welfare")
 
 
-class SideBySide:
-    """Environments of several seeds as one.
-
-    Parameters
-    ----------
-    envs : sequence of environments
-        One a seed, of equal numbers of copies.
-    seeds : sequence of int
-        From which each ``reset`` derives a seed of its own, where the environments take one.
-    """
+class _SideBySide:
+    """Environments of several seeds as one; ``reset`` derives a seed of its own for each that takes one."""
 
     def __init__(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
         self.envs, self.seeds, self.resets = list(envs), list(seeds), 0
@@ -231,22 +233,16 @@ class SideBySide:
         self._takes_seed = "seed" in inspect.signature(envs[0].reset).parameters
 
     def reset(self) -> tuple[dict[str, Any], dict]:
-        """Start new episodes in all copies."""
         self.resets += 1
-        results = [env.reset(**self._seed(seed)) for env, seed in zip(self.envs, self.seeds, strict=True)]
-        return _stack([obs for obs, _ in results]), {}
-
-    def _seed(self, seed: int) -> dict[str, int]:
-        if not self._takes_seed:
-            return {}
-        return {"seed": int(np.random.SeedSequence(seed, spawn_key=(self.resets,)).generate_state(1)[0])}
+        new = [np.random.SeedSequence(seed, spawn_key=(self.resets,)).generate_state(1)[0] for seed in self.seeds]
+        options = [{"seed": int(seed)} if self._takes_seed else {} for seed in new]
+        return _stack([env.reset(**one)[0] for env, one in zip(self.envs, options, strict=True)]), {}
 
     def step(self, actions: np.ndarray) -> tuple:
-        """Advance all copies."""
         parts = np.split(actions, len(self.envs))
         results = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
-        obs, rewards, terminated, truncated, infos = zip(*results, strict=True)
-        arrays = (np.concatenate([np.asarray(x) for x in column]) for column in (rewards, terminated, truncated))
+        obs, *columns, infos = zip(*results, strict=True)
+        arrays = (np.concatenate([np.asarray(x) for x in column]) for column in columns)
         keys = set.intersection(*(set(info) for info in infos))
         info = {key: _stack([info[key] for info in infos]) for key in sorted(keys)}
         return (_stack(obs), *arrays, info)
@@ -265,7 +261,7 @@ def _stack(trees: Sequence[Any]) -> Any:
 # ---------------------------------------------------------------------- one mind for all
 
 
-class JointEnv:
+class _JointEnv:
     """An environment as one agent sees it that acts for all: the designer's view, the joint action, summed rewards."""
 
     n_agents = 1
@@ -278,7 +274,6 @@ class JointEnv:
         return getattr(self.env, name)
 
     def reset(self, **options: Any) -> tuple[dict[str, Any], dict]:
-        """Start new episodes."""
         obs, info = self.env.reset(**options)
         return self._view(obs), info
 
@@ -300,17 +295,12 @@ class JointEnv:
 
 @dataclass(frozen=True)
 class JointAction(Checked, VectorTask):
-    """A task with one agent that acts for all.
+    """A task with one agent that acts for all; the scores of the game are reported.
 
     Parameters
     ----------
     task : VectorTask
-        The game; its scores are reported.
-
-    Raises
-    ------
-    TaskError
-        If there are too many joint actions, or agents have masks.
+        The game, without masks, and with no more joint actions than ``MAX_JOINT_ACTIONS``.
     """
 
     task: VectorTask
@@ -323,56 +313,27 @@ class JointAction(Checked, VectorTask):
             raise TaskError(f"one mind would choose among {how_many} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
         if "mask" in inner.agents:
             raise TaskError("one mind for all cannot heed the agents' masks")
-
-    @property
-    def name(self) -> str:  # type: ignore[override]
-        """Name of the game."""
-        return f"{self.task.name} (central)"
-
-    @property
-    def horizon(self) -> int:  # type: ignore[override]
-        """Step limit of an episode."""
-        return self.task.horizon
-
-    @property
-    def fields(self) -> tuple[str, ...] | None:  # type: ignore[override]
-        """The game's."""
-        return self.task.fields
-
-    @cached_property
-    def interface(self) -> Interface:  # type: ignore[override]
-        """One agent with the designer's view and the joint actions."""
-        inner = self.task.interface
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
-        return Interface(1, inner.n_actions**inner.n_agents, self.horizon, seen, inner.designer)
+        joint = Interface(1, inner.n_actions**inner.n_agents, inner.horizon, seen, inner.designer)
+        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "draw")}
+        for name, value in {"name": f"{self.task.name} (central)", "interface": joint, **of_the_game}.items():
+            object.__setattr__(self, name, value)
 
-    def make(self, num_envs: int, seeds: Sequence[int]) -> JointEnv:
+    def make(self, num_envs: int, seeds: Sequence[int]) -> _JointEnv:
         """An environment of ``num_envs`` copies."""
-        return JointEnv(self.task.make(num_envs, seeds))
+        return _JointEnv(self.task.make(num_envs, seeds))
 
-    def record(self, env: JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
+    def record(self, env: _JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """What the game records, and each agent's reward."""
         return {**self.task.record(env.env, info), "agent_rewards": info["agent_rewards"]}
 
-    def prepare(self, env: JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
+    def prepare(self, env: _JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
 
-    def bytes_per_copy(self) -> float:
-        """The game's."""
-        return self.task.bytes_per_copy()
-
-    def bounds(self) -> dict[str, float]:
-        """The game's."""
-        return self.task.bounds()
-
-    def frame(self, env: JointEnv, copy: int) -> np.ndarray:
+    def frame(self, env: _JointEnv, copy: int) -> np.ndarray:
         """As the game shows it."""
         return self.task.frame(env.env, copy)
-
-    def draw(self, figure: Any, runs: Any) -> None:
-        """As the game does."""
-        self.task.draw(figure, runs)
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """The game's scores."""

@@ -6,15 +6,13 @@ what an agent does: clean, collect, or anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-import fastenvs
 from fastenvs.cleanup import PRESETS as MAPS
 from fastenvs.cleanup import Options
 from metagrad.agents.base import Interface
@@ -22,14 +20,16 @@ from metagrad.agents.critics import Critic, DesignerCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
-from metagrad.checks import Checked, Count
-from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, SquashedGaussian
+from metagrad.checks import Count
+from metagrad.designers import ByActionType, DualRL, MetaGradient, SquashedGaussian
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
 from metagrad.networks.base import Obs, Shapes
 from metagrad.optim import SGD, Adam, Linear, Optimiser
-from metagrad.tasks.base import JointAction, VectorTask, per_agent, per_seed, probe
-from metagrad.tasks.experiments import Experiment, RunOptions
+from metagrad.tasks.base import FastTask, per_agent, per_seed
+from metagrad.tasks.experiments import METHODS as SHARED
+from metagrad.tasks.experiments import Experiment, Methods, RunOptions, central
+from metagrad.tasks.figures import Metrics, Runs, all_at_end, band, by_seed, limits
 
 #: What agents are paid for, by the number that the game gives it.
 KINDS = ("cleaned", "collected", "other")
@@ -38,7 +38,7 @@ OPTIMUM = 41.85
 
 
 @dataclass(frozen=True)
-class Cleanup(Checked, VectorTask):
+class Cleanup(FastTask):
     """Cleanup: apples grow while somebody cleans the river, which pays nothing.
 
     The designer's picture shows the whole map.
@@ -57,23 +57,11 @@ class Cleanup(Checked, VectorTask):
     name = "cleanup"
     fields = ("welfare", "incentives_paid", "waste_cleared")
 
-    @property
-    def horizon(self) -> int:  # type: ignore[override]
-        """Length of an episode."""
-        return self.steps
-
-    @cached_property
-    def interface(self) -> Interface:  # type: ignore[override]
-        """What agents and designers see."""
-        return probe(self.make(1, [0]), self.steps)
-
-    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
-        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
-        options = Options(**MAPS[self.preset])
-        return fastenvs.make(
-            "cleanup", num_envs, seed=list(seeds), preset=self.preset, steps=self.steps, autoreset="disabled",
-            num_threads=1, planner_view_size=max(options.view_size, *(n // 2 for n in options.symbols.shape)),
-        )  # fmt: skip
+    def options(self) -> dict[str, Any]:
+        """Those of the environment."""
+        game = Options(**MAPS[self.preset])
+        whole_map = max(game.view_size, *(n // 2 for n in game.symbols.shape))
+        return {**super().options(), "planner_view_size": whole_map}
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """The type of every agent's action, whether it chose to clean, and the units of waste it removed."""
@@ -98,11 +86,9 @@ class Cleanup(Checked, VectorTask):
         """Best possible social welfare, where it is known."""
         return {"best possible": OPTIMUM} if (self.preset, self.steps) == ("paper_7x7", 50) else {}
 
-    def draw(self, figure: Any, runs: Any) -> None:
+    def draw(self, figure: Any, runs: Runs) -> None:
         """Draw welfare and payments over training, and what every agent did in the end."""
-        from metagrad.tasks.cleanup_figure import draw
-
-        draw(figure, runs)
+        _draw(figure, runs)
 
 
 @dataclass(frozen=True)
@@ -178,10 +164,41 @@ def _dual_rl(e: Experiment) -> Experiment:
     return replace(e, designer=designer)
 
 
-METHODS: dict[str, Callable[[Experiment], Experiment]] = {
-    "metagrad": lambda e: e,
-    "metagrad-no-cv": lambda e: replace(e, designer=replace(e.designer, validation="before")),
-    "dual-rl-continuous": _dual_rl,
-    "central": lambda e: replace(e, task=JointAction(e.task), designer=NoDesigner()),
-    "none": lambda e: replace(e, designer=NoDesigner()),
-}
+METHODS: Methods = {**SHARED, "dual-rl-continuous": _dual_rl, "central": central}
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _draw(figure: Any, runs: Runs) -> None:
+    """Social welfare and incentives over training; who cleans, earns, and is paid for what, at the end."""
+    figure.set_size_inches(20, 4.4)
+    axes = figure.subplots(1, 4)
+    for _, label, metrics in runs:
+        for axis, name in zip(axes, ("welfare", "incentives_paid"), strict=False):
+            band(axis, *by_seed(metrics, name), label)
+    limits(axes[0], runs[0][0].task.bounds())
+    axes[0].set(title="social welfare", xlabel="episodes")
+    axes[0].legend(fontsize=8)
+    axes[1].set(title="incentives paid", xlabel="episodes")
+    _roles(axes[2], runs)
+    _payments(axes[3], *runs[0][1:])
+
+
+def _roles(axis: Any, runs: Runs) -> None:
+    """What each agent clears and earns, every seed."""
+    for i, (_, label, metrics) in enumerate(runs):
+        for a, at in enumerate(zip(all_at_end(metrics, "waste_"), all_at_end(metrics, "reward_"), strict=True)):
+            axis.scatter(*at, color=f"C{i}", marker="os^Dv"[a % 5], alpha=0.7, label=f"{label}, agent {a}")
+    axis.set(title="who cleans and who collects", xlabel="waste cleared by the agent", ylabel="its apples")
+    axis.legend(fontsize=6)
+
+
+def _payments(axis: Any, label: str, metrics: Metrics) -> None:
+    """What each agent received for what it did, mean over seeds."""
+    for c, kind in enumerate(KINDS):
+        values = all_at_end(metrics, f"received_{kind}_").mean(1)
+        text = f"for having {kind}" if c < 2 else "for the rest"
+        axis.bar(np.arange(len(values)) + (c - 1) * 0.27, values, 0.27, label=text)
+    axis.set(title=f"{label}: incentives received", xlabel="agent", xticks=range(len(values)))
+    axis.legend(fontsize=8)

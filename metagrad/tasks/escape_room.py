@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-import fastenvs
-from metagrad.agents.base import Interface
 from metagrad.agents.critics import Critic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
-from metagrad.checks import Checked, Count
-from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive, NoDesigner
-from metagrad.designers.dual_rl import SquashedGaussian
+from metagrad.checks import Count
+from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive
+from metagrad.designers.dual_rl import Head, SquashedGaussian
 from metagrad.networks.mlp import MLP, Normal
 from metagrad.optim import SGD, Adam, Linear
-from metagrad.tasks.base import TaskError, VectorTask, per_agent, per_seed, probe
-from metagrad.tasks.experiments import Experiment, RunOptions
+from metagrad.tasks.base import FastTask, TaskError, per_agent, per_seed
+from metagrad.tasks.experiments import METHODS as SHARED
+from metagrad.tasks.experiments import Experiment, Methods, RunOptions
+from metagrad.tasks.figures import Metrics, Runs, band, by_seed, limits
 
 #: The agents' actions.
 PLACES = ("lever", "start", "door")
 
 
 @dataclass(frozen=True)
-class EscapeRoom(Checked, VectorTask):
+class EscapeRoom(FastTask):
     """Escape Room: M of N agents have to pull a lever so that the others can leave.
 
     Parameters
@@ -42,12 +42,13 @@ class EscapeRoom(Checked, VectorTask):
         Start episodes at random places.
     """
 
-    n_agents: Count = 5  # type: ignore[assignment]
+    n_agents: Count = 5
     min_at_lever: Count = 2
     max_steps: Count = 5
     randomize: bool = False
 
     name = "escape-room"
+    limit = "max_steps"
     fields = ("r_id", "environment_return", "incentives_paid", "steps_per_episode")
 
     def __post_init__(self) -> None:
@@ -56,23 +57,6 @@ class EscapeRoom(Checked, VectorTask):
             raise TaskError(
                 f"task.min_at_lever is {self.min_at_lever} with {self.n_agents} agents: the door could never open"
             )
-
-    @property
-    def horizon(self) -> int:  # type: ignore[override]
-        """Step limit of an episode."""
-        return self.max_steps
-
-    @cached_property
-    def interface(self) -> Interface:  # type: ignore[override]
-        """What agents and designers see."""
-        return probe(self.make(1, [0]), self.max_steps)
-
-    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
-        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
-        return fastenvs.make(
-            "escape_room", num_envs, seed=list(seeds), autoreset="disabled", num_threads=1, n_agents=self.n_agents,
-            min_at_lever=self.min_at_lever, max_steps=self.max_steps, randomize=self.randomize,
-        )  # fmt: skip
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """Designer return (incentives subtracted), its parts, and what every agent did and received."""
@@ -97,19 +81,13 @@ class EscapeRoom(Checked, VectorTask):
         free = 10.0 * (self.n_agents - self.min_at_lever) - self.min_at_lever
         return {"no pay": max(0.0, free), "threshold pay": max(0.0, free - self.min_at_lever)}
 
-    def bytes_per_copy(self) -> float:
-        """Every agent sees the places of all."""
-        return 12.0 * self.n_agents * self.n_agents
-
     def rooms(self) -> str:
         """The game's usual name."""
         return f"ER({self.n_agents},{self.min_at_lever})"
 
-    def draw(self, figure: Any, runs: Any) -> None:
+    def draw(self, figure: Any, runs: Runs) -> None:
         """Draw one run in detail, or several."""
-        from metagrad.tasks.escape_room_figure import draw
-
-        draw(figure, runs)
+        _draw(figure, runs)
 
 
 # ---------------------------------------------------------------------- presets
@@ -118,112 +96,70 @@ class EscapeRoom(Checked, VectorTask):
 _LR = 9.56e-5
 #: Designer return that counts as solved; the larger games' is 10 (N - M) - 2 M, paying each puller its cost.
 TARGETS = {(2, 1): 7.5, (3, 2): 5.5, (5, 2): 25.0, (10, 5): 40.0, (20, 10): 80.0, (50, 25): 200.0}
+#: Linear softmax policies without bias.
+LINEAR = MLP((), output_bias=False, initial=Normal(0.5))
 
 
-def _incentive_network(*hidden: int) -> MLP:
+def _network(*hidden: int) -> MLP:
     return MLP(hidden, output_bias=False)
 
 
-def _ours(name: str, n: int, m: int, *, iterations: int, lr: float, lr_cost: float) -> Experiment:
-    """K = 16, cost on incentives really paid, and a short memory in the cost's Adam."""
+def _ours(n: int, m: int, iterations: int, lr: float, lr_cost: float, suffix: str = "") -> Experiment:
+    """K = 16, cost on incentives really paid, and a short memory in the cost's Adam; ``lr`` is in units of ``_LR``."""
     run = RunOptions(
         seeds=tuple(range(12340, 12348)), target=TARGETS[n, m], episodes=16 * iterations, k=16, eval_period=400,
         checkpoint_period=4_000,
     )  # fmt: skip
-    agents = PolicyGradientAgents(hidden=(64, 32), optimiser=SGD(lr), entropy=0.0166)
+    agents = PolicyGradientAgents(hidden=(64, 32), optimiser=SGD(lr * _LR), entropy=0.0166)
     designer = MetaGradient(
-        ByAction(_incentive_network(64, 16)), Adam(1e-3), cost=1.0, cost_optimiser=Adam(lr_cost, beta2=0.98),
+        ByAction(_network(64, 16)), Adam(1e-3), cost=1.0, cost_optimiser=Adam(lr_cost, beta2=0.98),
         advantages="returns", chain=1.0,
     )  # fmt: skip
-    return Experiment("escape-room", name, "metagrad", EscapeRoom(n, m), agents, designer, run)
+    return Experiment("escape-room", f"er_{n}_{m}{suffix}", "metagrad", EscapeRoom(n, m), agents, designer, run)
+
+
+def _actor_critic() -> Experiment:
+    """Linear actor-critic agents paid one by one, for the meta-gradient and mechanism design alike."""
+    ours = _ours(2, 1, 2_000, 128, 3e-4, "_ac")
+    critic = Critic(MLP((64,), initial=Normal(0.1, 0.1)), Adam(3e-3))
+    agents = replace(ours.agents, network=LINEAR, critic=critic, gae_lambda=0.0, entropy=0.0)
+    return replace(ours, agents=agents, designer=replace(ours.designer, incentive=ByAgent(_network(64, 16))))
 
 
 def _paper(
-    name: str, n: int, m: int, agents: tuple[int, ...] = (64, 32), designer: tuple[int, ...] = (64, 16)
+    n: int, m: int, agents: tuple[int, ...] = (64, 32), designer: tuple[int, ...] = (64, 16), suffix: str = "_paper"
 ) -> Experiment:
     """Released values: one episode an update, all outputs cost, the published replica."""
-    base = _ours(name, n, m, iterations=1, lr=_LR, lr_cost=6.03e-5)
+    base = _ours(n, m, 1, 1, 6.03e-5, suffix)
     learned = replace(
-        base.designer, incentive=ByAction(_incentive_network(*designer), cost_of="all_outputs"),
+        base.designer, incentive=ByAction(_network(*designer), cost_of="all_outputs"),
         optimiser=Adam(7.93e-4), cost_optimiser=Adam(6.03e-5), agent_model="replayed",
     )  # fmt: skip
     run = replace(base.run, episodes=100_000, k=1, eval_period=100, checkpoint_period=10_000)
     return replace(base, agents=replace(base.agents, hidden=agents), designer=learned, run=run)
 
 
-def er_2_1() -> Experiment:
-    """ER(2,1), K = 16."""
-    return _ours("er_2_1", 2, 1, iterations=1_500, lr=32 * _LR, lr_cost=3e-4)
-
-
-def er_3_2() -> Experiment:
-    """ER(3,2), K = 16, for decentralised incentives beside the central designer."""
-    return _ours("er_3_2", 3, 2, iterations=1_500, lr=32 * _LR, lr_cost=3e-4)
-
-
-def er_2_1_ac() -> Experiment:
-    """ER(2,1), K = 16, linear actor-critic agents paid one by one, for the meta-gradient and mechanism design alike."""
-    ours = _ours("er_2_1_ac", 2, 1, iterations=2_000, lr=128 * _LR, lr_cost=3e-4)
-    critic = Critic(MLP((64,), initial=Normal(0.1, 0.1)), Adam(3e-3))
-    agents = replace(ours.agents, network=_linear(), critic=critic, gae_lambda=0.0, entropy=0.0)
-    return replace(ours, agents=agents, designer=replace(ours.designer, incentive=ByAgent(_incentive_network(64, 16))))
-
-
-def er_2_1_amd_paper() -> Experiment:
-    """ER(2,1) with the values released for adaptive mechanism design; linear policy-gradient agents."""
-    base = _paper("er_2_1_amd_paper", 2, 1)
+def _amd_paper() -> Experiment:
+    """The values released for adaptive mechanism design; linear policy-gradient agents."""
+    base = _paper(2, 1, suffix="_amd_paper")
     agents = replace(
-        base.agents, network=_linear(), optimiser=Adam(1e-4), entropy=0.01, exploration=Linear(0.5, 0.1, 1_000)
+        base.agents, network=LINEAR, optimiser=Adam(1e-4), entropy=0.01, exploration=Linear(0.5, 0.1, 1_000)
     )
     return replace(base, agents=agents, run=replace(base.run, episodes=50_000))
 
 
-def _linear() -> MLP:
-    """Linear softmax policies without bias."""
-    return MLP((), output_bias=False, initial=Normal(0.5))
-
-
-def er_5_2() -> Experiment:
-    """ER(5,2), K = 16: the main job."""
-    return _ours("er_5_2", 5, 2, iterations=2_000, lr=16 * _LR, lr_cost=3e-4)
-
-
-def er_10_5() -> Experiment:
-    """ER(10,5), K = 16."""
-    return _ours("er_10_5", 10, 5, iterations=1_500, lr=16 * _LR, lr_cost=2e-4)
-
-
-def er_20_10() -> Experiment:
-    """ER(20,10), K = 16."""
-    return _ours("er_20_10", 20, 10, iterations=2_000, lr=16 * _LR, lr_cost=1e-4)
-
-
-def er_50_25() -> Experiment:
-    """ER(50,25), K = 16."""
-    return _ours("er_50_25", 50, 25, iterations=2_000, lr=16 * _LR, lr_cost=3e-5)
-
-
-def er_2_1_paper() -> Experiment:
-    """ER(2,1) with the values released for ER(5,2)."""
-    return _paper("er_2_1_paper", 2, 1)
-
-
-def er_5_2_paper() -> Experiment:
-    """ER(5,2) as released."""
-    return _paper("er_5_2_paper", 5, 2)
-
-
-def er_10_5_paper() -> Experiment:
-    """ER(10,5) with the released learning rates and the wider networks that the release mentions."""
-    return _paper("er_10_5_paper", 10, 5, agents=(128, 64), designer=(256, 128))
-
-
 PRESETS: dict[str, Callable[[], Experiment]] = {
-    f.__name__: f
-    for f in (
-        *(er_5_2, er_2_1, er_3_2, er_10_5, er_20_10, er_50_25, er_2_1_ac),
-        *(er_2_1_paper, er_5_2_paper, er_10_5_paper, er_2_1_amd_paper),
-    )
+    "er_5_2": partial(_ours, 5, 2, 2_000, 16, 3e-4),  # the main job
+    "er_2_1": partial(_ours, 2, 1, 1_500, 32, 3e-4),
+    "er_3_2": partial(_ours, 3, 2, 1_500, 32, 3e-4),  # for decentralised incentives beside the central designer
+    "er_10_5": partial(_ours, 10, 5, 1_500, 16, 2e-4),
+    "er_20_10": partial(_ours, 20, 10, 2_000, 16, 1e-4),
+    "er_50_25": partial(_ours, 50, 25, 2_000, 16, 3e-5),
+    "er_2_1_ac": _actor_critic,
+    "er_2_1_paper": partial(_paper, 2, 1),  # with the values released for ER(5,2)
+    "er_5_2_paper": partial(_paper, 5, 2),  # as released
+    "er_10_5_paper": partial(_paper, 10, 5, (128, 64), (256, 128)),  # the wider networks that the release mentions
+    "er_2_1_amd_paper": _amd_paper,
 }
 
 
@@ -241,37 +177,93 @@ def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
 # ---------------------------------------------------------------------- methods
 
 
-def _no_cross_validation(e: Experiment) -> Experiment:
-    return replace(e, designer=replace(e.designer, validation="before"))
-
-
 def _lio(e: Experiment) -> Experiment:
     mine = e.designer.incentive
     incentive = MutualIncentive(e.task.n_agents, mine.network, mine.scale, mine.cost_of)
     return replace(e, designer=replace(e.designer, incentive=incentive))
 
 
-def _dual_rl(e: Experiment, designer: DualRL) -> Experiment:
-    return replace(e, designer=designer)
+def _dual_rl(head: Head, output_bias: bool) -> Callable[[Experiment], Experiment]:
+    designer = DualRL(head, MLP((64, 32), output_bias=output_bias), Adam(8e-3), entropy=0.0289)
+    return lambda e: replace(e, designer=designer)
 
 
 def _amd(e: Experiment) -> Experiment:
-    published = e.preset == er_2_1_amd_paper.__name__
+    single, published = e.run.k == 1, e.preset == "er_2_1_amd_paper"
     designer = AMD(
-        e.designer.incentive.network, Adam(2.74e-5 if e.run.k == 1 else 1e-3), e.agents.optimiser.lr,
-        cost_weight=4.24e-4 if e.run.k == 1 else 0.02, scores_at="designer" if published else "own",
+        e.designer.incentive.network, Adam(2.74e-5 if single else 1e-3), e.agents.optimiser.lr,
+        cost_weight=4.24e-4 if single else 0.02, scores_at="designer" if published else "own",
     )  # fmt: skip
     return replace(e, designer=designer)
 
 
-METHODS: dict[str, Callable[[Experiment], Experiment]] = {
-    "metagrad": lambda e: e,
-    "metagrad-no-cv": _no_cross_validation,
+METHODS: Methods = {
+    **SHARED,
     "lio": _lio,
-    "dual-rl-discrete": lambda e: _dual_rl(e, DualRL(Categorical(), MLP((64, 32)), Adam(8e-3), entropy=0.0289)),
-    "dual-rl-continuous": lambda e: _dual_rl(
-        e, DualRL(SquashedGaussian(), MLP((64, 32), output_bias=False), Adam(8e-3), entropy=0.0289)
-    ),
+    "dual-rl-discrete": _dual_rl(Categorical(), True),
+    "dual-rl-continuous": _dual_rl(SquashedGaussian(), False),
     "amd": _amd,
-    "none": lambda e: replace(e, designer=NoDesigner()),
 }
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _draw(figure: Any, runs: Runs) -> None:
+    """One run in three panels, or the designer returns of several in one."""
+    if len(runs) > 1:
+        _several_runs(figure, runs)
+        return
+    experiment, label, metrics = runs[0]
+    task, run = experiment.task, experiment.run
+    figure.set_size_inches(15, 4.2)
+    figure.suptitle(f"{task.rooms()}, {label}, K = {run.k}, {len(run.seeds)} seeds")
+    axes = figure.subplots(1, 3)
+    episodes, r_id = by_seed(metrics, "r_id")
+    mark = "." if len(episodes) == 1 else None
+    for row in r_id:
+        axes[0].plot(episodes, row, lw=0.8, alpha=0.7, marker=mark)
+    axes[0].plot(episodes, r_id.mean(0), color="black", lw=1.6, marker=mark, label="mean over seeds")
+    limits(axes[0], task.bounds())
+    axes[0].set(title="designer return (incentives subtracted)", xlabel="episodes", ylabel="r_id")
+    axes[0].legend(fontsize=8)
+    for name, text in (("environment_return", "environment return"), ("incentives_paid", "incentives paid")):
+        band(axes[1], *by_seed(metrics, name), text)
+    axes[1].set(title="what the designer gets and pays", xlabel="episodes")
+    axes[1].legend(fontsize=8)
+    _incentives(axes[2], task, metrics)
+
+
+def _incentives(axis: Any, task: Any, metrics: Metrics) -> None:
+    """Mean incentive each time an action is chosen, for those who pull most and for the others."""
+    agents = range(task.n_agents)
+    episodes, _ = by_seed(metrics, "r_id")
+    count = {p: np.stack([by_seed(metrics, f"n_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
+    paid = {p: np.stack([by_seed(metrics, f"incentive_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
+    # An agent is a cooperator if it is among the M that pulled most in the last tenth of training.
+    tail = max(1, len(episodes) // 10)
+    pulls = count["lever"][:, :, -tail:].mean(-1)
+    rank = pulls.argsort(1).argsort(1)
+    cooperator = (rank >= task.n_agents - task.min_at_lever)[:, :, None]
+    for role, mask, style in (("cooperator", cooperator, "-"), ("winner", ~cooperator, "--")):
+        for place, colour in zip(PLACES, ("C0", "C1", "C2"), strict=True):
+            total = (paid[place] * mask).sum((0, 1))
+            chosen = (count[place] * mask).sum((0, 1))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                axis.plot(episodes, total / chosen, style, color=colour, lw=1.1, label=f"{role}: {place}")
+    axis.set(title="incentive per choice of an action", xlabel="episodes", ylabel="incentive")
+    axis.legend(fontsize=7, ncols=2)
+
+
+def _several_runs(figure: Any, runs: Runs) -> None:
+    figure.set_size_inches(8, 5)
+    axis, first = figure.subplots(), runs[0][0]
+    for experiment, label, metrics in runs:
+        same = (experiment.task, experiment.run.k) == (first.task, first.run.k)
+        band(axis, *by_seed(metrics, "r_id"), label if same else f"{label}, {experiment.preset}")
+    limits(axis, first.task.bounds())
+    axis.set(
+        title=f"{first.task.rooms()}: mean and standard error over seeds", xlabel="episodes",
+        ylabel="designer return (incentives subtracted)",
+    )  # fmt: skip
+    axis.legend(fontsize=8)

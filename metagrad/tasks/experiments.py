@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 from metagrad.agents.base import Agents
 from metagrad.checks import AtMost, Bound, Checked, Count, Threads, offers, shown
-from metagrad.designers.base import Designer
-from metagrad.tasks.base import VectorTask
+from metagrad.designers.base import Designer, NoDesigner
+from metagrad.tasks.base import JointAction, VectorTask
 
 #: A seed, which other programs may read from JSON as a floating point number, and how many a run has at most.
 Seed = Annotated[int, Bound(0, 2**53 - 1)]
@@ -74,7 +75,7 @@ class RunOptions(Checked):
 
 @dataclass(frozen=True)
 class Experiment(Checked):
-    """Everything that decides what a run does.
+    """Everything that decides what a run does; a part of another kind raises a ``ValueError``.
 
     Parameters
     ----------
@@ -88,11 +89,6 @@ class Experiment(Checked):
         How incentives are set and learned.
     run : RunOptions
         How to train.
-
-    Raises
-    ------
-    ValueError
-        If a part is of another kind.
     """
 
     game: str
@@ -109,3 +105,18 @@ class Experiment(Checked):
             part = getattr(self, name)
             if not (offers(part, kind) if kind is Agents else isinstance(part, kind)):
                 raise ValueError(f"Experiment.{name} must be of type {kind.__name__}, got {shown(part)}")
+
+
+#: Methods by their names on the command line, from an experiment of method ``metagrad``.
+Methods = dict[str, Callable[[Experiment], Experiment]]
+#: Those that any game has.
+METHODS: Methods = {
+    "metagrad": lambda e: e,
+    "metagrad-no-cv": lambda e: replace(e, designer=replace(e.designer, validation="before")),
+    "none": lambda e: replace(e, designer=NoDesigner()),
+}
+
+
+def central(e: Experiment) -> Experiment:
+    """One agent that acts for all."""
+    return replace(e, task=JointAction(e.task), designer=NoDesigner())

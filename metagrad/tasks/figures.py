@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 Metrics = dict[str, np.ndarray]
+#: Columns of metrics.csv before the scores.
+COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
 Runs = Sequence[tuple[Any, str, Metrics]]  # experiment, label, columns of metrics.csv
 
 
@@ -23,6 +25,17 @@ def at_end(metrics: Metrics, name: str) -> np.ndarray:
     """A column's mean over the last tenth of the evaluations, by seed."""
     values = by_seed(metrics, name)[1]
     return values[:, -max(1, values.shape[1] // 10) :].mean(1)
+
+
+def numbered(metrics: Metrics, prefix: str) -> list[str]:
+    """Columns that are called ``prefix`` and a number, in order."""
+    found = [c for c in metrics if c.startswith(prefix) and c[len(prefix) :].isdigit()]
+    return sorted(found, key=lambda c: int(c[len(prefix) :]))
+
+
+def all_at_end(metrics: Metrics, prefix: str) -> np.ndarray:
+    """:func:`at_end` of all numbered columns, ``[n, S]``."""
+    return np.array([at_end(metrics, name) for name in numbered(metrics, prefix)])
 
 
 def band(axis: Any, episodes: np.ndarray, values: np.ndarray, label: str, **options: Any) -> None:
@@ -48,7 +61,7 @@ def words(name: str) -> str:
 def curves(figure: Any, runs: Runs) -> None:
     """Every score over training, one panel each."""
     task = runs[0][0].task
-    names = [n for n in (task.fields or [c for c in runs[0][2] if c not in _NOT_SCORES]) if n in runs[0][2]][:4]
+    names = [n for n in (task.fields or [c for c in runs[0][2] if c not in COLUMNS]) if n in runs[0][2]][:4]
     figure.set_size_inches(5 * len(names), 4.4)
     for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
         for _, label, metrics in runs:
@@ -57,6 +70,3 @@ def curves(figure: Any, runs: Runs) -> None:
         if name == names[0]:
             limits(axis, task.bounds())
             axis.legend(fontsize=8)
-
-
-_NOT_SCORES = {"seed", "episode", "iteration", "env_steps", "wall_time", "diverged"}

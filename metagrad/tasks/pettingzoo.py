@@ -6,6 +6,7 @@ Nothing is imported from PettingZoo, so any object with the methods of its ``Par
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,10 +39,6 @@ def parallel_task(
     name : str, optional
         Name of the game.
 
-    Returns
-    -------
-    VectorTask
-
     Raises
     ------
     TaskError
@@ -59,21 +56,19 @@ def parallel_task(
 
 
 def _check_spaces(env: Any, agents: list[str]) -> None:
-    spaces = {agent: env.action_space(agent) for agent in agents}
-    for agent, space in spaces.items():
-        if not hasattr(space, "n"):
+    for agent in agents:
+        if not hasattr(space := env.action_space(agent), "n"):
             raise TaskError(
                 f"the actions of {agent} are {space}: continuous ones are not supported, give them levels (Discrete)"
             )
-    counts = {int(space.n) for space in spaces.values()}
+    counts = {int(env.action_space(agent).n) for agent in agents}
     if len(counts) > 1:
         raise TaskError(
             f"the agents have other numbers of actions, {sorted(counts)}: give all of them the largest, and a mask"
         )
-    shapes = {agent: _shape_of(env.observation_space(agent)) for agent in agents}
-    first = shapes[agents[0]]
-    for agent, shape in shapes.items():
-        if shape != first:
+    first = _shape_of(env.observation_space(agents[0]))
+    for agent in agents:
+        if (shape := _shape_of(env.observation_space(agent))) != first:
             raise TaskError(f"{agent} observes {shape}, {agents[0]} {first}: all agents must observe the same shapes")
 
 
@@ -87,23 +82,11 @@ def _shape_of(space: Any) -> Any:
 class ParallelCopies:
     """Copies of a parallel environment behind the contract of :class:`metagrad.VectorTask`.
 
-    Parameters
-    ----------
-    envs : list of ParallelEnv
-    agents : list of str
-        All agents, in their order.
-    reward : callable
-        From the agents' rewards to the designer's.
-    observe : callable, optional
-        From an environment to what the designer sees.
+    ``reward`` makes the designer's reward of the agents', ``observe`` its observation of an environment, if given.
     """
 
     def __init__(
-        self,
-        envs: list[Any],
-        agents: list[str],
-        reward: Callable[[dict[str, float]], float],
-        observe: Callable[[Any], np.ndarray] | None,
+        self, envs: list[Any], agents: list[str], reward: Callable[[dict[str, float]], float], observe: Any
     ) -> None:
         self.envs, self.agents, self._reward, self._observe = envs, agents, reward, observe
         self.num_envs, self.n_agents = len(envs), len(agents)
@@ -111,7 +94,6 @@ class ParallelCopies:
         self._seen: list[dict[str, Any]] = [{} for _ in envs]
         self._done = np.zeros(len(envs), np.bool_)
         self._spaces = {agent: envs[0].observation_space(agent) for agent in agents}
-        self._has_state: bool | None = None
 
     def reset(self, seed: int | None = None) -> tuple[dict[str, Any], dict]:
         """Start new episodes in all copies; copy i takes the seed ``seed + i``."""
@@ -142,24 +124,25 @@ class ParallelCopies:
     def _obs(self) -> dict[str, Any]:
         by_copy = [_stacked([_named(seen[a], self._spaces[a]) for a in self.agents]) for seen in self._seen]
         agents = _stacked(by_copy)
-        if self._observe is not None:
-            designer: Any = np.stack([np.asarray(self._observe(env), np.float32).ravel() for env in self.envs])
-        elif self._state_is_there():
-            designer = np.stack([np.asarray(env.state(), np.float32).ravel() for env in self.envs])
+        observe = self._observe or (self._state if self._has_state else None)
+        if observe is None:
+            rows = [x.reshape(self.num_envs, -1) for name, x in agents.items() if name != "mask"]
         else:
-            parts = [x.reshape(self.num_envs, -1) for name, x in agents.items() if name != "mask"]
-            designer = np.concatenate([p.astype(np.float32) for p in parts], 1)
-        return {"agents": agents, "designer": designer}
+            rows = [np.stack([np.asarray(observe(env)).ravel() for env in self.envs])]
+        return {"agents": agents, "designer": np.concatenate([x.astype(np.float32) for x in rows], 1)}
 
-    def _state_is_there(self) -> bool:
+    @staticmethod
+    def _state(env: Any) -> np.ndarray:
+        return np.asarray(env.state(), np.float32)
+
+    @cached_property
+    def _has_state(self) -> bool:
         """Whether the game has a state of numbers; those that have none raise whatever they like."""
-        if self._has_state is None:
-            try:
-                np.asarray(self.envs[0].state(), np.float32)
-                self._has_state = True
-            except Exception:
-                self._has_state = False
-        return self._has_state
+        try:
+            self._state(self.envs[0])
+        except Exception:
+            return False
+        return True
 
 
 def _named(obs: Any, space: Any) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fastenvs.render import AGENT_COLOURS
-from metagrad.tasks.figures import Metrics, Runs, at_end, band, by_seed, words
+from metagrad.tasks.figures import Runs, all_at_end, at_end, band, by_seed, numbered, words
 
 _BARS = (
     (("gathered",), "units gathered"),
@@ -35,26 +35,19 @@ def draw(figure: Any, runs: Runs) -> None:
         _by_rank(axis, runs, names, title)
 
 
-def _numbered(metrics: Metrics, prefix: str) -> list[str]:
-    found = [c for c in metrics if c.startswith(prefix) and c[len(prefix) :].isdigit()]
-    return sorted(found, key=lambda c: int(c[len(prefix) :]))
-
-
 def _rates(axis: Any, runs: Runs) -> None:
     """Rates by bracket at the end, every seed (figures 3, 5, 9 of the paper)."""
     for i, (_, label, metrics) in enumerate(runs):
-        names = _numbered(metrics, "rate_")
-        values = np.array([at_end(metrics, name) for name in names])
-        for s, rates in enumerate(values.T):
+        for s, rates in enumerate(all_at_end(metrics, "rate_").T):
             named = label if s == 0 else None
-            axis.step(range(len(names)), rates, where="mid", color=f"C{i}", alpha=0.7, lw=1.2, label=named)
+            axis.step(range(len(rates)), rates, where="mid", color=f"C{i}", alpha=0.7, lw=1.2, label=named)
     axis.set(title="rates by bracket at the end", xlabel="bracket", ylim=(-0.02, 1.02))
 
 
 def _rates_over_training(axis: Any, runs: Runs) -> None:
     """Mean rates of the three lowest brackets, which incomes reach."""
     for i, (_, _, metrics) in enumerate(runs):
-        for name, style in zip(_numbered(metrics, "rate_")[:3], ("-", "--", ":"), strict=False):
+        for name, style in zip(numbered(metrics, "rate_")[:3], ("-", "--", ":"), strict=False):
             episodes, values = by_seed(metrics, name)
             named = f"bracket {name.removeprefix('rate_')}" if i == 0 else None
             axis.plot(episodes, values.mean(0), style, color=f"C{i}", lw=1.1, label=named)
@@ -68,7 +61,7 @@ def _frontier(axis: Any, runs: Runs) -> None:
         axis.scatter(at_end(metrics, "equality"), at_end(metrics, "productivity"), color=f"C{i}", label=label)
     low, high = axis.get_xlim()
     equality, limits = np.linspace(max(low, 0.05), high, 50), axis.get_ylim()
-    n_agents = len(_numbered(runs[0][2], "coin_rank_"))
+    n_agents = len(numbered(runs[0][2], "coin_rank_"))
     for level in range(10, 200, 10):
         axis.plot(equality, level * n_agents / equality, color="grey", lw=0.4)
     axis.set(title="productivity and equality (grey: equal welfare)", xlabel="equality", ylabel="productivity")
@@ -80,9 +73,8 @@ def _by_rank(axis: Any, runs: Runs, names: Sequence[str], title: str) -> None:
     groups = len(runs) * len(names)
     for i, (_, _, metrics) in enumerate(runs):
         for j, name in enumerate(names):
-            ranks = _numbered(metrics, f"{name}_rank_")
-            values = np.array([at_end(metrics, c) for c in ranks])
-            place = np.arange(len(ranks)) + (i * len(names) + j - (groups - 1) / 2) * 0.8 / groups
+            values = all_at_end(metrics, f"{name}_rank_")
+            place = np.arange(len(values)) + (i * len(names) + j - (groups - 1) / 2) * 0.8 / groups
             error = values.std(1, ddof=1) / values.shape[1] ** 0.5 if values.shape[1] > 1 else None
             named = words(name) if i == 0 and len(names) > 1 else None
             axis.bar(

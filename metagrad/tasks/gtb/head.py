@@ -12,12 +12,12 @@ from torch import Tensor
 from metagrad import losses
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch
-from metagrad.designers.dual_rl import Head
+from metagrad.designers.dual_rl import Choices
 from metagrad.streams import Streams
 
 
 @dataclass(frozen=True)
-class PerBracketCategorical(Head):
+class PerBracketCategorical(Choices):
     """Once a period, for every bracket: one of the levels 0, 0.05, ..., 1, or the present rate.
 
     Outputs are ``[B, 1 + levels]`` logits, masked by what the economy allows.
@@ -46,22 +46,7 @@ class PerBracketCategorical(Head):
         env.choose_rates(choices)
         return choices
 
-    def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
-        """Of the choices for all brackets together."""
-        logits, mask = self._logits(outputs, batch)
-        return losses.chosen(losses.log_probabilities(logits, 0.0, mask), draw).sum(-1)
-
-    def score(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
-        """One-hot less probabilities, bracket by bracket."""
-        logits, mask = self._logits(outputs, batch)
-        return losses.score(losses.probabilities(logits, 0.0, mask), draw, 0.0).flatten(-2)
-
-    def entropy_grad(self, outputs: Tensor, batch: Batch) -> Tensor:
-        """Of the sum of the brackets' entropies."""
-        logits, mask = self._logits(outputs, batch)
-        return losses.entropy_gradient(losses.probabilities(logits, 0.0, mask), 0.0).flatten(-2)
-
-    @staticmethod
-    def _logits(outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def logits(self, outputs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Bracket by bracket."""
         mask = batch.designer_obs["mask"].bool()
         return outputs.unflatten(-1, mask.shape[-2:]), mask

@@ -12,7 +12,8 @@ from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
 from metagrad.metagradient import LastSteps, Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam, Linear
-from metagrad.tasks.experiments import Experiment, RunOptions
+from metagrad.tasks.experiments import METHODS as SHARED
+from metagrad.tasks.experiments import Experiment, Methods, RunOptions
 from metagrad.tasks.gtb.features import OwnedByRank
 from metagrad.tasks.gtb.head import PerBracketCategorical
 from metagrad.tasks.gtb.task import GatherTradeBuild
@@ -91,8 +92,8 @@ def _under(tax_mode: Any) -> Callable[[Experiment], Experiment]:
 
 
 def _no_cross_validation(e: Experiment) -> Experiment:
-    """The designer learns from fresh episodes of the agents before their step, which they do not learn from."""
-    return replace(e, designer=replace(e.designer, validation="before"), run=replace(e.run, pipeline=False))
+    """The agents do not learn from the fresh episodes, those of the agents before their step."""
+    return replace(SHARED["metagrad-no-cv"](e), run=replace(e.run, pipeline=False))
 
 
 def _dual_rl(e: Experiment) -> Experiment:
@@ -106,8 +107,8 @@ def _dual_rl(e: Experiment) -> Experiment:
     return replace(e, task=replace(e.task, tax_mode="planner"), designer=designer)
 
 
-METHODS: dict[str, Callable[[Experiment], Experiment]] = {
-    "metagrad": lambda e: e,
+METHODS: Methods = {
+    "metagrad": SHARED["metagrad"],
     "metagrad-no-cv": _no_cross_validation,
     "dual-rl": _dual_rl,
     "free-market": _under("none"),

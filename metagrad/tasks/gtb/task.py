@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-import fastenvs
 from fastenvs.gtb import PAPER_ANNEAL
 from fastenvs.gtb.config import make_options
-from metagrad.agents.base import Interface
 from metagrad.batch import Batch
-from metagrad.checks import Checked, Count, Share
-from metagrad.tasks.base import TaskError, VectorTask, probe
+from metagrad.checks import Count, Share
+from metagrad.tasks.base import FastTask, TaskError
+from metagrad.tasks.figures import Runs
+from metagrad.tasks.gtb import figures
 from metagrad.tasks.gtb.tax_math import RULES
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
@@ -26,7 +24,7 @@ BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", 
 
 
 @dataclass(frozen=True)
-class GatherTradeBuild(Checked, VectorTask):
+class GatherTradeBuild(FastTask):
     """Gather-Trade-Build: agents with different skills gather, trade and build, and are taxed.
 
     Parameters
@@ -52,7 +50,7 @@ class GatherTradeBuild(Checked, VectorTask):
 
     tax_mode: Literal["external", "planner", "us_federal", "fixed", "saez", "none"] = "external"
     map: str = "pure_mixed_15"
-    n_agents: Count = 4  # type: ignore[assignment]
+    n_agents: Count = 4
     fixed_four: bool = True
     steps: Count = 100
     tax_period: Count = 10
@@ -65,31 +63,15 @@ class GatherTradeBuild(Checked, VectorTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         try:
-            make_options("paper", **self._options())
+            make_options("paper", **self.options())
         except (TypeError, ValueError) as error:
             raise TaskError(f"task: {error}") from error
 
-    def _options(self) -> dict[str, Any]:
-        mode = self.tax_mode
-        return {
-            "map": self.map, "n_agents": self.n_agents, "fixed_four": self.fixed_four, "steps": self.steps,
-            "tax_period": self.tax_period, "tax_mode": mode, "anneal": PAPER_ANNEAL if self.anneal else None,
-            "fixed_rates": tuple(self.rates) if mode == "fixed" else None,
-        }  # fmt: skip
-
-    @property
-    def horizon(self) -> int:  # type: ignore[override]
-        """Step limit of an episode."""
-        return self.steps
-
-    @cached_property
-    def interface(self) -> Interface:  # type: ignore[override]
-        """What agents and designers see."""
-        return probe(self.make(1, [0]), self.steps)
-
-    def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
-        """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
-        return fastenvs.make("gtb", num_envs, seed=list(seeds), autoreset="disabled", num_threads=1, **self._options())
+    def options(self) -> dict[str, Any]:
+        """Those of the environment."""
+        shared = {name: value for name, value in super().options().items() if name != "rates"}
+        fixed_rates = self.rates if self.tax_mode == "fixed" else None
+        return {**shared, "anneal": PAPER_ANNEAL if self.anneal else None, "fixed_rates": fixed_rates}
 
     def prepare(self, env: Any, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """Let annealing go by training episodes, and evaluations see the schedule of training as it stands."""
@@ -114,13 +96,9 @@ class GatherTradeBuild(Checked, VectorTask):
         agents, taxes = s.agents, s.taxes
         wealth = agents.coin + agents.escrow_coin
         kept = {
-            "wealth": wealth,
-            "coin": agents.coin,
-            "income_so_far": wealth - taxes.last_coin,
-            "goods": agents.units + agents.escrow_units,
-            "gathered": s.events.gathered,
-            "tax_day": taxes.tax_day,
-        }
+            "wealth": wealth, "coin": agents.coin, "income_so_far": wealth - taxes.last_coin,
+            "goods": agents.units + agents.escrow_units, "gathered": s.events.gathered, "tax_day": taxes.tax_day,
+        }  # fmt: skip
         if s.clock.time[0] == 1:
             kept["rank"] = agents.pay.argsort(1, kind="stable").argsort(1)
         if taxes.tax_day[0]:
@@ -147,39 +125,34 @@ class GatherTradeBuild(Checked, VectorTask):
             "equality": last["equality"].mean(1),
             "houses": last["houses"].sum(2).mean(1),
             "trades": last["trades"].mean(1),
-            "rate": self._mean_rates(batch),
+            "rate": _mean_rates(extra),
         }
-        for name in BY_RANK:
-            scores[f"{name}_rank"] = self._by_rank(batch, name)
+        scores |= {f"{name}_rank": _by_rank(extra, name) for name in BY_RANK}
         return {name: x.cpu().numpy() for name, x in scores.items()}
 
-    def _mean_rates(self, batch: Batch) -> Tensor:
-        """Rates in force on the tax days, ``[S, B]``; 0 without any."""
-        days = batch.extra["tax_day"][0, :, 0].bool()
-        if not days.any():
-            return torch.zeros(len(batch.alive), len(RULES.cutoffs), dtype=torch.float64)
-        return batch.extra["rates"][:, days].mean((1, 2))
-
-    def _by_rank(self, batch: Batch, name: str) -> Tensor:
-        """An account of an episode by skill rank, mean over the episodes, ``[S, A]``."""
-        extra = batch.extra
-        if name == "coin":
-            account = extra["wealth"][:, -1]
-        elif name == "gathered":
-            account = extra[name].sum((1, 4), dtype=torch.int64)
-        else:  # not there without a tax day
-            account = extra.get(name, torch.zeros_like(extra["wealth"])).sum(1)
-        order = extra["rank"][:, 0].argsort(-1)
-        return account.double().gather(-1, order).mean(1)
-
-    def draw(self, figure: Any, runs: Any) -> None:
+    def draw(self, figure: Any, runs: Runs) -> None:
         """Draw runs: training, rates, who earns and pays."""
-        from metagrad.tasks.gtb import figures
-
         figures.draw(figure, runs)
 
     def frame(self, env: Any, copy: int) -> np.ndarray:
         """Picture of one copy: map, order books, tax schedule, what the agents have."""
-        from metagrad.tasks.gtb import figures
-
         return figures.frame(env, copy)
+
+
+def _mean_rates(extra: dict[str, Tensor]) -> Tensor:
+    """Rates in force on the tax days, ``[S, B]``; 0 without any."""
+    days = extra["tax_day"][0, :, 0].bool()
+    if not days.any():
+        return torch.zeros(len(extra["tax_day"]), len(RULES.cutoffs), dtype=torch.float64)
+    return extra["rates"][:, days].mean((1, 2))
+
+
+def _by_rank(extra: dict[str, Tensor], name: str) -> Tensor:
+    """An account of an episode by skill rank, mean over the episodes, ``[S, A]``."""
+    if name == "coin":
+        account = extra["wealth"][:, -1]
+    elif name == "gathered":
+        account = extra[name].sum((1, 4), dtype=torch.int64)
+    else:  # not there without a tax day
+        account = extra.get(name, torch.zeros_like(extra["wealth"])).sum(1)
+    return account.double().gather(-1, extra["rank"][:, 0].argsort(-1)).mean(1)
