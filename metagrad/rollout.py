@@ -29,39 +29,17 @@ def rollout(
     where: Where,
     keep: bool = False,
 ) -> Batch:
-    """Play one episode in every copy.
+    """Play one episode in every copy, without payments but with the values of the agents' critics.
 
-    Parameters
-    ----------
-    env : environment
-        S * K copies, see :class:`metagrad.VectorTask`; copy ``s * K + j`` is episode j of seed s.
-    task : Task
-        Says how long an episode is, and what to record of it.
-    agents, agent_state
-        Who acts.
-    designer, designer_state
-        Who may act before every step.
-    rng : Streams
-        As many uniforms are drawn whatever happens.
-    epsilon : float
-        Share of uniform exploration.
-    where : Where
-        Device and type of the batch.
-    keep : bool
-        Keep the pass of the acting policy with the batch, where the network can go on with one.
-
-    Returns
-    -------
-    Batch
-        With payments of zero, which the designer fills in, and the values of the agents' critics.
+    ``env`` has S * K copies, ``s * K + j`` is episode j of seed s; as many uniforms of ``rng`` are drawn whatever
+    happens. ``epsilon`` is the share of uniform exploration; ``keep`` keeps the acting policy's pass, if it can grow.
     """
     n_seeds, n_agents, horizon = len(rng.seeds), env.n_agents, task.horizon
-    k = env.num_envs // n_seeds
+    k, acting = env.num_envs // n_seeds, None
     record = Recorder(n_seeds, k, n_agents, horizon, where, agents.share_parameters)
     actions, log_prob = np.zeros((n_seeds, k, n_agents), np.int64), np.zeros((n_seeds, k, n_agents))
     uniform = rng.uniforms("actions", horizon * k * n_agents).reshape(n_seeds, horizon, -1)
     unmasked = np.empty((0, n_agents, env.n_actions), np.uint8)
-    acting = None
     obs, _ = env.reset()
     designer.begin(designer_state, env, rng)
     for t in range(horizon):

@@ -67,7 +67,7 @@ class TaxSchedule(Checked, Incentive):
     network : Network, optional
         Rates from what the designer sees; None for one rate a bracket, whatever it sees.
     start : float
-        Rate that a schedule starts with; a network starts close to one half.
+        Rate that a schedule starts with.
     reward : Welfare
         What the designer is after.
     baseline : bool
@@ -145,10 +145,8 @@ class TaxSchedule(Checked, Incentive):
     # ------------------------------------------------------------------ what agents and designer get
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
-        """Change of the agents' rewards ``[S, T, K, A]``.
-
-        Rates move from the present η itself: the value is 0, the derivative that at η. In a batch that was paid anew
-        (:meth:`repay`) they move from those that it was really taxed by.
+        """Change of the agents' rewards ``[S, T, K, A]``, from those under the present η itself: it is 0, its derivative
+        that at η. In a batch that was paid anew (:meth:`repay`) they move from those that it was really taxed by.
         """
         return self._change(self.rates(eta, batch), batch)
 
@@ -199,11 +197,8 @@ class TaxSchedule(Checked, Incentive):
 
     def advantage_slopes(self, batch: Batch, decay: float) -> Tensor:
         """Derivative of the agents' advantages by rates common to all periods, ``[S, T, K, A, B]``, float64."""
-        each = [
-            tax_math.advantage_derivatives(record, decay, self.coin_floor, self.baseline) * record.cap[0, 0]
-            for record in records(batch)
-        ]
-        return torch.stack(each)
+        options = decay, self.coin_floor, self.baseline
+        return torch.stack([tax_math.advantage_derivatives(r, *options) * r.cap[0, 0] for r in records(batch)])
 
     def levers_vjp(self, eta: Params, batch: Batch, d_rates: Tensor) -> Params:
         """From a derivative by common rates ``[S, B]`` to that by η."""

@@ -1,0 +1,89 @@
+"""What a designer may ask of policy-gradient agents: scores, their steps gone back through, and their loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metagrad import losses, optim
+from metagrad.agents.advantages import ActorCritic
+from metagrad.agents.base import Adjoint, AgentState, Credit, Step
+from metagrad.batch import Batch
+from metagrad.networks.base import Obs
+from metagrad.optim import Params, value_at
+
+
+class Differentiated(ActorCritic):
+    """Actor-critics whose learning steps can be differentiated."""
+
+    def score_vjp(self, state: AgentState, batch: Batch, weights: Tensor) -> Params:
+        """``∇_θ Σ weights · log π(a|o)`` for weights ``[S, T, K, A]``."""
+        seen = self._pass(state.policy, batch)
+        return seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score)
+
+    def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor) -> Params:
+        """The same for J sets of weights at once, on some of the rows: ``[G, R, J]`` to ``[J, G, ...]``."""
+        seen = self._pass(policy, batch, rows)
+        return seen.forward.vjps(seen.acting.score, weights)
+
+    def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
+        """Log-probabilities of what was done, ``[S, T, K, A]``."""
+        seen = self._pass(state.policy, batch)
+        return self.rows.back(seen.acting.log_prob, batch.actions)
+
+    def score_norms(self, state: AgentState, batch: Batch, obs: Obs | None = None) -> Tensor:
+        """``||∇_θ log π||²`` of every action, ``[S, T, K, A]``; at other observations than the agents' if given."""
+        seen = self._pass(state.policy, batch if obs is None else batch.replace(obs=obs, memo={}))
+        return self.rows.back(seen.forward.row_norms(seen.acting.score), batch.actions)
+
+    def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
+        """Carry an adjoint back through a step of the policy; critics' values are held fixed."""
+        batch = step.batch
+        u, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
+        d = (step.forward.jvp(u) * step.score).sum(-1)
+        alive = self._alive(batch, step.rows)
+        scale = self._scale(batch, alive)
+        d = d * (scale if isinstance(scale, float) else scale[..., 0])
+        if step.rows is not None:
+            full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
+            d = full.scatter_(1, step.rows.expand(len(d), -1), d)
+        credit = self._credit(batch, self.rows.back(d, batch.actions))
+        if adjoint.last:
+            return credit, Adjoint(adjoint.params, opt)
+        params = optim.add(adjoint.params, self.hessian_vector(step, u), -1.0)
+        return credit, Adjoint(params, opt)
+
+    def hessian_vector(self, step: Step, u: Params) -> Params:
+        """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""
+        grad = torch.func.grad(lambda p: self.loss(p, step.batch, step.advantages, step.entropy, step.rows))
+        return torch.func.jvp(grad, (step.forward.params,), (u,))[1]
+
+    def loss(
+        self, policy: Params, batch: Batch, advantages: Tensor, entropy: float | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """The loss that a step descends, summed over networks, for automatic differentiation.
+
+        Parameters
+        ----------
+        policy : dict
+        batch : Batch
+        advantages : Tensor ``[S, T, K, A]``
+        entropy : float, optional
+            Weight of the entropy bonus, by default that at the beginning.
+        rows : Tensor, optional
+            Those of a minibatch.
+        """
+        entropy = value_at(self.entropy, 0) if entropy is None else entropy
+        obs = {name: self._pick(x, rows) for name, x in batch.obs.items()}
+        logits = self.policy(policy, obs, batch.actions.shape[1])
+        log_p = losses.log_probabilities(logits, batch.epsilon, obs.get("mask"))
+        acted = losses.chosen(log_p, self._pick(self.rows.of(batch.actions), rows))
+        weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
+        if self.one_step:
+            gain = acted * weights
+        else:
+            ratio = (acted - self._pick(self.rows.of(batch.log_prob), rows)).exp()
+            gain = losses.clipped_gain(ratio, weights, self.clip)
+        total = gain + entropy * alive * losses.entropy(log_p, obs.get("mask"))
+        scale = self._scale(batch, alive)
+        return -(total * (scale if isinstance(scale, float) else scale[..., 0])).sum()

@@ -1,0 +1,198 @@
+"""The parts of a meta-gradient designer's loss, and their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metagrad import estimators, losses, optim
+from metagrad.agents.base import AgentState, Step, grad_of
+from metagrad.agents.critics import DesignerCritic, LinearCritic
+from metagrad.agents.policy_gradient import PolicyGradientAgents
+from metagrad.agents.surrogates import Surrogate, SurrogateState
+from metagrad.batch import Batch
+from metagrad.designers.base import Notes, Transition
+from metagrad.designers.incentives import Incentive
+from metagrad.metagradient import Path
+from metagrad.optim import Params
+from metagrad.streams import Streams
+
+
+class MetaGradientState(NamedTuple):
+    """What a meta-gradient designer has learned."""
+
+    eta: Params
+    opt: Any
+    cost_opt: Any  # of the cost's own optimiser; None without
+    critic: Any
+    path: Any
+    surrogate: SurrogateState | None
+
+
+class Model(NamedTuple):
+    """The agents' learning as the designer takes it to be: the steps it goes back through, and what they led to."""
+
+    steps: Sequence[Step]
+    after: AgentState
+
+
+class DesignerGradients:
+    """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
+
+    incentive: Incentive
+    cost: float
+    cost_optimiser: optim.Optimiser | None
+    gamma: float
+    advantages: str
+    critic: DesignerCritic | LinearCritic | None
+    gae_lambda: float
+    path: Path
+    chain: float
+    direct: float
+    clip: float
+    reduction: str
+    discount_scores: bool
+    compare_halves: bool
+    agent_model: str
+    surrogate: Surrogate
+
+    def _terms(
+        self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, model: Model, epoch: int
+    ) -> dict[str, Params]:
+        """Gradients of the parts of the designer's loss, before their weights."""
+        terms = dict(self._paths(state, agents, t.fresh, model, t.after, epoch, t))
+        if self.cost or self.cost_optimiser is not None:
+            parts = [self.incentive.cost_grad(state.eta, batch, self.gamma) for batch in t.batches]
+            terms["cost"] = mean_of(parts)
+        return terms
+
+    def _paths(
+        self, state: MetaGradientState, agents: PolicyGradientAgents, fresh: Batch | None, model: Model,
+        acted: AgentState, epoch: int, t: Transition,
+    ) -> Iterator[tuple[str, Params]]:  # fmt: skip
+        """The paths that count, by name."""
+        assert fresh is not None
+        if self.chain:
+            if epoch:
+                model = self._replayed(state, agents, t)
+            yield "chain", self._chain(state, agents, fresh, model, acted if epoch else None)
+        if self.direct:
+            yield "direct", self.direct_grad(state.eta, fresh)
+
+    def direct_grad(self, eta: Params, fresh: Batch) -> Params:
+        """Gradient of its loss at fixed behaviour."""
+        return grad_of(lambda p: -self._direct(p, fresh).sum(), eta)
+
+    def _direct(self, eta: Params, fresh: Batch) -> Tensor:
+        value = self.incentive.direct(eta, fresh, self.gamma)
+        if value is None:
+            raise ValueError(f"{type(self.incentive).__name__} has no direct path: MetaGradient.direct must be 0")
+        return value
+
+    def _chain(
+        self, state: MetaGradientState, agents: PolicyGradientAgents, fresh: Batch, model: Model,
+        acted: AgentState | None,
+    ) -> Params:  # fmt: skip
+        """The path through the agents' learning; ``acted`` are the agents of the fresh episodes if others stand in."""
+        total: Params | None = None
+        for giver in range(self.incentive.givers):
+            weights = self.weights(state, fresh, giver) * -self._scale(fresh)
+            if acted is not None:
+                weights = weights * self._ratio(agents, model.after, acted, fresh, weights)
+            adjoint = agents.score_vjp(model.after, fresh, weights)
+            part = self.path.gradient(state.path, state.eta, agents, self.incentive, model.steps, adjoint, fresh, giver)
+            total = part if total is None else optim.add(total, part)
+        assert total is not None
+        return total
+
+    def _ratio(
+        self, agents: PolicyGradientAgents, moved: AgentState, acted: AgentState, fresh: Batch, weights: Tensor
+    ) -> Tensor:
+        """What the proximal objective multiplies a score by: the ratio of joint actions, 0 where it is clipped."""
+        before = agents.log_prob(acted, fresh)
+        joint = (agents.log_prob(moved, fresh) - before).sum(-1, keepdim=True)
+        return losses.active_ratio(joint.exp(), -weights[..., :1], self.clip)
+
+    def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
+        """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
+        rewards, whose = self._rewards(batch, giver)
+        values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
+        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
+        if self.advantages == "leave_one_out":
+            gain = estimators.leave_one_out(gain)
+        if self.discount_scores:
+            gain = gain * estimators.discounts(gain, self.gamma)
+        weights = (gain * batch.alive)[..., None].expand(batch.actions.shape)
+        return weights if whose is None else weights * whose
+
+    def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
+        rewards, whose = self.incentive.judged_by(batch, giver)
+        return rewards.to(batch.rewards.dtype), whose
+
+    def _scale(self, batch: Batch) -> float:
+        return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
+
+    def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
+        for batch in batches if self.critic is not None else ():
+            critic = self.critic.update(critic, batch, self._rewards(batch, 0)[0], self.gamma)  # type: ignore[union-attr]
+        return critic
+
+    def _model(
+        self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, rng: Streams
+    ) -> tuple[MetaGradientState, Model]:
+        """Which of the agents' steps to differentiate, and what they led to."""
+        if self.agent_model == "observed":
+            return state, Model(t.steps, t.after)
+        if self.agent_model == "replayed":
+            return state, self._replayed(state, agents, t)
+        assert state.surrogate is not None
+        fitted = self.surrogate.fit(state.surrogate, agents, t.batches[0])
+        learned, steps = self.surrogate.learn(fitted, agents, t.batches, rng)
+        return state._replace(surrogate=learned), Model(steps, learned.agents)
+
+    def _replayed(self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition) -> Model:
+        """The agents' steps as they would have been under the present η."""
+        paid = {id(batch): self.incentive.repay(state.eta, batch) for batch in t.batches}
+        after, steps = agents.replay(t.before, t.steps, [paid[id(step.batch)] for step in t.steps])
+        return Model(steps, after)
+
+    # ------------------------------------------------------------------ diagnostics
+
+    def _notes(
+        self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, model: Model,
+        terms: dict[str, Params],
+    ) -> Notes:  # fmt: skip
+        """Each term's norm, and each path's cosine between the two halves of the fresh episodes."""
+        assert t.fresh is not None
+        n, k = len(t.fresh.alive), t.fresh.k
+        notes = {f"{name}_norm": vectors(part, n).norm(dim=1) for name, part in terms.items()}
+        if not self.compare_halves or k < 2:
+            return notes
+        halves = []
+        for share in (slice(0, k // 2), slice(k // 2, 2 * (k // 2))):
+            half = t.fresh.episodes(share)
+            halves.append(dict(self._paths(state, agents, half, model, t.after, 0, t)))
+        for name, part in halves[0].items():
+            notes[f"{name}_cosine"] = torch.cosine_similarity(vectors(part, n), vectors(halves[1][name], n), 1)
+        return notes
+
+
+def vectors(params: Params, n: int) -> Tensor:
+    """All parameters of each of ``n`` seeds in one vector, ``[n, P]``."""
+    return torch.cat([p.reshape(n, -1) for p in params.values()], 1)
+
+
+def scaled(params: Params, factor: float) -> Params:
+    """Parameters times a number."""
+    return params if factor == 1 else {name: p * factor for name, p in params.items()}
+
+
+def mean_of(parts: Sequence[Params]) -> Params:
+    """Mean of parameters."""
+    total = parts[0]
+    for part in parts[1:]:
+        total = optim.add(total, part)
+    return scaled(total, 1.0 / len(parts))
