@@ -145,8 +145,8 @@ class TaxSchedule(Checked, Incentive):
     # ------------------------------------------------------------------ what agents and designer get
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
-        """Change of the agents' rewards ``[S, T, K, A]``, from those under the present η itself: it is 0, its derivative
-        that at η. In a batch that was paid anew (:meth:`repay`) they move from those that it was really taxed by.
+        """Change of the agents' rewards ``[S, T, K, A]``, from those under the present η: it is 0, its derivative that
+        at η. In a batch that was paid anew (:meth:`repay`) they move from those that it was really taxed by.
         """
         return self._change(self.rates(eta, batch), batch)
 
