@@ -114,7 +114,7 @@ def acting(logits: Tensor, mask: Tensor | None, actions: Tensor, epsilon: float,
     log_prob, scores = np.empty(len(rows), rows.dtype), np.empty_like(rows)
     slopes = np.empty_like(rows) if entropy else rows[:0]
     taken = actions.flatten().contiguous().numpy()
-    _act(rows, legal, taken, epsilon, np.empty((2, rows.shape[1])), log_prob, scores, slopes)
+    _act(rows, legal, taken, epsilon, np.empty((2, rows.shape[1]), rows.dtype), log_prob, scores, slopes)
     return Acting(
         torch.from_numpy(log_prob).view(logits.shape[:2]),
         torch.from_numpy(scores).view(logits.shape),
@@ -127,12 +127,12 @@ def _act(logits, mask, actions, epsilon, room, log_prob, score, entropy_gradient
     n, masked, least = logits.shape[1], len(mask) > 0, 2.0**-1000
     p, log_m = room
     for b in range(len(logits)):
-        top, legal, total = -np.inf, 0, 0.0
+        top, legal, total = logits.dtype.type(-np.inf), 0, logits.dtype.type(0)
         for a in range(n):
             if not masked or mask[b, a]:
-                top, legal = max(top, np.float64(logits[b, a])), legal + 1
+                top, legal = max(top, logits[b, a]), legal + 1
         for a in range(n):
-            p[a] = np.exp(np.float64(logits[b, a]) - top) if not masked or mask[b, a] else 0.0
+            p[a] = np.exp(logits[b, a] - top) if not masked or mask[b, a] else 0.0
             total += p[a]
         taken, everyone = actions[b], epsilon / legal
         for a in range(n):
@@ -146,7 +146,7 @@ def _act(logits, mask, actions, epsilon, room, log_prob, score, entropy_gradient
             mean, log_total = 0.0, np.log(total)
             for a in range(n):
                 if p[a] > 0:
-                    exact = np.float64(logits[b, a]) - top - log_total
+                    exact = logits[b, a] - top - log_total
                     log_m[a] = exact if epsilon == 0 else np.log((1 - epsilon) * p[a] + everyone)
                     mean += p[a] * log_m[a]
             for a in range(n):
