@@ -121,7 +121,7 @@ def stepping(rows):
 
 
 def learner(rows):
-    """Iterations and meta-gradients."""
+    """Iterations, meta-gradients and convolutions."""
     iterations = [
         [
             f"{r['game']}, {r['setting']}", r["method"], r["seeds"], r["k"], spread(rates(r)),
@@ -130,18 +130,20 @@ def learner(rows):
         for r in of(rows, "learner")
     ]  # fmt: skip
     header = ["game, preset", "method", "seeds", "K", "episodes/s", "of matrix products", "simulator's share"]
-    pairs = {}
-    for r in of(rows, "metagradient"):
-        pairs.setdefault(r["setting"], {})[r["mode"]] = [1e3 * s for s in r["seconds"]]
-    gradients = [
-        [
-            setting, spread(p["forward"]), spread(p["unrolled"]),
-            spread([u / f for f, u in zip(p["forward"], p["unrolled"], strict=True)]),
-        ]
-        for setting, p in pairs.items()
-    ]  # fmt: skip
-    columns = ["meta-gradient", "forward, ms", "unrolled, ms", "unrolled over forward"]
-    return f"{markdown(header, iterations)}\n\n{markdown(columns, gradients)}"
+    gradients = ways(rows, "metagradient", "forward", "unrolled")
+    return "\n\n".join((markdown(header, iterations), gradients, ways(rows, "convolution", "entries", "library")))
+
+
+def ways(rows, table, one, other):
+    """Two ways to the same: milliseconds, and the ratio block by block."""
+    found = {}
+    for r in of(rows, table):
+        found.setdefault(r["setting"], {})[r["mode"]] = [1e3 * s for s in r["seconds"]]
+    lines = [
+        [setting, spread(f[one]), spread(f[other]), spread([b / a for a, b in zip(f[one], f[other], strict=True)])]
+        for setting, f in found.items()
+    ]
+    return markdown([table, f"{one}, ms", f"{other}, ms", f"{other} over {one}"], lines)
 
 
 def others(single):
@@ -221,7 +223,9 @@ def plots(rows, out):
             ]
             axis.errorbar(x, middle, yerr=bars, fmt="o-", capsize=2, label=NAMES.get(series, series))
         axis.set(xlabel=label, ylabel="ns a step and copy", yscale="log")
-        if key != "ran":
+        if key == "ran":
+            axis.set_xticks(sorted({x for points in lines.values() for x, *_ in points}))
+        else:
             axis.set_xscale("log")
         axis.legend(fontsize=7)
     figure.savefig(out, dpi=110)

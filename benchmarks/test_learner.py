@@ -123,36 +123,41 @@ def test_metagradient_memory(benchmark, k, mode):
     benchmark.extra_info["peak_megabytes"] = (peaks[0] - least) / 1024
 
 
-@pytest.mark.parametrize("by", ["entries", "library"])
-@pytest.mark.parametrize(("layer", "channels", "share"), [("first", 9, 0.1), ("second", 6, 0.3)])
-def test_convolution_gtb(benchmark, layer, channels, share, by):
-    """Both convolutions of the paper's networks on 400 agents' maps, and their way back.
+def convolution(channels, share, inner):
+    """One convolution of the paper's networks on 400 agents' maps and its way back, by set entries and by the library.
 
-    As trained agents have it, a tenth of the first one's input is not 0, three tenths of what it gives, and a sixth of
-    what the second gives.
+    ``share`` of its input is not 0, and somewhat less of what comes back.
     """
     draw = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(6, channels, 5, 5), torch.zeros(6)
     maps = (torch.rand(400, 11, 11, channels, generator=draw) < share).to(torch.uint8)
     d_out = torch.randn(400, 11, 11, 6) * (torch.rand(400, 11, 11, 6, generator=draw) < (share + 0.2) / 3)
-    inner = layer == "second"
-    if inner or by == "library":
-        maps = maps.float()
+    dense = maps.float()
 
     def library():
-        images, back = maps.permute(0, 3, 1, 2), d_out.permute(0, 3, 1, 2)
+        images, back = dense.permute(0, 3, 1, 2), d_out.permute(0, 3, 1, 2)
         torch.nn.functional.conv2d(images, weight, bias, padding=2)
         torch.ops.aten.convolution_backward(
             back, images, weight, [6], [1, 1], [2, 2], [1, 1], False, [0, 0], 1, [inner, True, True]
         )
 
     def entries():
-        convolve(maps, weight, bias)
-        kernel_gradient(maps, d_out, 5)
+        seen = dense if inner else maps
+        convolve(seen, weight, bias)
+        kernel_gradient(seen, d_out, 5)
         if inner:
             input_gradient(d_out, weight)
 
-    benchmark(library if by == "library" else entries)
+    return {"entries": entries, "library": library}
+
+
+def test_convolutions_gtb(sitting):
+    """Both convolutions: of trained agents' inputs a tenth is not 0 in the first one, three tenths in the second."""
+    ways = {"first layer": convolution(9, 0.1, False), "second layer": convolution(6, 0.3, True)}
+    rows = [
+        Row(layer, Block(call), "batches", 1, facts={"mode": m}) for layer, w in ways.items() for m, call in w.items()
+    ]
+    sitting(rows, "convolution")
 
 
 def ready_gtb(k, policy, mode):

@@ -81,7 +81,8 @@ def _trainer(game, preset, method, seeds):
     from metagrad.trainer import Trainer
 
     e = experiment(game, preset, method)
-    return Trainer(e.task, e.agents, e.designer, seeds=seeds, k=e.run.k).iterate, e.run.k
+    run = {"k": e.run.k, "agent_batches": e.run.agent_batches, "pipeline": e.run.pipeline}
+    return Trainer(e.task, e.agents, e.designer, seeds=seeds, **run).iterate, e.run.k
 
 
 def _old_learner(game, preset, method, seeds):
