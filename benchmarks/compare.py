@@ -13,7 +13,7 @@ import sys
 from fnmatch import fnmatch
 from pathlib import Path
 
-from blocks import CLOCK_VARIABLE, Worker, WorkerError, middle_and_range
+from blocks import CLOCK_VARIABLE, Worker, WorkerError, alternate, middle_and_range
 from tree import CASES
 
 HERE = Path(__file__).resolve().parent
@@ -25,13 +25,9 @@ def worker(tree, clock):
 
 
 def pairs(old, new, case, blocks):
-    """Answers of both trees, block by block, the first pair left out; each second pair the other way round."""
-    found = []
-    for i in range(blocks + 1):
-        order = (old, new) if i % 2 else (new, old)
-        answers = {w: w.ask(case) for w in order}
-        found.append((answers[old], answers[new]))
-    return found[1:]
+    """Answers of both trees, block by block."""
+    found = alternate({"old": lambda: old.ask(case), "new": lambda: new.ask(case)}, blocks)
+    return list(zip(found["old"], found["new"], strict=True))
 
 
 def speed(answers):
