@@ -1,9 +1,14 @@
+import measuring
 import pytest
-from measuring import Stepper, best_time
 
 
 def pytest_addoption(parser):
     parser.addoption("--benchmark-full", action="store_true", help="run the long tables too (several minutes)")
+    parser.addoption("--blocks", type=int, default=5, help="blocks of every row of a table (default: 5)")
+    parser.addoption(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON",
+        help="the interpreter that another simulator is installed for (benchmarks/peers/README.md; repeatable)",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):
@@ -15,13 +20,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture
-def step_benchmark(benchmark):
-    """Measure steps of an environment and report its figures."""
+def sitting(benchmark, request):
+    """Measure the rows of a table in alternating blocks, and keep them for ``report.py``."""
 
-    def measure(env):
-        stepper = Stepper(env)
-        rounds = int(min(1000, max(15, 0.5 / best_time(stepper, 3))))
-        benchmark.pedantic(stepper, rounds=rounds, warmup_rounds=2)
-        benchmark.extra_info.update(stepper.figures(benchmark.stats.stats.median))
+    def measure(rows, table):
+        rounds = request.config.getoption("--blocks")
+        found = benchmark.pedantic(measuring.sitting, args=(rows, rounds), rounds=1)
+        benchmark.extra_info.update(table=table, rows=found)
 
     return measure

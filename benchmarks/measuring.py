@@ -2,27 +2,47 @@
 
 import ctypes
 import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from blocks import Block, alternate, timed
 
 from fastenvs.vecenv import iter_leaves
 
 
 def best_time(call, repeats=200):
-    """Shortest wall time of ``call`` in seconds; the shortest is what the machine can do."""
+    """Shortest wall time of ``call`` in seconds: for gates, which ask what the machine can do, not for tables."""
     call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(timed(call, 1) for _ in range(repeats))
 
 
-def memset_seconds(n_bytes):
-    """Time to fill as many bytes with zeros, in this run, on this machine."""
-    buffer = np.zeros(n_bytes, np.uint8)
-    return best_time(lambda: ctypes.memset(buffer.ctypes.data, 0, n_bytes))
+class Memset:
+    """A call that gives the mean time to fill a number of bytes with zeros; what the call of C costs does not count."""
+
+    def __init__(self, n_bytes):
+        size = max(n_bytes, 2**18)
+        self._buffer = np.zeros(size, np.uint8)
+        self._repeats = max(1, 2**26 // size)
+        self._share = n_bytes / size
+
+    def __call__(self):
+        address, size = self._buffer.ctypes.data, self._buffer.nbytes
+        return self._share * timed(lambda: ctypes.memset(address, 0, size), self._repeats) / self._repeats
+
+
+class MatrixProducts:
+    """A call that gives the time of as many floating point operations in single-precision products of 1,024 rows."""
+
+    def __init__(self, flops):
+        import torch
+
+        self._a = torch.randn(1024, 1024)
+        self._products = flops / (2 * 1024**3)
+
+    def __call__(self):
+        return self._products * timed(lambda: self._a @ self._a, 3) / 3
 
 
 def bytes_written(env):
@@ -48,15 +68,73 @@ class Stepper:
         self.calls += 1
         self.env.step(self.actions[self.calls % 16])
 
-    def figures(self, seconds):
-        """What every stepping benchmark reports."""
-        n, written = self.env.num_envs, bytes_written(self.env)
+
+def computing():
+    """Nanoseconds that each thread of this process has computed; empty where there is no ``/proc``."""
+    used = {}
+    for task in Path("/proc/self/task").glob("*"):
+        try:
+            used[task.name] = int((task / "schedstat").read_text().split()[0])
+        except OSError:  # it has just ended, or this is not Linux
+            continue
+    return used
+
+
+@dataclass
+class Row:
+    """A row of a table, measured block by block.
+
+    Parameters
+    ----------
+    setting : str
+    block : Block
+    unit, units : str, int
+        What a call makes, as ``env steps``, and how many.
+    shares : dict
+        By name, calls that give the time of something to compare with; measured beside every block, and reported as a
+        share of the time of a call.
+    facts : dict
+        What else the table says.
+    """
+
+    setting: str
+    block: Block
+    unit: str
+    units: int
+    shares: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def measure(self):
+        """One block: seconds of a call, threads that took a tenth or more of the work, cores busy, and shares."""
+        before, wall, processor = computing(), time.perf_counter(), time.process_time()
+        seconds = self.block()
+        cores = (time.process_time() - processor) / (time.perf_counter() - wall)
+        used = [used - before.get(thread, 0) for thread, used in computing().items()]
+        ran = sum(10 * u >= sum(used) for u in used)
         return {
-            "num_envs": n,
-            "n_agents": self.env.n_agents,
-            "threads": self.env.num_threads,
-            "env_steps_per_second": n / seconds,
-            "agent_steps_per_second": n * self.env.n_agents / seconds,
-            "bytes_per_env_step": written / n,
-            "fraction_of_memset": memset_seconds(written) / seconds,
+            "seconds": seconds,
+            "ran": ran,
+            "cores": cores,
+            **{name: s() / seconds for name, s in self.shares.items()},
         }
+
+
+def sitting(rows, rounds):
+    """Measure the rows of a table in alternating blocks: for each row what it is, and lists with a number a round."""
+    found = alternate({i: row.measure for i, row in enumerate(rows)}, rounds)
+    return [
+        {"setting": row.setting, "unit": row.unit, "units": row.units, **row.facts}
+        | {name: [block[name] for block in found[i]] for name in found[i][0]}
+        for i, row in enumerate(rows)
+    ]
+
+
+def stepping(setting, env, **facts):
+    """A row of steps, with the resets of whole episodes, or of a hundred steps of a longer one."""
+    options = env.options
+    length = min(100, getattr(options, "max_steps", None) or options.steps)
+    written, n = bytes_written(env), env.num_envs
+    facts |= {
+        "num_envs": n, "n_agents": env.n_agents, "threads": env.num_threads, "bytes_per_env_step": written / n,
+    }  # fmt: skip
+    return Row(setting, Block(Stepper(env), length), "env steps", n, {"memset": Memset(written)}, facts)

@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from measuring import best_time
+from blocks import Block, timed
+from measuring import MatrixProducts, Row
 
 torch = pytest.importorskip("torch")
 
 from gradients import both_ways, economy, trainer_of  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from metagrad.experiment.registry import experiment  # noqa: E402
 from metagrad.metagradient import LastSteps  # noqa: E402
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
+from metagrad.streams import Streams  # noqa: E402
 
 SEEDS = tuple(range(8))
 
@@ -25,33 +28,52 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def sgemm_flops():
-    """Floating point operations a second of a single-precision matrix product, in this run."""
-    a = torch.randn(1024, 1024)
-    return 2 * 1024**3 / best_time(lambda: a @ a, 10)
+def simulator(e, seeds):
+    """A call that gives the time of the simulator alone for the episodes of one batch, random actions."""
+    copies = len(seeds) * e.run.k
+    env = e.task.make(copies, Streams(seeds).env_seeds())
+    draw = np.random.default_rng(0)
+    actions = [draw.integers(0, env.n_actions, (copies, env.n_agents)) for _ in range(e.task.horizon)]
+
+    def play():
+        env.reset()
+        for a in actions:
+            env.step(a)
+
+    return lambda: timed(play, 1)
 
 
-def forward_flops(e):
-    """Multiplications and additions of one pass of all networks over the rows of one batch, 8 seeds."""
-    n, rows = e.task.n_agents, e.task.horizon * e.run.k
-    sizes = (3 * n, *e.agents.hidden, 3)
-    weights = sum(a * b for a, b in zip(sizes[:-1], sizes[1:], strict=True))
-    return 2 * 8 * n * rows * weights
+def learning(setting, e, seeds=(0,)):
+    """A row of iterations from the start of training on, simulator included."""
+    trainer = trainer_of(e, seeds=seeds)
+    trainer.train(2)
+    with FlopCounterMode(display=False) as counter:
+        trainer.iterate()
+    shares = {
+        "matrix_products": MatrixProducts(counter.get_total_flops()),
+        "simulator": simulator(e, seeds),
+    }
+    facts = {"game": e.game, "method": e.method, "seeds": len(seeds), "k": e.run.k}
+    return Row(setting, Block(trainer.iterate), "episodes", len(seeds) * e.run.k, shares, facts)
 
 
-@pytest.mark.parametrize("name", ["er_5_2_paper", "er_5_2", "er_10_5"])
-def test_iteration(benchmark, name):
-    """One iteration of 8 seeds, at the start of training."""
-    e = experiment("escape-room", name)
-    trainer = trainer_of(e, seeds=SEEDS)
-    trainer.train(5)
-    benchmark.pedantic(trainer.iterate, rounds=60)
-    seconds = benchmark.stats.stats.median
-    # Rollout, agents' gradient (1 + 2), designer's gradient (2), Jacobian-vector product (2), in forward passes.
-    flops = 8 * forward_flops(e)
-    benchmark.extra_info.update(
-        episodes_per_second=8 * e.run.k / seconds, fraction_of_sgemm=flops / seconds / sgemm_flops()
-    )
+def learners():
+    for preset, method in (
+        *(("er_5_2", m) for m in ("none", "metagrad", "lio", "amd", "dual-rl-continuous")),
+        ("er_5_2_paper", "metagrad"), ("er_10_5", "metagrad"),
+    ):  # fmt: skip
+        yield learning(preset, experiment("escape-room", preset, method), SEEDS)
+    for method in ("none", "metagrad", "dual-rl-continuous", "central"):
+        yield learning("cleanup", experiment("cleanup", "cleanup", method))
+    for method in ("free-market", "metagrad", "dual-rl"):
+        yield learning("gtb", economy(method))
+    for method in ("free-market", "metagrad"):
+        yield learning("gtb, published convolutions", economy(method, "trunk"))
+
+
+def test_iterations(sitting):
+    """Episodes/s of all games and the main methods: our presets, 16 episodes an update; Escape Room with 8 seeds."""
+    sitting(list(learners()), "learner")
 
 
 def ready(k, mode):
@@ -79,11 +101,15 @@ def peak_kilobytes(prepare, *arguments, compute):
     return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
-@pytest.mark.parametrize("mode", ["forward", "unrolled"])
-@pytest.mark.parametrize("k", [1, 16, 256])
-def test_metagradient(benchmark, k, mode):
-    """The meta-gradient alone, on one batch and its validation episodes."""
-    benchmark.pedantic(ready(k, mode), rounds=30, warmup_rounds=3)
+def test_metagradients(sitting):
+    """The meta-gradient alone, on one batch and its validation episodes: 8 seeds of ER(5,2), one of the economy."""
+    calls = {(f"er_5_2, K = {k}", mode): ready(k, mode) for k in (1, 16, 256) for mode in ("forward", "unrolled")}
+    calls |= {
+        (f"gtb, {policy}, K = 4", mode): ready_gtb(4, policy, mode)
+        for policy in ("planes", "trunk") for mode in ("forward", "unrolled")
+    }  # fmt: skip
+    rows = [Row(setting, Block(call), "meta-gradients", 1, facts={"mode": m}) for (setting, m), call in calls.items()]
+    sitting(rows, "metagradient")
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
@@ -97,79 +123,41 @@ def test_metagradient_memory(benchmark, k, mode):
     benchmark.extra_info["peak_megabytes"] = (peaks[0] - least) / 1024
 
 
-# Multiplications and additions of one pass of a policy over one episode, 400 rows: of the convolutions as published
-# (docs/spec/metagrad.md, 9), and of dense layers on planes as if none of their cells were 0.
-GTB_FORWARD = {"trunk": 0.857e6 * 400}
+def convolution(channels, share, inner):
+    """One convolution of the paper's networks on 400 agents' maps and its way back, by set entries and by the library.
 
-
-def gtb_forward(trainer, policy):
-    weights = sum(p.numel() for p in trainer.state.agents.policy.values())
-    return GTB_FORWARD.get(policy, 2 * weights * 400)
-
-
-@pytest.mark.parametrize(
-    ("method", "policy"),
-    [
-        ("free-market", "planes"), ("free-market", "trunk"), ("dual-rl", "planes"), ("metagrad", "planes"),
-        ("metagrad", "trunk"),
-    ],
-)  # fmt: skip
-def test_iteration_gtb(benchmark, method, policy):
-    """One iteration of the economy's learner, simulator included: our preset, K = 16 episodes."""
-    e = economy(method, policy)
-    trainer = trainer_of(e)
-    trainer.train(1)
-    benchmark.pedantic(trainer.iterate, rounds=6)
-    seconds = benchmark.stats.stats.median
-    # In forward passes: episodes, the agents' step (3); the designer's adjoint (2; the episodes' pass serves it),
-    # a share of the steps once more for the agents' response (1 + 1 back + 1 for each of about three brackets reached).
-    passes = 4 + (2 + 5 / e.designer.path.stride if method == "metagrad" else 0)
-    flops = e.run.k * passes * gtb_forward(trainer, policy)
-    benchmark.extra_info.update(
-        episodes_per_second=e.run.k / seconds,
-        fraction_of_sgemm=flops / seconds / sgemm_flops(),
-        simulator_share=simulator_seconds(e) / seconds,
-    )
-
-
-@pytest.mark.parametrize("by", ["entries", "library"])
-@pytest.mark.parametrize(("layer", "channels", "share"), [("first", 9, 0.1), ("second", 6, 0.3)])
-def test_convolution_gtb(benchmark, layer, channels, share, by):
-    """Both convolutions of the paper's networks on 400 agents' maps, and their way back.
-
-    As trained agents have it, a tenth of the first one's input is not 0, three tenths of what it gives, and a sixth of
-    what the second gives.
+    ``share`` of its input is not 0, and somewhat less of what comes back.
     """
     draw = torch.Generator().manual_seed(0)
     weight, bias = torch.randn(6, channels, 5, 5), torch.zeros(6)
     maps = (torch.rand(400, 11, 11, channels, generator=draw) < share).to(torch.uint8)
     d_out = torch.randn(400, 11, 11, 6) * (torch.rand(400, 11, 11, 6, generator=draw) < (share + 0.2) / 3)
-    inner = layer == "second"
-    if inner or by == "library":
-        maps = maps.float()
+    dense = maps.float()
 
     def library():
-        images, back = maps.permute(0, 3, 1, 2), d_out.permute(0, 3, 1, 2)
+        images, back = dense.permute(0, 3, 1, 2), d_out.permute(0, 3, 1, 2)
         torch.nn.functional.conv2d(images, weight, bias, padding=2)
         torch.ops.aten.convolution_backward(
             back, images, weight, [6], [1, 1], [2, 2], [1, 1], False, [0, 0], 1, [inner, True, True]
         )
 
     def entries():
-        convolve(maps, weight, bias)
-        kernel_gradient(maps, d_out, 5)
+        seen = dense if inner else maps
+        convolve(seen, weight, bias)
+        kernel_gradient(seen, d_out, 5)
         if inner:
             input_gradient(d_out, weight)
 
-    benchmark(library if by == "library" else entries)
+    return {"entries": entries, "library": library}
 
 
-def simulator_seconds(e):
-    """Time of the simulator alone for the steps of one batch."""
-    env = e.task.make(e.run.k, [1])
-    env.reset()
-    actions = np.zeros((e.run.k, e.task.n_agents), np.int64)
-    return e.task.horizon * best_time(lambda: env.step(actions), 50)
+def test_convolutions_gtb(sitting):
+    """Both convolutions: of trained agents' inputs a tenth is not 0 in the first one, three tenths in the second."""
+    ways = {"first layer": convolution(9, 0.1, False), "second layer": convolution(6, 0.3, True)}
+    rows = [
+        Row(layer, Block(call), "batches", 1, facts={"mode": m}) for layer, w in ways.items() for m, call in w.items()
+    ]
+    sitting(rows, "convolution")
 
 
 def ready_gtb(k, policy, mode):
@@ -182,13 +170,6 @@ def ready_gtb(k, policy, mode):
     return both_ways(trainer)[mode]
 
 
-@pytest.mark.parametrize("mode", ["forward", "unrolled"])
-@pytest.mark.parametrize("policy", ["planes", "trunk"])
-def test_metagradient_gtb(benchmark, policy, mode):
-    """K = 4 episodes of the economy."""
-    benchmark.pedantic(ready_gtb(4, policy, mode), rounds=5, warmup_rounds=1)
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 @pytest.mark.parametrize("mode", ["forward", "unrolled"])
 @pytest.mark.parametrize("policy", ["planes", "trunk"])
@@ -198,25 +179,3 @@ def test_metagradient_memory_gtb(benchmark, policy, mode):
     benchmark.pedantic(lambda: peaks.append(peak_kilobytes("ready_gtb", 16, policy, mode, compute=True)), rounds=1)
     least = peak_kilobytes("ready_gtb", 16, policy, "forward", compute=False)
     benchmark.extra_info["extra_megabytes"] = (peaks[0] - least) / 1024
-
-
-# Multiplications and additions of one pass of Cleanup's policy over one row: convolution, two dense layers, head.
-CLEANUP_FORWARD = 2 * (81 * 27 * 6 + 486 * 64 + 64 * 64 + 64 * 6)
-
-
-@pytest.mark.parametrize("method", ["none", "central", "dual-rl-continuous", "metagrad"])
-def test_iteration_cleanup(benchmark, method):
-    """One iteration of Cleanup's learner, simulator included: our preset, K = 16 episodes."""
-    e = experiment("cleanup", method=method)
-    trainer = trainer_of(e)
-    trainer.train(3)
-    benchmark.pedantic(trainer.iterate, rounds=20)
-    seconds = benchmark.stats.stats.median
-    # In forward passes of the policy: episodes, agents (3), their critic (3); with designers on half as many pictures,
-    # their critic (3 / 2) and incentive function (4 / 2), values of fresh episodes (1 / 2), adjoint (3), tangent (2).
-    passes = {"none": 7, "central": 3.5, "dual-rl-continuous": 10.5, "metagrad": 16}[method]
-    rows = e.run.k * e.task.horizon * 2
-    benchmark.extra_info.update(
-        episodes_per_second=e.run.k / seconds,
-        fraction_of_sgemm=passes * rows * CLEANUP_FORWARD / seconds / sgemm_flops(),
-    )

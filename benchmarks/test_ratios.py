@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from measuring import Stepper, best_time, bytes_written, memset_seconds
+from measuring import Memset, Stepper, best_time, bytes_written
 from test_step import make
 
 from fastenvs import jit
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(jit.PURE_PYTHON, reason="nothing is compiled")
 @pytest.mark.parametrize(("setting", "least"), [("er_5_2", 0.02), ("cleanup_paper_7x7", 0.03), ("gtb_paper", 0.04)])
 def test_step_against_memset(setting, least):
     env = make(setting, 4096)
-    assert memset_seconds(bytes_written(env)) / best_time(Stepper(env), 30) > least
+    memset = Memset(bytes_written(env))
+    assert min(memset() for _ in range(10)) / best_time(Stepper(env), 30) > least
 
 
 def test_compiled_against_naive():

@@ -1,14 +1,21 @@
-"""Other people's simulators, where they can be imported: one function a peer that makes a stepping function.
+"""Other people's simulators: one function a peer, which gives a call that advances all copies by a step.
 
-Each takes a number of copies and returns a call that advances them all by one step of random actions, all observations
-made, and the number of copies that one call really steps. They raise ``ImportError`` where the peer is missing.
+Actions are random and all observations are made. Each runs in an interpreter of its own (see README.md beside this
+file), on one core, and so do ours, whose nearest setting is named beside it. The interpreter may be as old as Python
+3.8.
 """
 
+import os
+
 import numpy as np
+from blocks import Block, serve
+
+#: Steps in a call of a peer that runs on JAX, so that what a call costs does not count.
+SCAN = 16
 
 
 def foundation(copies):
-    """The AI Economist's Foundation, Gather-Trade-Build with 4 agents (Python, one copy)."""
+    """The AI Economist's Foundation: Gather-Trade-Build with 4 agents on 15 x 15 cells (Python)."""
     from ai_economist import foundation as peer
 
     env = peer.make_env_instance(
@@ -39,68 +46,142 @@ def foundation(copies):
         if done["__all__"]:
             env.reset()
 
-    return step, 1
+    return Block(step, 100), 4
 
 
 def econojax(copies):
-    """EconoJax with its default economy (JAX)."""
-    import jax
+    """EconoJax: an economy of 4 agents without a map (JAX)."""
     from econojax import EconoJax
 
-    env = EconoJax()
-    return _jax(jax, env.reset, lambda key, state, actions: env.step(key, state, actions), env, copies), copies
+    env = EconoJax(num_population=4, max_steps_in_episode=100, tax_period_length=10)
+    return _jax(env.reset, env.step, env.sample_action, copies), 4
 
 
 def socialjax(copies):
-    """SocialJax's Clean Up with 7 agents (JAX)."""
+    """SocialJax's Clean Up: its own map, 7 agents (JAX)."""
+    return _clean_up(copies, 7)
+
+
+def socialjax_small(copies):
+    """SocialJax's Clean Up on our map of 7 x 7 cells, 2 agents (JAX)."""
+    rows = ["WWWWWWW", "WH  PBW", "WH   BW", "W    BW", "W    BW", "W P  BW", "WWWWWWW"]
+    return _clean_up(copies, 2, map_ASCII=rows)
+
+
+def _clean_up(copies, n_agents, **options):
     import jax
     import socialjax as peer
 
-    env = peer.make("clean_up")
-    return _jax(jax, env.reset, env.step, env, copies), copies
+    env = peer.make("clean_up", num_agents=n_agents, **options)
+    spaces = [env.action_space(agent) for agent in env.agents]
+
+    def sample(key):
+        return [space.sample(k) for space, k in zip(spaces, jax.random.split(key, len(spaces)))]  # noqa: B905
+
+    return _jax(env.reset, env.step, sample, copies), n_agents
 
 
-def _jax(jax, reset, step, env, copies):
-    """A jitted, vectorised step with random actions."""
-    sample = jax.vmap(lambda key: jax.tree.map(lambda space: space.sample(key), _spaces(env)))
-    reset_all, step_all = jax.jit(jax.vmap(reset)), jax.jit(jax.vmap(step))
+def _jax(reset, step, sample, copies):
+    """Compiled steps of all copies, ``SCAN`` a call; copies start anew by themselves.
+
+    The last observations are carried from step to step: a scan that carries states alone makes none, since the compiler
+    leaves out what nobody asks for.
+    """
+    import jax
+
+    def advance(carry, _):
+        key, states, _ = carry
+        key, a, b = jax.random.split(key, 3)
+        actions = jax.vmap(sample)(jax.random.split(a, copies))
+        seen, states = jax.vmap(step)(jax.random.split(b, copies), states, actions)[:2]
+        return (key, states, seen), None
+
+    def scan(key, states, seen):
+        return jax.lax.scan(advance, (key, states, seen), None, SCAN)[0]
+
     key = jax.random.PRNGKey(0)
-    held = {"state": reset_all(jax.random.split(key, copies))[1], "key": key}
+    states = jax.jit(jax.vmap(reset))(jax.random.split(key, copies))[1]
+    shapes = jax.eval_shape(lambda k, s: advance((k, s, None), None)[0][2], key, states)
+    held = [key, states, jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), shapes)]
+    compiled = jax.jit(scan)
 
     def call():
-        held["key"], a, b = jax.random.split(held["key"], 3)
-        out = step_all(jax.random.split(a, copies), held["state"], sample(jax.random.split(b, copies)))
-        jax.block_until_ready(out)
-        held["state"] = out[1]
+        held[:] = jax.block_until_ready(compiled(*held))
 
-    return call
+    return Block(call)
 
 
-def _spaces(env):
-    space = env.action_space
-    if callable(space):
-        return [space(agent) for agent in env.agents]
-    return space
+def pufferlib_snake(copies):
+    """PufferLib's Snake: 256 snakes on each of 16 maps, 11 x 11 cells seen (C); another game, of the fastest kind."""
+    from cy_snake import CySnake
+
+    n, maps = 4096, 16
+    arrays = _arrays(n, (11, 11), np.int8)
+    sizes = maps * [640], maps * [360], maps * [256], maps * [4096]
+    return _puffer(CySnake(*arrays, *sizes, 5, 1024, True, 0.1, 0.1, -1.0), arrays), 256
 
 
-def sequential_social_dilemmas(copies):
-    """Sequential Social Dilemma Games, Cleanup with 5 agents (Python, one copy)."""
-    from social_dilemmas.envs.cleanup import CleanupEnv
+def pufferlib_squared(copies):
+    """PufferLib's Squared: one agent looks for a target on 11 x 11 cells (C); the least game that it has."""
+    from cy_squared import CySquared
 
-    env = CleanupEnv(num_agents=5)
+    arrays = _arrays(copies, (121,), np.uint8)
+    return _puffer(CySquared(*arrays, copies, 11), arrays), 1
+
+
+def _arrays(n, shape, dtype):
+    """Observations, actions, rewards and ends of ``n`` agents, which C keeps the addresses of."""
+    return np.zeros((n, *shape), dtype), np.zeros(n, np.int32), np.zeros(n, np.float32), np.zeros(n, np.uint8)
+
+
+def _puffer(env, arrays):
     rng = np.random.default_rng(0)
+    draws = [rng.integers(0, 4, len(arrays[1])).astype(np.int32) for _ in range(16)]
+    calls = iter(range(10**12))
     env.reset()
 
     def step():
-        env.step({f"agent-{i}": int(rng.integers(9)) for i in range(5)})
+        arrays[1][:] = draws[next(calls) % 16]
+        env.step()
 
-    return step, 1
+    before = arrays[0].copy()
+    step()
+    if (arrays[0] == before).all():
+        raise RuntimeError("a step changes nothing")
+    return Block(step)
 
 
-#: Peer, and the nearest setting of ours in test_step.py.
+def ours(setting, copies):
+    """Our simulator in one of the settings of ``test_step.py``."""
+    from measuring import stepping
+    from test_step import make
+
+    env = make(setting, copies)
+    return stepping(setting, env).block, env.n_agents
+
+
+#: Peer: the interpreter's name for ``--peer``, its copies, and our nearest setting.
 PEERS = {
-    foundation: "gtb_paper",
-    econojax: "gtb_paper",
-    socialjax: "cleanup_large",
-    sequential_social_dilemmas: "cleanup_large",
+    "foundation": (foundation, "foundation", (1,), "gtb_paper"),
+    "econojax": (econojax, "jax", (1, 1024), "gtb_paper"),
+    "socialjax": (socialjax, "jax", (1, 64), "cleanup_large"),
+    "socialjax 7 x 7": (socialjax_small, "jax", (1, 1024), "cleanup_paper_7x7"),
+    "pufferlib snake": (pufferlib_snake, "pufferlib", (16,), "cleanup_large"),
+    "pufferlib squared": (pufferlib_squared, "pufferlib", (1, 4096), "er_5_2"),
 }
+
+
+def prepare(case):
+    """The block of ``NAME/COPIES``: of a peer, or of ours in a setting."""
+    name, _, copies = case.rpartition("/")
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # threads that start later inherit it
+    if name in PEERS:
+        block, agents = PEERS[name][0](int(copies))
+    else:
+        block, agents = ours(name, int(copies))
+    return block, {"agents": agents, "steps": SCAN if name in PEERS and PEERS[name][1] == "jax" else 1}
+
+
+if __name__ == "__main__":
+    serve(prepare)

@@ -1,25 +1,53 @@
-"""Steps per second of other people's simulators against ours, in one run; missing ones are skipped.
+"""Steps per second of other people's simulators and of ours in alternating blocks, each on one core.
 
-``extra_info["ours_over_theirs"]`` is the ratio of environment steps per second at the same number of copies. Games and
-maps are the nearest there are, not the same.
+Games and maps are the nearest there are, not the same. A peer is skipped whose interpreter is not named by ``--peer``.
 """
 
+import sys
+from pathlib import Path
+
 import pytest
-from measuring import Stepper, best_time
-from peers.simulators import PEERS
-from test_step import make
+from blocks import Worker, WorkerError, alternate
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+from simulators import PEERS  # noqa: E402
 
 
-@pytest.mark.parametrize("copies", [1, 1024])
-@pytest.mark.parametrize("peer", PEERS, ids=lambda p: p.__name__)
-def test_peer(benchmark, peer, copies):
+def worker(python, *paths):
+    """A process that measures one simulator."""
+    return Worker([python, str(HERE / "simulators.py")], {"PYTHONPATH": ":".join(map(str, (HERE.parent, *paths)))})
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_peer(benchmark, request, peer):
+    _, interpreter, copies, nearest = PEERS[peer]
+    named = dict(option.split("=", 1) for option in request.config.getoption("--peer"))
+    if interpreter not in named:
+        pytest.skip(f"no interpreter with it is named: --peer {interpreter}=PYTHON")
+    rounds = request.config.getoption("--blocks")
+
+    def both():
+        rows = []
+        for n in copies:
+            with worker(named[interpreter]) as theirs, worker(sys.executable, HERE.parent.parent) as ours:
+                cases = {"theirs": (theirs, f"{peer}/{n}"), "ours": (ours, f"{nearest}/{n}")}
+                rows.append((n, alternate({k: lambda w=w, c=c: w.ask(c) for k, (w, c) in cases.items()}, rounds)))
+        return rows
+
     try:
-        step, stepped = peer(copies)
-    except ImportError as missing:
-        pytest.skip(f"not installed: {missing.name}")
-    if stepped != copies:
-        pytest.skip("steps one copy at a time")
-    benchmark.pedantic(step, rounds=100, warmup_rounds=10)
-    theirs = copies / benchmark.stats.stats.median
-    ours = copies / best_time(Stepper(make(PEERS[peer], copies)), 30)
-    benchmark.extra_info.update(env_steps_per_second=theirs, ours_over_theirs=ours / theirs)
+        found = benchmark.pedantic(both, rounds=1)
+    except WorkerError as error:
+        if "ModuleNotFoundError" in str(error):
+            pytest.skip(str(error))
+        raise
+    rows = [
+        {
+            "setting": peer, "unit": "env steps", "units": n, "n_agents": f["theirs"][0]["agents"],
+            "seconds": [a["seconds"] / a["steps"] for a in f["theirs"]], "ours": nearest, "ours_units": n,
+            "ours_agents": f["ours"][0]["agents"], "ours_seconds": [a["seconds"] for a in f["ours"]],
+        }
+        for n, f in found
+    ]  # fmt: skip
+    benchmark.extra_info.update(table="peers", rows=rows)
