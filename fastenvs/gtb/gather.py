@@ -1,22 +1,15 @@
 """Moving and collecting (``docs/spec/gtb.md``, section 7)."""
 
-from typing import NamedTuple
-
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.gtb.build import FIRST_ORDER
-from fastenvs.gtb.state import AGENT, FIRST_AGENT, OWNER, WATER, permutation
+from fastenvs.blocks import word_at
+from fastenvs.gtb.state import AGENT, FIRST_AGENT, N_CHANNELS, OWNER, WATER, permutation
 from fastenvs.jit import inline, kernel
 
-
-class Gatherers(NamedTuple):
-    """What moving and collecting need of the agents."""
-
-    loc: np.ndarray
-    units: np.ndarray
-    labor: np.ndarray
-    bonus: np.ndarray
+#: Bytes of a cell that nobody may enter.
+_CLOSED = np.uint64(255 << 8 * WATER | 255 << 8 * AGENT)
+_OWNER = np.uint64(8 * OWNER)
 
 
 @inline
@@ -27,14 +20,9 @@ def can_enter(cells, e, i, row, column):
     """
     r = min(max(row, 0), cells.shape[1] - 1)
     c = min(max(column, 0), cells.shape[2] - 1)
-    owner = cells[e, r, c, OWNER]
-    return (
-        (r == row)
-        & (c == column)
-        & (cells[e, r, c, WATER] == 0)
-        & (cells[e, r, c, AGENT] == 0)
-        & ((owner == 0) | (owner == i + FIRST_AGENT))
-    )
+    cell = word_at(cells, ((e * cells.shape[1] + r) * cells.shape[2] + c) * N_CHANNELS)
+    owner = (cell >> _OWNER) & np.uint64(255)
+    return (r == row) & (c == column) & (cell & _CLOSED == 0) & ((owner == 0) | (owner == np.uint64(i + FIRST_AGENT)))
 
 
 @inline
@@ -46,13 +34,12 @@ def target(loc, e, i, direction):
 
 
 @kernel
-def gather(actions, active, n_prices, cells, agents, gathered, costs, streams, draws, scratch, lo, hi):
+def gather(actions, active, first_move, cells, agents, gathered, labors, streams, draws, scratch, lo, hi):
     """Move and collect, agent by agent in a random order.
 
-    ``costs`` is the labor of moving and of collecting; ``draws`` the order of the agents and the uniforms of their
+    The four actions from ``first_move`` on are moves; ``draws`` is the order of the agents and the uniforms of their
     collections, if handed in.
     """
-    first_move = FIRST_ORDER + 4 * n_prices
     order_given, uniform_given = draws
     for e in range(lo, hi):
         for i in range(actions.shape[1]):
@@ -70,7 +57,7 @@ def gather(actions, active, n_prices, cells, agents, gathered, costs, streams, d
                     cells[e, row, column, AGENT] = i + FIRST_AGENT
                     agents.loc[e, i, 0] = row
                     agents.loc[e, i, 1] = column
-                    agents.labor[e, i] += costs[0]
+                    agents.labor[e, i] += labors.move
             row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
             for good in range(2):
                 if cells[e, row, column, good] == 0:
@@ -82,5 +69,5 @@ def gather(actions, active, n_prices, cells, agents, gathered, costs, streams, d
                     amount += rng.uniform(streams, e) < agents.bonus[e, i]
                 cells[e, row, column, good] = 0
                 agents.units[e, i, good] += amount
-                agents.labor[e, i] += costs[1]
+                agents.labor[e, i] += labors.collect
                 gathered[e, i, good] = amount

@@ -23,16 +23,6 @@ class RewardConfig(NamedTuple):
     steps: int
 
 
-class Workers(NamedTuple):
-    """What utility needs of the agents."""
-
-    coin: np.ndarray
-    escrow_coin: np.ndarray
-    labor: np.ndarray
-    units: np.ndarray
-    escrow_units: np.ndarray
-
-
 @inline
 def evaluate(config, agents, clock, e):
     """Utilities and welfare of copy ``e`` as it stands."""

@@ -1,0 +1,112 @@
+"""The components of the economy, composed: a step with what is seen after it, and the start of an episode."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastenvs.bound import call
+from fastenvs.gtb import build, gather, observe, rates, regrow, reward, state
+from fastenvs.jit import kernel
+
+#: Copies that go through all components together: so many fit into the nearest caches.
+BLOCK = 16
+
+
+class Play(NamedTuple):
+    """What a step and what observing work on."""
+
+    steps: bool  # whether to step
+    looks: bool  # whether to observe the copies that go on
+    state: NamedTuple
+    buffers: NamedTuple
+    streams: NamedTuple
+    done: np.ndarray  # bool [N], where an episode is over
+    mask: np.ndarray  # bool [N], copies to observe
+    labors: NamedTuple
+    rewards: NamedTuple
+    rates: NamedTuple
+    regen_prob: float
+    sources: np.ndarray
+    orders: np.ndarray  # from build.order_table
+    bid: np.ndarray  # int16 [N, A, 2]
+    ask: np.ndarray
+    auction: tuple[int, int]  # the market's step
+    tax: tuple[int, int]  # the tax cycle's step
+    gather_order: np.ndarray  # draws handed in
+    collect: np.ndarray
+    regrowth: np.ndarray
+    viewing: NamedTuple
+    tables: NamedTuple
+    agents: NamedTuple  # observe.AgentViews
+    designer: NamedTuple  # observe.DesignerViews
+
+
+class Labors(NamedTuple):
+    """Labor of each deed."""
+
+    build: float
+    move: float
+    collect: float
+
+
+@kernel
+def play(w, lo, hi):
+    """Step the active copies of ``[lo, hi)`` and observe those that go on, or only one of these.
+
+    Returns how many episodes are over.
+    """
+    over = 0
+    for first in range(lo, hi, BLOCK):
+        last = min(first + BLOCK, hi)
+        if w.steps:
+            step(w, first, last)
+        if w.steps and w.looks:
+            for e in range(first, last):
+                w.done[e] = w.buffers.terminated[e] | w.buffers.truncated[e]
+                w.mask[e] = not w.done[e]
+                over += w.done[e]
+        if w.looks:
+            observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, first, last)
+            if not w.viewing.final:  # the first masks of an episode bring its cap into force
+                rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, first, last)
+    return over
+
+
+@kernel
+def step(w, lo, hi):
+    """One step, component by component (``docs/spec/gtb.md``, section 3)."""
+    s, b, active = w.state, w.buffers, w.buffers.active
+    build.read_orders(b.actions, active, w.orders, w.bid, w.ask, s.clock.time, lo, hi)
+    build.build(b.actions, active, s.world, s.agents, s.events.built, w.labors.build, lo, hi)
+    call(w.auction, lo, hi)
+    gather.gather(
+        b.actions, active, w.orders.shape[0] - 4, s.world.cells, s.agents, s.events.gathered, w.labors, w.streams,
+        (w.gather_order, w.collect), s.clock.scratch, lo, hi,
+    )  # fmt: skip
+    call(w.tax, lo, hi)
+    regrow.regrow(active, s.world.cells, w.sources, s.clock, w.streams, w.regen_prob, w.regrowth, lo, hi)
+    reward.reward(w.rewards, s.agents, s.clock, s.events, s.books.trades, s.books.n_trades, b, lo, hi)
+
+
+class Beginning(NamedTuple):
+    """What the start of an episode works on."""
+
+    state: NamedTuple
+    streams: NamedTuple
+    start: NamedTuple
+    draws: NamedTuple
+    regen_prob: float
+    rates: NamedTuple
+    rewards: NamedTuple
+    mask: np.ndarray  # bool [N], copies that begin
+
+
+@kernel
+def begin(w, lo, hi):
+    """Start an episode (section 2); the books are emptied apart."""
+    s, mask = w.state, w.mask
+    state.reset(w.start, s.world, s.agents, s.clock, s.events, w.streams, w.draws, mask, lo, hi)
+    rates.begin(w.rates, s.rates, s.taxes, s.agents, s.clock, s.saez.running_mean, mask, lo, hi)
+    regrow.restart(s.clock, w.streams, w.regen_prob, mask, lo, hi)
+    reward.begin(w.rewards, s.agents, s.clock, mask, lo, hi)
+    return 0
