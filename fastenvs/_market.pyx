@@ -86,30 +86,37 @@ cdef class Step:
 
 cdef Py_ssize_t step(Step s, Py_ssize_t lo, Py_ssize_t hi) except -1 nogil:
     """One step of the active books in ``[lo, hi)``: take in orders, match, let the rest grow older."""
-    cdef Py_ssize_t e, g, i, p
-    cdef Py_ssize_t n_agents = s.bid.shape[1], n_goods = s.bid.shape[2], n_prices = s.history.shape[2]
+    cdef Py_ssize_t e, g, i, p, n_agents = s.bid.shape[1], n_goods = s.bid.shape[2]
+    cdef Py_ssize_t n_levels = n_goods * s.history.shape[2]
+    cdef const int16_t* bid
+    cdef const int16_t* ask
+    cdef double* history
+    cdef double decay = s.decay
     cdef uint64_t new_orders  # one bit a good
     for e in range(lo, hi):
         s.n_trades[e] = 0
         if not s.active[e]:
             continue
         s.clock[e] += 1
-        for g in range(n_goods):
-            for p in range(n_prices):
-                s.history[e, g, p] *= s.decay
+        history = &s.history[e, 0, 0]
+        for p in range(n_levels):
+            history[p] *= decay
         new_orders = 0
+        bid, ask = &s.bid[e, 0, 0], &s.ask[e, 0, 0]
         for i in range(n_agents):
             for g in range(n_goods):
-                if s.bid[e, i, g] >= 0 and s.n_open[e, g, i] < s.max_orders and s.coin[e, i] >= s.bid[e, i, g]:
-                    s.coin[e, i] -= s.bid[e, i, g]
-                    s.escrow_coin[e, i] += s.bid[e, i, g]
-                    enter(s, e, i, BID, g, s.bid[e, i, g])
+                if bid[0] >= 0 and s.coin[e, i] >= bid[0] and s.n_open[e, g, i] < s.max_orders:
+                    s.coin[e, i] -= bid[0]
+                    s.escrow_coin[e, i] += bid[0]
+                    enter(s, e, i, BID, g, bid[0])
                     new_orders |= <uint64_t>1 << g
-                if s.ask[e, i, g] >= 0 and s.n_open[e, g, i] < s.max_orders and s.units[e, i, g] > 0:
+                if ask[0] >= 0 and s.units[e, i, g] > 0 and s.n_open[e, g, i] < s.max_orders:
                     s.units[e, i, g] -= 1
                     s.escrow_units[e, i, g] += 1
-                    enter(s, e, i, ASK, g, s.ask[e, i, g])
+                    enter(s, e, i, ASK, g, ask[0])
                     new_orders |= <uint64_t>1 << g
+                bid += 1
+                ask += 1
         if new_orders and s.next_expiry[e] > s.clock[e] + s.order_life:
             s.next_expiry[e] = s.clock[e] + s.order_life
         for g in range(n_goods):

@@ -24,6 +24,18 @@ if PURE_PYTHON:
         """Set ``n`` bytes from byte ``to`` on to zero."""
         out.reshape(-1).view(np.uint8)[to : to + n] = 0
 
+    def expect_run(out, to, n):
+        """Say that ``n`` bytes from byte ``to`` on will be written soon."""
+
+    def masked_rows(out, to, source, start, stride, rows, mask, first, n):
+        """Write rows of ``n`` bytes of ``source``, ``stride`` bytes apart, to ``out`` one after the other.
+
+        Only the bits are kept that are set in ``mask`` from byte ``first`` on.
+        """
+        out, source, kept = out.reshape(-1), source.reshape(-1), mask.reshape(-1)[first : first + n]
+        for row in range(rows):
+            out[to + row * n : to + (row + 1) * n] = source[start + row * stride : start + row * stride + n] & kept
+
     def float_run(out, to, source, start, n):
         """Write ``n`` numbers of ``source`` to the float32 array ``out``."""
         out.reshape(-1)[to : to + n] = source.reshape(-1)[start : start + n]
@@ -32,9 +44,11 @@ if PURE_PYTHON:
         """Write ``n`` numbers of the float64 array ``source`` times ``scale`` to the float32 array ``out``."""
         out.reshape(-1)[to : to + n] = source.reshape(-1)[start : start + n] * scale
 
-    def difference_run(out, to, whole, first, part, second, n):
-        """Write ``n`` differences of two float32 arrays to the float32 array ``out``."""
-        out.reshape(-1)[to : to + n] = whole.reshape(-1)[first : first + n] - part.reshape(-1)[second : second + n]
+    def split_run(out, to, rest, whole, first, part, second, n):
+        """Write ``n`` integers of ``part`` to the float32 array ``out``, and ``whole``, of float32, less these to ``rest``."""
+        out, mine = out.reshape(-1), part.reshape(-1)[second : second + n].astype(np.float32)
+        out[to : to + n] = mine
+        out[rest : rest + n] = whole.reshape(-1)[first : first + n] - mine
 
     def word_at(cells, start):
         """Eight bytes from byte ``start`` on, as an integer whose lowest byte is the first."""
@@ -76,6 +90,8 @@ else:
             pointer = cgutils.pointer_add(self.builder, self.base(i), place)
             return self.builder.bitcast(pointer, ir.VectorType(element, width).as_pointer())
 
+    _BYTES = (64, 16, 4, 1)
+
     @intrinsic
     def copy_run(typingctx, out, to, source, start, n):
         """Copy ``n`` bytes from byte ``start`` of ``source`` to byte ``to`` of ``out``."""
@@ -87,7 +103,7 @@ else:
                 block = builder.load(access.vector(2, cgutils.int8_t, offset, width, 1), align=1)
                 builder.store(block, access.vector(0, cgutils.int8_t, offset, width, 1), align=1)
 
-            _in_blocks(builder, access.integer(4), (32, 8, 1), move)
+            _in_blocks(builder, access.integer(4), _BYTES, move)
             return context.get_dummy_value()
 
         return types.none(out, to, source, start, n), codegen
@@ -98,11 +114,74 @@ else:
 
         def codegen(context, builder, signature, args):
             access = _Access(context, builder, signature, args)
-            pointer = cgutils.pointer_add(builder, access.base(0), access.integer(1))
-            cgutils.memset(builder, pointer, access.integer(2), 0)
+
+            def move(offset, width):
+                zeros = ir.Constant(ir.VectorType(cgutils.int8_t, width), None)
+                builder.store(zeros, access.vector(0, cgutils.int8_t, offset, width, 1), align=1)
+
+            _in_blocks(builder, access.integer(2), _BYTES, move)
             return context.get_dummy_value()
 
         return types.none(out, to, n), codegen
+
+    @intrinsic
+    def expect_run(typingctx, out, to, n):
+        """Say that ``n`` bytes from byte ``to`` on, which need not be part of ``out``, will be written soon."""
+
+        def codegen(context, builder, signature, args):
+            access, word = _Access(context, builder, signature, args), cgutils.int32_t
+            form = ir.FunctionType(ir.VoidType(), [cgutils.int8_t.as_pointer(), word, word, word])
+            prefetch = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0i8")
+            first = cgutils.pointer_add(builder, access.base(0), access.integer(1), cgutils.voidptr_t)
+            lines = builder.add(builder.udiv(access.integer(2), cgutils.intp_t(64)), cgutils.intp_t(1))
+            with cgutils.for_range(builder, lines) as loop:
+                line = cgutils.pointer_add(builder, first, builder.mul(loop.index, cgutils.intp_t(64)))
+                builder.call(prefetch, [line, word(1), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.none(out, to, n), codegen
+
+    @intrinsic
+    def masked_rows(typingctx, out, to, source, start, stride, rows, mask, first, n):
+        """Write rows of ``n`` bytes of ``source``, ``stride`` bytes apart, to ``out`` one after the other.
+
+        Only the bits are kept that are set in ``mask`` from byte ``first`` on.
+        """
+
+        def codegen(context, builder, signature, args):
+            access = _Access(context, builder, signature, args)
+            stride, rows, n = access.integer(4), access.integer(5), access.integer(8)
+
+            def kept(offset, width):
+                return builder.load(access.vector(6, cgutils.int8_t, offset, width, 1), align=1)
+
+            def write(row, offset, width, bits):
+                read = builder.add(offset, builder.mul(row, stride))
+                block = builder.load(access.vector(2, cgutils.int8_t, read, width, 1), align=1)
+                place = access.vector(0, cgutils.int8_t, builder.add(offset, builder.mul(row, n)), width, 1)
+                builder.store(builder.and_(block, bits), place, align=1)
+
+            def two_blocks(width):
+                places = [n.type(0), builder.sub(n, n.type(width))]
+                bits = [kept(place, width) for place in places]
+                with cgutils.for_range(builder, rows) as loop:
+                    for place, block in zip(places, bits, strict=True):
+                        write(loop.index, place, width, block)
+
+            def any_blocks():
+                with cgutils.for_range(builder, rows) as loop:
+                    _in_blocks(builder, n, _BYTES, lambda at, width: write(loop.index, at, width, kept(at, width)))
+
+            # The mask of a row of at most two blocks stays in registers.
+            few = builder.and_(builder.icmp_signed(">", n, n.type(64)), builder.icmp_signed("<=", n, n.type(128)))
+            with builder.if_else(few) as (then, otherwise):
+                with then:
+                    two_blocks(64)
+                with otherwise:
+                    any_blocks()
+            return context.get_dummy_value()
+
+        return types.none(out, to, source, start, stride, rows, mask, first, n), codegen
 
     def _as_floats(builder, block, dtype):
         """A vector of numbers as one of single precision."""
@@ -154,20 +233,27 @@ else:
         return builder.shuffle_vector(one, one, zeros)
 
     @intrinsic
-    def difference_run(typingctx, out, to, whole, first, part, second, n):
-        """Write ``n`` differences of two float32 arrays to the float32 array ``out``."""
+    def split_run(typingctx, out, to, rest, whole, first, part, second, n):
+        """Write ``n`` integers of ``part`` to the float32 array ``out``, and ``whole``, of float32, less these to ``rest``."""
 
         def codegen(context, builder, signature, args):
             access, single = _Access(context, builder, signature, args), ir.FloatType()
+            item = context.get_data_type(part.dtype)
+            size = context.get_abi_sizeof(item)
+            further = builder.sub(access.integer(2), access.integer(1))
 
             def move(offset, width):
-                blocks = [builder.load(access.vector(i, single, offset, width, 4), align=4) for i in (2, 4)]
-                builder.store(builder.fsub(*blocks), access.vector(0, single, offset, width, 4), align=4)
+                mine = builder.load(access.vector(5, item, offset, width, size), align=size)
+                mine = _as_floats(builder, mine, part.dtype)
+                total = builder.load(access.vector(3, single, offset, width, 4), align=4)
+                builder.store(mine, access.vector(0, single, offset, width, 4), align=4)
+                place = access.vector(0, single, builder.add(offset, further), width, 4)
+                builder.store(builder.fsub(total, mine), place, align=4)
 
-            _in_blocks(builder, access.integer(6), (16, 4, 1), move)
+            _in_blocks(builder, access.integer(7), (16, 4, 1), move)
             return context.get_dummy_value()
 
-        return types.none(out, to, whole, first, part, second, n), codegen
+        return types.none(out, to, rest, whole, first, part, second, n), codegen
 
     @intrinsic
     def word_at(typingctx, cells, start):

@@ -114,7 +114,8 @@ else:
         if isinstance(kind, types.BaseNamedTuple):
             return cgutils.pointer_add(builder, pointer, _WORD(8 * at))
         if isinstance(kind, types.BaseTuple):  # a handle
-            parts = [_read(context, builder, pointer, part, at + _place(kind, k)) for k, part in enumerate(kind.types)]
+            places = enumerate(kind.types)  # type: ignore[attr-defined]
+            parts = [_read(context, builder, pointer, part, at + _place(kind, k)) for k, part in places]
             return context.make_tuple(builder, kind, parts)
         if isinstance(kind, types.Array):
             array = context.make_array(kind)(context, builder)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastenvs.blocks import copy_run
 from fastenvs.checks import affordable, as_path, shown
-from fastenvs.jit import inline
+from fastenvs.jit import copy_bytes, inline
 
 # A run of cells in one row, as (row, columns); from docs/spec/gtb.md, section 1.3.
 _Rows = dict[int, str]
@@ -203,4 +202,4 @@ def copy_window(source, e, top, left, out, number, side):
     if last > first:
         for row in range(max(0, top), min(height, top + side)):
             to = start + (row - top) * side * channels
-            copy_run(out, to, source, ((e * height + row) * width + first) * channels, (last - first) * channels)
+            copy_bytes(out, to, source, ((e * height + row) * width + first) * channels, (last - first) * channels)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastenvs.checks import as_array, as_int, positive_int
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 
 Seed = int | Sequence[int] | np.ndarray | None
 
@@ -69,6 +69,12 @@ def bits(streams, i):
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))
+
+
+@inline
+def skip(streams, i):
+    """Pass over the next draw of stream ``i``."""
+    streams.counter[i] += np.uint64(1)
 
 
 @kernel

@@ -149,7 +149,11 @@ class GatherTradeBuild(VecEnv):
             collect=given["collect"],
             regrowth=given["regrow"],
             viewing=self._view_config,
-            tables=observe.Tables(o.rate_choices, observe.order_masks(o.n_prices)),
+            tables=observe.Tables(
+                o.rate_choices,
+                observe.order_masks(o.n_prices),
+                observe.column_masks(o.cells.shape[1], 0 if o.full_view else o.view_radius),
+            ),
             agents=self._agent_views,
             designer=self._designer_views,
         )

@@ -13,24 +13,21 @@ _OWNER = np.uint64(8 * OWNER)
 
 
 @inline
-def can_enter(cells, e, i, row, column):
-    """Whether agent ``i`` may stand on a cell: inside, no water, nobody there, no house of another.
+def may_enter(cells, e, i, row, column, direction):
+    """Whether agent ``i`` on a cell may move left, right, up or down (0 .. 3).
 
-    Without branches: which moves are legal is too irregular to be predicted.
+    What is there must be inside the world and no water, nobody, nor a house of another. Without branches: which moves are legal is too irregular to be predicted. At the edge the cell asked about is the
+    agent's own, where somebody is.
     """
-    r = min(max(row, 0), cells.shape[1] - 1)
-    c = min(max(column, 0), cells.shape[2] - 1)
-    cell = word_at(cells, ((e * cells.shape[1] + r) * cells.shape[2] + c) * N_CHANNELS)
+    height, width = cells.shape[1], cells.shape[2]
+    if direction < 2:
+        inside, ahead = (column > 0, -1) if direction == 0 else (column < width - 1, 1)
+    else:
+        inside, ahead = (row > 0, -width) if direction == 2 else (row < height - 1, width)
+    place = (e * height + row) * width + column + (ahead if inside else 0)
+    cell = word_at(cells, place * N_CHANNELS)
     owner = (cell >> _OWNER) & np.uint64(255)
-    return (r == row) & (c == column) & (cell & _CLOSED == 0) & ((owner == 0) | (owner == np.uint64(i + FIRST_AGENT)))
-
-
-@inline
-def target(loc, e, i, direction):
-    """Cell that agent ``i`` reaches by moving left, right, up or down (0 .. 3)."""
-    sideways, step = direction < 2, 2 * (direction % 2) - 1
-    row, column = np.int64(loc[e, i, 0]), np.int64(loc[e, i, 1])
-    return row + (0 if sideways else step), column + (step if sideways else 0)
+    return (cell & _CLOSED == 0) & ((owner == 0) | (owner == np.uint64(i + FIRST_AGENT)))
 
 
 @kernel
@@ -49,16 +46,16 @@ def gather(actions, active, first_move, cells, agents, gathered, labors, streams
         permutation(streams, order_given, scratch, e)
         for k in range(actions.shape[1]):
             i = int(scratch[e, k])
-            direction = actions[e, i] - first_move
-            if direction >= 0:
-                row, column = target(agents.loc, e, i, direction)
-                if can_enter(cells, e, i, row, column):
-                    cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = 0
-                    cells[e, row, column, AGENT] = i + FIRST_AGENT
-                    agents.loc[e, i, 0] = row
-                    agents.loc[e, i, 1] = column
-                    agents.labor[e, i] += labors.move
             row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
+            direction = actions[e, i] - first_move
+            if direction >= 0 and may_enter(cells, e, i, row, column, direction):
+                cells[e, row, column, AGENT] = 0
+                step = 2 * (direction % 2) - 1
+                row, column = (row, column + step) if direction < 2 else (row + step, column)
+                cells[e, row, column, AGENT] = i + FIRST_AGENT
+                agents.loc[e, i, 0] = row
+                agents.loc[e, i, 1] = column
+                agents.labor[e, i] += labors.move
             for good in range(2):
                 if cells[e, row, column, good] == 0:
                     continue

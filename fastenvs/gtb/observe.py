@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastenvs.blocks import clear_run, copy_run, difference_run, float_run, scaled_run
+from fastenvs.blocks import clear_run, copy_run, expect_run, float_run, masked_rows, scaled_run, split_run
 from fastenvs.grid import copy_window
 from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
-from fastenvs.gtb.gather import can_enter, target
+from fastenvs.gtb.gather import may_enter
 from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel
 
 OWN = 1
 DESIGNER_CHANNELS = 8
@@ -38,6 +38,7 @@ class Tables(NamedTuple):
 
     choices: np.ndarray  # float64 [R], rates that the designer may choose
     orders: np.ndarray  # uint8 [2 (P + 1), 2 P], from order_masks
+    columns: np.ndarray  # uint8 [W, bytes of a window's row], from column_masks
 
 
 class AgentViews(NamedTuple):
@@ -60,17 +61,31 @@ class DesignerViews(NamedTuple):
 
 
 @kernel
-def windows(config, world, loc, out, mask, lo, hi):
-    """Square windows around the agents, zero outside the world; own entries read 1."""
-    width, side, n_agents = world.cells.shape[2], out.shape[2], loc.shape[1]
-    n_bytes = n_agents * side * side * N_CHANNELS
+def windows(config, world, loc, columns, out, mask, lo, hi):
+    """Square windows around the agents, zero outside the world; own entries read 1; ``columns`` is from column_masks.
+
+    A row is read at its full width, also where that is part of the row before or after, and what lies outside is masked.
+    """
+    cells, side, n_agents = world.cells, out.shape[2], loc.shape[1]
+    height, width = cells.shape[1], cells.shape[2]
+    n_bytes, stride = side * N_CHANNELS, width * N_CHANNELS
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        clear_run(out, e * n_bytes, n_bytes)
+        expect_run(out, (e + 1) * n_agents * side * n_bytes, n_agents * side * n_bytes)
         for i in range(n_agents):
             top, left = np.int64(loc[e, i, 0]) - config.radius, np.int64(loc[e, i, 1]) - config.radius
-            copy_window(world.cells, e, top, left, out, e * n_agents + i, side)
+            first, last = max(0, top), min(height, top + side)
+            to = (e * n_agents + i) * side * n_bytes
+            start = e * height * stride + left * N_CHANNELS
+            if start + first * stride < 0 or start + (last - 1) * stride + n_bytes > cells.size:
+                clear_run(out, to, side * n_bytes)
+                copy_window(cells, e, top, left, out, e * n_agents + i, side)
+            else:
+                clear_run(out, to, (first - top) * n_bytes)
+                at, read, kept = to + (first - top) * n_bytes, start + first * stride, (left + config.radius) * n_bytes
+                masked_rows(out, at, cells, read, stride, last - first, columns, kept, n_bytes)
+                clear_run(out, to + (last - top) * n_bytes, (top + side - last) * n_bytes)
             out[e, i, config.radius, config.radius, AGENT] = OWN
             house = world.first_house[e, i]
             while house > 0:
@@ -78,6 +93,12 @@ def windows(config, world, loc, out, mask, lo, hi):
                 if 0 <= row < side and 0 <= column < side:
                     out[e, i, row, column, OWNER] = OWN
                 house = world.next_house[e, house - 1]
+
+
+def column_masks(width: int, radius: int) -> np.ndarray:
+    """Masks of a row of a window, uint8 ``[W, (2 r + 1) N_CHANNELS]``, by the agent's column: 255 inside the world."""
+    column = np.arange(width)[:, None] + np.arange(-radius, radius + 1)
+    return np.where((column >= 0) & (column < width), 255, 0).astype(np.uint8).repeat(N_CHANNELS, axis=1)
 
 
 @kernel
@@ -99,6 +120,18 @@ def whole_maps(world, loc, out, mask, lo, hi):
                 house = world.next_house[e, house - 1]
 
 
+@inline
+def market_rates(history, e):
+    """Mean prices of past trades in stone and wood, by their decayed weight."""
+    stone, wood, stone_weight, wood_weight = 0.0, 0.0, 0.0, 0.0
+    for price in range(history.shape[2]):
+        stone += price * history[e, 0, price]
+        wood += price * history[e, 1, price]
+        stone_weight += history[e, 0, price]
+        wood_weight += history[e, 1, price]
+    return stone / max(0.001, stone_weight), wood / max(0.001, wood_weight)
+
+
 @kernel
 def common_vectors(config, books, taxes, time, out, mask, lo, hi):
     """What designer and agents see alike, as the designer's flat vector (section 12.3)."""
@@ -111,12 +144,7 @@ def common_vectors(config, books, taxes, time, out, mask, lo, hi):
         if not mask[e]:
             continue
         float_run(out, e * width, books.depth, e * orders, orders)
-        for good in range(2):
-            value, weight = 0.0, 0.0  # mean price of past trades, by their decayed weight
-            for price in range(n_prices):
-                value += price * books.history[e, good, price]
-                weight += books.history[e, good, price]
-            out[e, orders + good] = value / max(0.001, weight)
+        out[e, orders], out[e, orders + 1] = market_rates(books.history, e)
         history_at = orders + 2
         scaled_run(out, e * width + history_at, books.history, e * 2 * n_prices, 2 * n_prices, config.scale)
         float_run(out, e * width + rates_at, taxes.shown, e * n_brackets, n_brackets)
@@ -146,12 +174,12 @@ def agent_vectors(config, agents, books, marginal_now, common, shape, out, mask,
         if not mask[e]:
             continue
         start = e * common_width
+        expect_run(out, 4 * (e + 1) * n_agents * width, 4 * n_agents * width)
         for i in range(n_agents):
             to = (e * n_agents + i) * width
             out[e, i, 0] = agents.pay[e, i] / config.build_pay if config.build_pay > 0 else 0.0
             out[e, i, 1] = agents.skill[e, i]
-            float_run(out, to + own_at, books.own_depth, (e * n_agents + i) * orders, orders)
-            difference_run(out, to + 2, common, start, out, to + own_at, orders)
+            split_run(out, to + own_at, to + 2, common, start, books.own_depth, (e * n_agents + i) * orders, orders)
             copy_run(out, 4 * (to + own_at - 2), common, 4 * (start + orders), 8)
             copy_run(out, 4 * (to + history_at), common, 4 * (start + orders + 2), 8 * n_prices)
             copy_run(out, 4 * (to + rates_at), common, 4 * (start + orders + 2 + 2 * n_prices), 4 * cycle)
@@ -208,8 +236,7 @@ def action_masks(config, world, agents, n_open, order_table, out, mask, lo, hi):
                 to = (e * n_agents + i) * width + FIRST_ORDER + 2 * good * n_prices
                 copy_run(out, to, order_table, case * 2 * n_prices, 2 * n_prices)
             for direction in range(4):
-                to_row, to_column = target(agents.loc, e, i, direction)
-                out[e, i, first_move + direction] = can_enter(world.cells, e, i, to_row, to_column)
+                out[e, i, first_move + direction] = may_enter(world.cells, e, i, at_row, at_column, direction)
 
 
 def order_masks(n_prices: int) -> np.ndarray:
@@ -245,7 +272,7 @@ def observe(config, state, tables, agents_out, designer_out, mask, lo, hi):
     if config.radius < 0:
         whole_maps(world, agents.loc, agents_out.map, mask, lo, hi)
     else:
-        windows(config, world, agents.loc, agents_out.map, mask, lo, hi)
+        windows(config, world, agents.loc, tables.columns, agents_out.map, mask, lo, hi)
     common_vectors(config, books, taxes, state.clock.time, common, mask, lo, hi)
     agent_vectors(config, agents, books, taxes.marginal_now, common, shape, agents_out.flat, mask, lo, hi)
     designer_vectors(config, agents, taxes, shape, designer_out, mask, lo, hi)

@@ -304,7 +304,9 @@ def permutation(streams, given, out, e):
         for i in range(n):
             out[e, i] = given[e, i]
         return
-    for i in range(n):
+    rng.skip(streams, e)  # the first agent has one place to go to
+    out[e, 0] = 0
+    for i in range(1, n):
         j = rng.below(streams, e, i + 1)
         out[e, i] = out[e, j]
         out[e, j] = i
