@@ -8,9 +8,6 @@ from fastenvs.bound import call
 from fastenvs.gtb import build, gather, observe, rates, regrow, reward, state
 from fastenvs.jit import kernel
 
-#: Copies that go through all components together: so many fit into the nearest caches.
-BLOCK = 16
-
 
 class Play(NamedTuple):
     """What a step and what observing work on."""
@@ -56,19 +53,17 @@ def play(w, lo, hi):
     Returns how many episodes are over.
     """
     over = 0
-    for first in range(lo, hi, BLOCK):
-        last = min(first + BLOCK, hi)
-        if w.steps:
-            step(w, first, last)
-        if w.steps and w.looks:
-            for e in range(first, last):
-                w.done[e] = w.buffers.terminated[e] | w.buffers.truncated[e]
-                w.mask[e] = not w.done[e]
-                over += w.done[e]
-        if w.looks:
-            observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, first, last)
-            if not w.viewing.final:  # the first masks of an episode bring its cap into force
-                rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, first, last)
+    if w.steps:
+        step(w, lo, hi)
+    if w.steps and w.looks:
+        for e in range(lo, hi):
+            w.done[e] = w.buffers.terminated[e] | w.buffers.truncated[e]
+            w.mask[e] = not w.done[e]
+            over += w.done[e]
+    if w.looks:
+        observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, lo, hi)
+        if not w.viewing.final:  # the first masks of an episode bring its cap into force
+            rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, lo, hi)
     return over
 
 
