@@ -21,6 +21,7 @@ PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -32,9 +33,19 @@ def kernel(function: Callable[..., Any]) -> Any:
     return _cached(numba.njit(**_OPTIONS)(function))
 
 
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that other kernels alone call: nothing is compiled that would hand it arguments of Python."""
+    return _cached(numba.njit(**_OPTIONS, **_UNWRAPPED)(function))
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
     return _cached(numba.njit(**_OPTIONS, inline="always")(function))
+
+
+def plain(function: Any) -> Callable[..., Any]:
+    """The Python function of a kernel, for a use so small that compiling takes longer."""
+    return function if PURE_PYTHON else function.py_func
 
 
 def _cached(dispatcher: Any) -> Any:
@@ -172,6 +183,16 @@ if not PURE_PYTHON:
 def wrapping() -> contextlib.AbstractContextManager:
     """Context in which 64-bit counters may wrap around silently, as they do in compiled code."""
     return np.errstate(over="ignore") if PURE_PYTHON else contextlib.nullcontext()
+
+
+def wrapping_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call in that context; compiled, it needs none."""
+
+    def plain_call(*arguments: Any) -> Any:
+        with wrapping():
+            return call(*arguments)
+
+    return plain_call if PURE_PYTHON else call
 
 
 if PURE_PYTHON:

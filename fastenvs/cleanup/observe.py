@@ -6,36 +6,34 @@ import numpy as np
 
 from fastenvs.cleanup.config import DOWN, LEFT, UP
 from fastenvs.grid import copy_window
-from fastenvs.jit import kernel
+from fastenvs.jit import part
 
 
-@kernel
-def observe(canvas, cell, heading, centre, designer_centre, agents, designer, mask, lo, hi):
-    """Windows around the agents, their headings to the top, and the designer's window.
-
-    ``centre`` int64 is row and column of a common centre for the agents, or empty.
-    """
-    n_agents, width = cell.shape[1], canvas.shape[2]
-    side, designer_side = agents.shape[2], designer.shape[1]
+@part
+def observe(config, state, out, mask, lo, hi):
+    """Windows around the agents, their headings to the top, and the designer's window."""
+    n_agents, width = state.cell.shape[1], state.canvas.shape[2]
+    side, designer_side = out.agents.shape[2], out.designer.shape[1]
     for e in range(lo, hi):
         if not mask[e]:
             continue
         for i in range(n_agents):
-            row, column = np.int64(cell[e, i]) // width, np.int64(cell[e, i]) % width
-            if centre.shape[0] > 0:
-                row, column = centre[0], centre[1]
+            row, column = np.int64(state.cell[e, i]) // width, np.int64(state.cell[e, i]) % width
+            if config.centre.shape[0] > 0:
+                row, column = config.centre[0], config.centre[1]
             top, left = row - side // 2, column - side // 2
-            agents[e, i] = 0
-            if heading[e, i] == UP:
-                copy_window(canvas, e, top, left, agents, e * n_agents + i, side)
+            out.agents[e, i] = 0
+            if state.heading[e, i] == UP:
+                copy_window(state.canvas, e, top, left, out.agents, e * n_agents + i, side)
             else:
-                turned_window(canvas, heading[e, i], top, left, agents, e, i)
-        designer[e] = 0
-        top, left = designer_centre[0] - designer_side // 2, designer_centre[1] - designer_side // 2
-        copy_window(canvas, e, top, left, designer, e, designer_side)
+                turned_window(state.canvas, state.heading[e, i], top, left, out.agents, e, i)
+        out.designer[e] = 0
+        row, column = config.designer_centre[0], config.designer_centre[1]
+        top, left = row - designer_side // 2, column - designer_side // 2
+        copy_window(state.canvas, e, top, left, out.designer, e, designer_side)
 
 
-@kernel
+@part
 def turned_window(canvas, heading, top, left, agents, e, i):
     """Copy a window turned so that ``heading`` points to its top; heading planes, if any, are turned too."""
     height, width, channels = canvas.shape[1], canvas.shape[2], canvas.shape[3]

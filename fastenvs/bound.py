@@ -1,0 +1,138 @@
+"""Compiled calls whose arguments are bound once.
+
+A compiled function called from Python finds out the type of every array of its groups and takes it apart: a step of one
+copy would spend most of its time there. So the groups of a kernel ``function(groups, lo, hi)`` are laid out in memory
+once, and the call that is left passes an address and two integers. Inside, a group is an address too, whose fields are
+read where they are used.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numba import typeof, types
+from numba.core import cgutils
+from numba.core.typing import templates
+from numba.extending import NativeValue, lower_getattr_generic, models, register_model, unbox
+
+from fastenvs.jit import PURE_PYTHON
+
+_BYTE = cgutils.int8_t.as_pointer()
+_WORD = cgutils.intp_t
+
+
+def bind(function: Callable[..., Any], groups: tuple) -> Callable[[int, int], Any]:
+    """A kernel bound to its first argument, to be called with ``(lo, hi)``.
+
+    Parameters
+    ----------
+    function : kernel
+        What is bound.
+    groups : NamedTuple
+        Arrays, numbers, and NamedTuples of these. Its arrays, which must not move, are held as long as the result is.
+    """
+    if PURE_PYTHON:
+        return functools.partial(function, groups)
+    entry = function.compile((_Bound(typeof(groups)), types.intp, types.intp))  # type: ignore[attr-defined]
+    return _laid_out(entry, groups)
+
+
+def rebind(bound: Any, groups: tuple) -> Callable[[int, int], Any]:
+    """The same kernel bound to other groups of the very same types."""
+    return functools.partial(bound.func, groups) if PURE_PYTHON else _laid_out(bound.func, groups)
+
+
+def _laid_out(entry: Callable[..., Any], groups: tuple) -> Callable[[int, int], Any]:
+    memory = np.array([*_words(groups)], np.int64)
+    bound = functools.partial(entry, memory.ctypes.data)
+    bound.held = groups, memory  # type: ignore[attr-defined]
+    return bound
+
+
+def _words(value: Any) -> Iterator[int]:
+    """The words that a value is laid out in; :func:`_size` counts them, :func:`_read` reads them."""
+    if isinstance(value, tuple):
+        for part in value:
+            yield from _words(part)
+    elif isinstance(value, np.ndarray):
+        yield from (value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides)
+    elif isinstance(value, float):
+        yield from struct.unpack("q", struct.pack("d", value))
+    else:
+        yield int(value)
+
+
+class _Bound(types.Type):
+    """A NamedTuple laid out in memory."""
+
+    def __init__(self, group):
+        self.group = group
+        super().__init__(f"Bound({group})")
+
+    @property
+    def key(self):
+        """What makes two such types the same."""
+        return self.group
+
+
+@register_model(_Bound)
+class _BoundModel(models.PrimitiveModel):
+    def __init__(self, manager, kind):
+        super().__init__(manager, kind, _BYTE)
+
+
+@unbox(_Bound)
+def _address(kind, number, c):
+    return NativeValue(c.pyapi.long_as_voidptr(number))
+
+
+def _size(kind):
+    if isinstance(kind, types.BaseTuple):
+        return sum(_size(part) for part in kind)  # type: ignore[attr-defined]
+    return 3 + 2 * kind.ndim if isinstance(kind, types.Array) else 1
+
+
+def _read(context, builder, pointer, kind, at):
+    """Emit the reading of a value that is laid out ``at`` words after ``pointer``; it never changes there."""
+
+    def word(k, kind=types.intp):
+        wanted = context.get_value_type(kind).as_pointer()
+        loaded = builder.load(builder.bitcast(cgutils.pointer_add(builder, pointer, _WORD(8 * k)), wanted))
+        loaded.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return loaded
+
+    if isinstance(kind, types.BaseNamedTuple):
+        return cgutils.pointer_add(builder, pointer, _WORD(8 * at))
+    if isinstance(kind, types.Array):
+        array = context.make_array(kind)(context, builder)
+        array.nitems, array.itemsize = word(at), word(at + 1)
+        array.data = builder.inttoptr(word(at + 2), array.data.type)
+        extents = [word(at + 3 + k) for k in range(2 * kind.ndim)]
+        array.shape = cgutils.pack_array(builder, extents[: kind.ndim], _WORD)
+        array.strides = cgutils.pack_array(builder, extents[kind.ndim :], _WORD)
+        array.meminfo = array.parent = cgutils.get_null_value(_BYTE)
+        return array._getvalue()
+    if isinstance(kind, types.Boolean):
+        return builder.trunc(word(at), context.get_value_type(kind))
+    return word(at, kind)
+
+
+@templates.infer_getattr
+class _Fields(templates.AttributeTemplate):
+    key = _Bound
+
+    def generic_resolve(self, kind, name):  # type: ignore[override]
+        """Type of a field: groups stay in memory."""
+        if name in kind.group.fields:
+            field = kind.group[kind.group.fields.index(name)]
+            return _Bound(field) if isinstance(field, types.BaseNamedTuple) else field
+
+
+@lower_getattr_generic(_Bound)
+def _field(context, builder, kind, pointer, name):
+    place = kind.group.fields.index(name)
+    return _read(context, builder, pointer, kind.group[place], sum(map(_size, kind.group.types[:place])))
