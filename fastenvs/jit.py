@@ -201,7 +201,19 @@ if PURE_PYTHON:
         """Copy bytes between C-contiguous arrays; see the compiled form."""
         out.reshape(-1).view(np.uint8)[to : to + n] = source.reshape(-1).view(np.uint8)[start : start + n]
 
+    def clear_bytes(out, to, n):
+        """Set ``n`` bytes from byte ``to`` of a C-contiguous array on to zero."""
+        out.reshape(-1).view(np.uint8)[to : to + n] = 0
+
 else:
+
+    def _address(context, builder, signature, args, i):
+        """Address of the byte whose number is argument ``i + 1`` in the array that is argument ``i``."""
+        array = context.make_array(signature.args[i])(context, builder, args[i])
+        return cgutils.pointer_add(builder, array.data, _integer(context, builder, signature, args, i + 1))
+
+    def _integer(context, builder, signature, args, i):
+        return context.cast(builder, args[i], signature.args[i], numba.types.intp)
 
     @numba.extending.intrinsic
     def copy_bytes(typingctx, out, to, source, start, n):
@@ -212,14 +224,20 @@ else:
         """
 
         def codegen(context, builder, signature, args):
-            def integer(i):
-                return context.cast(builder, args[i], signature.args[i], numba.types.intp)
-
-            def pointer(i):
-                array = context.make_array(signature.args[i])(context, builder, args[i])
-                return cgutils.pointer_add(builder, array.data, integer(i + 1))
-
-            cgutils.raw_memcpy(builder, pointer(0), pointer(2), integer(4), cgutils.intp_t(1))
+            to_, from_ = (_address(context, builder, signature, args, i) for i in (0, 2))
+            size = _integer(context, builder, signature, args, 4)
+            cgutils.raw_memcpy(builder, to_, from_, size, cgutils.intp_t(1))
             return context.get_dummy_value()
 
         return numba.types.none(out, to, source, start, n), codegen
+
+    @numba.extending.intrinsic
+    def clear_bytes(typingctx, out, to, n):
+        """Set ``n`` bytes from byte ``to`` of a C-contiguous array on to zero, by one ``memset``."""
+
+        def codegen(context, builder, signature, args):
+            place = _address(context, builder, signature, args, 0)
+            cgutils.memset(builder, place, _integer(context, builder, signature, args, 2), 0)
+            return context.get_dummy_value()
+
+        return numba.types.none(out, to, n), codegen
