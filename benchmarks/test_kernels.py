@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from test_step import make
 
-from fastenvs import tax
+from fastenvs import cleanup, escape_room, tax
+from fastenvs.bound import bind
 from fastenvs.gtb import observe, regrow
+from fastenvs.jit import kernel
 from fastenvs.market import Market
 
 N = 4096
@@ -80,9 +82,20 @@ def test_observe_gtb(benchmark, gtb, part):
     report(benchmark, "env_steps")
 
 
+@kernel
+def look_room(room, lo, hi):
+    escape_room.observe(room.state.place, room.table, room.obs, room.turns.seen, np.int64(-1), lo, hi)
+
+
+@kernel
+def look_cleanup(game, lo, hi):
+    cleanup.observe.observe(game.config, game.state, game.obs, game.turns.seen, lo, hi)
+
+
 @pytest.mark.parametrize("setting", ["er_5_2", "cleanup_paper_7x7", "cleanup_large"])
 def test_observe(benchmark, setting):
     env = make(setting, N)
     env.reset()
-    benchmark(env._observe, env.obs, env._all, 0, N)
+    look = bind(look_room, env._room()) if setting == "er_5_2" else bind(look_cleanup, env._game())
+    benchmark(look, 0, N)
     report(benchmark, "env_steps")

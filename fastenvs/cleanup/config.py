@@ -201,6 +201,8 @@ class Config(NamedTuple):
     p_apple: np.ndarray  # float64 [W + 1], by the number of waste cells
     p_waste: np.ndarray  # float64 [W + 1]
     p_any_waste: np.ndarray  # float64 [W + 1], that waste appears at one of the clean points
+    centre: np.ndarray  # int64, row and column of a common centre of the agents' windows, or empty
+    designer_centre: np.ndarray  # int64 [2]
     steps: int
     lanes: int
     side: int  # distance of the side lanes
@@ -232,6 +234,8 @@ def make_config(o: Options) -> Config:
         p_apple=p_apple,
         p_waste=p_waste,
         p_any_waste=1 - (1 - p_waste) ** clean,
+        centre=np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64),
+        designer_centre=np.array(o.designer_centre, np.int64),
         steps=o.steps,
         lanes=1 if o.beam_width == 1 else 3,
         side=(o.beam_width - 1) // 2,

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastenvs.cleanup.config import AGENT
+from fastenvs.cleanup.config import AGENT, Config
 from fastenvs.jit import copy_bytes, inline
+from fastenvs.rng import Streams
+from fastenvs.turns import Turns
+from fastenvs.vecenv import Buffers
 
 
 class State(NamedTuple):
@@ -41,6 +44,27 @@ class Draws(NamedTuple):
     apple: np.ndarray  # float64 [N, apple points], NaN where none is drawn
     waste_order: np.ndarray  # int16 [N, waste points], -1 where not drawn
     waste: np.ndarray  # float64 [N, waste points], by place in that order
+
+
+class Views(NamedTuple):
+    """Observations of N copies."""
+
+    agents: np.ndarray  # uint8 [N, A, 2v+1, 2v+1, C]
+    designer: np.ndarray  # uint8 [N, 2q+1, 2q+1, C]
+
+
+class Game(NamedTuple):
+    """All that a call works on."""
+
+    steps: bool  # or only begins episodes
+    config: Config
+    state: State
+    streams: Streams
+    draws: Draws
+    buffers: Buffers
+    turns: Turns
+    obs: Views
+    final: Views  # last observations of the copies that ended
 
 
 @inline

@@ -1,4 +1,4 @@
-"""A step: moves, meals, beams, spawning and rewards (sections 7 and 8)."""
+"""A step: moves, meals, beams, spawning and rewards (sections 7 and 8); and what a call does around it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,11 @@ from fastenvs.cleanup.config import (
     WASTE,
 )
 from fastenvs.cleanup.movement import move
-from fastenvs.cleanup.spawning import spawn
+from fastenvs.cleanup.observe import observe
+from fastenvs.cleanup.spawning import reset, spawn
 from fastenvs.cleanup.state import paint
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, kernel, part
+from fastenvs.turns import SAME_STEP, after_step, before_step
 
 
 @inline
@@ -71,10 +73,10 @@ def fire_beam(config, state, rewards, width, action, e, i):
         rewards[e, i] += SHOT
 
 
-@kernel
-def step(config, state, buffers, streams, draws, width, lo, hi):
+@part
+def step(config, state, buffers, streams, draws, lo, hi):
     """One step of the active copies in ``[lo, hi)``."""
-    n_agents, rewards = state.cell.shape[1], buffers.rewards
+    n_agents, width, rewards = state.cell.shape[1], state.canvas.shape[2], buffers.rewards
     for e in range(lo, hi):
         for i in range(n_agents):
             rewards[e, i] = 0.0
@@ -110,3 +112,19 @@ def step(config, state, buffers, streams, draws, width, lo, hi):
         state.time[e] += 1
         buffers.terminated[e] = False
         buffers.truncated[e] = state.time[e] >= config.steps
+
+
+@kernel
+def play(game, lo, hi):
+    """What a call does to the copies in ``[lo, hi)``; returns how many of them a step ended that are reset."""
+    config, state, turns, n_fresh = game.config, game.state, game.turns, 0
+    if game.steps:
+        before_step(turns, game.buffers, lo, hi)
+        step(config, state, game.buffers, game.streams, game.draws, lo, hi)
+        n_fresh = after_step(turns, game.buffers, lo, hi)
+        if n_fresh > 0 and turns.mode == SAME_STEP:
+            observe(config, state, game.final, turns.fresh, lo, hi)
+    if n_fresh > 0 or not game.steps:
+        reset(config, state, game.streams, game.draws, turns.fresh, lo, hi)
+    observe(config, state, game.obs, turns.seen if game.steps else turns.fresh, lo, hi)
+    return n_fresh

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import market, saez, tax
-from fastenvs.bound import bind, handle
+from fastenvs.bound import bind, handle, rebind
 from fastenvs.checks import MAX_INT, as_array, has_shape, integers_of, shown
 from fastenvs.draws import Draw
 from fastenvs.gtb import build, consistency, observe, rates, reward, step, summary
@@ -28,6 +28,7 @@ from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping
 from fastenvs.render import render_gtb
 from fastenvs.snapshots import rows_of
+from fastenvs.turns import SAME_STEP
 from fastenvs.vecenv import VecEnv
 
 
@@ -83,7 +84,7 @@ class GatherTradeBuild(VecEnv):
             o.saez_welfare == "inverse_income",
             float("nan") if o.saez_elasticity is None else o.saez_elasticity,
         )
-        self._mask = np.zeros(n, np.bool_)  # copies that begin or are observed
+        self._seen = np.zeros(n, np.bool_)  # copies that a step observes
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
         self._ask = np.full((n, a, N_GOODS), -1, np.int16)
         self._configure_components()
@@ -92,7 +93,6 @@ class GatherTradeBuild(VecEnv):
         self._refresh_rates()
         self._finished = summary.Finished(self.state)
         self._bind()
-        self._bind_kernels()
 
     def _configure_components(self) -> None:
         o, p = self.options, self.state
@@ -124,17 +124,15 @@ class GatherTradeBuild(VecEnv):
             p.taxes, active, o.tax_period, o.cutoffs, p.rates.chosen, o.rate_choices, a.coin, a.escrow_coin
         )
 
-    def _bind_kernels(self) -> None:
-        """Bind what a step and a reset call; again where draws are handed in."""
+    def _game(self) -> step.Play:
         o, given = self.options, self._drawn
-        self._play_arguments = w = step.Play(
+        return step.Play(
             steps=True,
-            looks=self.autoreset == "same_step",
             state=self.state,
             buffers=self.buffers,
             streams=self.streams,
-            done=self._done,
-            mask=self._mask,
+            turns=self._turns,
+            mask=self._seen,
             labors=step.Labors(o.build_labor, o.move_labor, o.collect_labor),
             rewards=self._reward_config,
             rates=self._rate_config,
@@ -157,15 +155,38 @@ class GatherTradeBuild(VecEnv):
             agents=self._agent_views,
             designer=self._designer_views,
         )
-        self._play = bind(step.play, w)
-        self._look = bind(step.play, w._replace(steps=False, looks=True))
-        draws = ResetDraws(*(given[name] for name in ("location", "build_skill", "bonus", "agent_order")))
-        self._begin = bind(
-            step.begin,
-            step.Beginning(
-                self.state, self.streams, self._start, draws, o.regen_prob, self._rate_config, self._reward_config,
-                self._mask,
-            ),
+
+    @cached_property
+    def _play(self) -> Any:
+        return bind(step.play, self._game())
+
+    @cached_property
+    def _look(self) -> Any:
+        """Write the first observations of fresh copies."""
+        return rebind(self._play, self._game()._replace(steps=False, mask=self._turns.fresh))
+
+    @cached_property
+    def _look_last(self) -> Any:
+        """Write the last observations of fresh copies; they are complete, whatever the day."""
+        views, w = self._final_obs["designer"], self._game()
+        final = w._replace(
+            steps=False,
+            mask=self._turns.fresh,
+            viewing=w.viewing._replace(decision_only=False, final=True),
+            agents=observe.AgentViews(**self._final_obs["agents"]),
+            designer=observe.DesignerViews(views["flat"], views["flat"], views["agents"], views["mask"]),
+        )
+        return rebind(self._play, final)
+
+    @cached_property
+    def _begin_episodes(self) -> Any:
+        return bind(step.begin, self._beginning())
+
+    def _beginning(self) -> step.Beginning:
+        draws = ResetDraws(*(self._drawn[name] for name in ("location", "build_skill", "bonus", "agent_order")))
+        return step.Beginning(
+            self.state, self.streams, self._start, draws, self.options.regen_prob, self._rate_config,
+            self._reward_config, self._turns.fresh,
         )  # fmt: skip
 
     def _allocate_observations(self) -> None:
@@ -262,65 +283,42 @@ class GatherTradeBuild(VecEnv):
 
     # ------------------------------------------------------------------ hooks
 
-    def _inject(self, draws: Mapping[str, np.ndarray]) -> None:
-        before = self._drawn
-        super()._inject(draws)
-        if self._drawn is not before and before:
-            self._bind_kernels()
+    def _calls(self) -> tuple[Callable[[int, int], int], Callable[[int, int], int]]:
+        play = rebind(self._play, self._game())
+        start = rebind(self._begin_episodes, self._beginning())
+        state, fresh, done = self.state, self._turns.fresh, self._done
+        same_step = self._turns.mode == SAME_STEP
 
-    def _advance_same_step(self, lo: int, hi: int) -> None:
-        if self._step(lo, hi):
-            done = self._done
-            self._any_ended = True
-            self._observe(self._final_obs, done, lo, hi)
-            self._keep_finished(done, lo, hi)
-            self._reset(done, lo, hi)
-            self._observe(self._obs, done, lo, hi)
+        def advance(lo: int, hi: int) -> int:
+            n_fresh = play(lo, hi)
+            if n_fresh:
+                if same_step:
+                    self._observe_last(lo, hi)
+                self._finished.keep(fresh, lo, hi)
+                market.clear(state.books, fresh, lo, hi)
+                start(lo, hi)
+                if not same_step:
+                    reward.restate(state.agents, state.clock, state.events, fresh, lo, hi)
+                self._look(lo, hi)
+            return n_fresh
 
-    def _step(self, lo: int, hi: int) -> Any:
-        """Advance the active rows; in mode ``same_step`` observe those that go on, and count the others."""
-        return self._play(lo, hi)
-
-    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        self._mask[lo:hi] = mask[lo:hi]
-        market.clear(self.state.books, mask, lo, hi)
-        self._begin(lo, hi)
-
-    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        self._mask[lo:hi] = mask[lo:hi]
-        if out is self._obs:
+        def begin(lo: int, hi: int) -> int:
+            self._finished.keep(done & fresh, lo, hi)
+            market.clear(state.books, fresh, lo, hi)
+            start(lo, hi)
             self._look(lo, hi)
-            return
-        rows, designer = rows_of(mask, lo, hi), out["designer"]
+            return 0
+
+        return advance, begin
+
+    def _observe_last(self, lo: int, hi: int) -> None:
+        """Write the last observations of the copies that begin an episode."""
+        designer, rows = self._final_obs["designer"], rows_of(self._turns.fresh, lo, hi)
         if self.options.planner_sees_map:
             designer["map"][rows] = self._obs["designer"]["map"][rows]
         if self.options.tax_mode != "planner":
             designer["mask"][rows] = 1
         self._look_last(lo, hi)
-
-    @cached_property
-    def _look_last(self) -> Callable[[int, int], int]:
-        """Observe into the arrays of the last observations; they are complete, whatever the day."""
-        out, w = self._final_obs, self._play_arguments
-        designer = out["designer"]
-        return bind(
-            step.play,
-            w._replace(
-                steps=False,
-                looks=True,
-                viewing=w.viewing._replace(decision_only=False, final=True),
-                agents=observe.AgentViews(**out["agents"]),
-                designer=observe.DesignerViews(
-                    designer["flat"], designer["flat"], designer["agents"], designer["mask"]
-                ),
-            ),
-        )
-
-    def _keep_finished(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        self._finished.keep(mask, lo, hi)
-
-    def _restate(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reward.restate(self.state.agents, self.state.clock, self.state.events, mask, lo, hi)
 
     def _restored(self) -> None:
         self._finished.forget()

@@ -16,8 +16,9 @@ _OWNER = np.uint64(8 * OWNER)
 def may_enter(cells, e, i, row, column, direction):
     """Whether agent ``i`` on a cell may move left, right, up or down (0 .. 3).
 
-    What is there must be inside the world and no water, nobody, nor a house of another. Without branches: which moves are legal is too irregular to be predicted. At the edge the cell asked about is the
-    agent's own, where somebody is.
+    The cell there must be inside the world and hold no water, nobody, and no house of another. Without branches: which
+    moves are legal is too irregular to be predicted. At the edge the cell asked about is the agent's own, where
+    somebody is.
     """
     height, width = cells.shape[1], cells.shape[2]
     if direction < 2:

@@ -64,7 +64,7 @@ class DesignerViews(NamedTuple):
 def windows(config, world, loc, columns, out, mask, lo, hi):
     """Square windows around the agents, zero outside the world; own entries read 1; ``columns`` is from column_masks.
 
-    A row is read at its full width, also where that is part of the row before or after, and what lies outside is masked.
+    A row is read at its full width, also where that is part of the row before or after, and masked.
     """
     cells, side, n_agents = world.cells, out.shape[2], loc.shape[1]
     height, width = cells.shape[1], cells.shape[2]

@@ -6,18 +6,18 @@ import numpy as np
 
 from fastenvs.bound import call
 from fastenvs.gtb import build, gather, observe, rates, regrow, reward, state
-from fastenvs.jit import kernel
+from fastenvs.jit import kernel, part
+from fastenvs.turns import Turns, after_step, before_step
 
 
 class Play(NamedTuple):
     """What a step and what observing work on."""
 
-    steps: bool  # whether to step
-    looks: bool  # whether to observe the copies that go on
+    steps: bool  # whether to step, or to observe alone
     state: NamedTuple
     buffers: NamedTuple
     streams: NamedTuple
-    done: np.ndarray  # bool [N], where an episode is over
+    turns: Turns
     mask: np.ndarray  # bool [N], copies to observe
     labors: NamedTuple
     rewards: NamedTuple
@@ -48,26 +48,24 @@ class Labors(NamedTuple):
 
 @kernel
 def play(w, lo, hi):
-    """Step the active copies of ``[lo, hi)`` and observe those that go on, or only one of these.
+    """Step the copies of ``[lo, hi)`` and observe those that go on; or observe those that ``mask`` names.
 
-    Returns how many episodes are over.
+    Returns how many begin an episode in this call, which is done apart.
     """
-    over = 0
+    n_fresh, turns = 0, w.turns
     if w.steps:
+        before_step(turns, w.buffers, lo, hi)
         step(w, lo, hi)
-    if w.steps and w.looks:
+        n_fresh = after_step(turns, w.buffers, lo, hi)
         for e in range(lo, hi):
-            w.done[e] = w.buffers.terminated[e] | w.buffers.truncated[e]
-            w.mask[e] = not w.done[e]
-            over += w.done[e]
-    if w.looks:
-        observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, lo, hi)
-        if not w.viewing.final:  # the first masks of an episode bring its cap into force
-            rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, lo, hi)
-    return over
+            w.mask[e] = turns.seen[e] and not turns.fresh[e]
+    observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, lo, hi)
+    if not w.viewing.final:  # the first masks of an episode bring its cap into force
+        rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, lo, hi)
+    return n_fresh
 
 
-@kernel
+@part
 def step(w, lo, hi):
     """One step, component by component (``docs/spec/gtb.md``, section 3)."""
     s, b, active = w.state, w.buffers, w.buffers.active
@@ -104,4 +102,3 @@ def begin(w, lo, hi):
     rates.begin(w.rates, s.rates, s.taxes, s.agents, s.clock, s.saez.running_mean, mask, lo, hi)
     regrow.restart(s.clock, w.streams, w.regen_prob, mask, lo, hi)
     reward.begin(w.rewards, s.agents, s.clock, mask, lo, hi)
-    return 0
