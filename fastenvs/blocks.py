@@ -45,7 +45,7 @@ if PURE_PYTHON:
         out.reshape(-1)[to : to + n] = source.reshape(-1)[start : start + n] * scale
 
     def split_run(out, to, rest, whole, first, part, second, n):
-        """Write ``n`` integers of ``part`` to ``out`` from ``to`` on, and float32 ``whole`` less these from ``rest`` on."""
+        """Write ``n`` integers of ``part`` to ``out``, and from ``rest`` on ``whole``, of float32, less these."""
         out, mine = out.reshape(-1), part.reshape(-1)[second : second + n].astype(np.float32)
         out[to : to + n] = mine
         out[rest : rest + n] = whole.reshape(-1)[first : first + n] - mine
@@ -234,7 +234,7 @@ else:
 
     @intrinsic
     def split_run(typingctx, out, to, rest, whole, first, part, second, n):
-        """Write ``n`` integers of ``part`` to ``out`` from ``to`` on, and float32 ``whole`` less these from ``rest`` on."""
+        """Write ``n`` integers of ``part`` to ``out``, and from ``rest`` on ``whole``, of float32, less these."""
 
         def codegen(context, builder, signature, args):
             access, single = _Access(context, builder, signature, args), ir.FloatType()

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastenvs.blocks import word_at
 from fastenvs.gtb.state import FIRST_AGENT, HOUSE, N_CHANNELS, OWNER
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, part
 
 BUILD = 1
 FIRST_ORDER = 2
@@ -22,7 +22,7 @@ def order_table(n_prices: int) -> np.ndarray:
     return table
 
 
-@kernel
+@part
 def read_orders(actions, active, table, bid, ask, time, lo, hi):
     """Count the step, and write the price of every order, -1 for none, to ``bid`` and ``ask`` ``[N, A, 2]``."""
     for e in range(lo, hi):
@@ -36,12 +36,12 @@ def read_orders(actions, active, table, bid, ask, time, lo, hi):
 
 
 @inline
-def buildable(cells, e, row, column):
-    """Whether the cell has no unit, source, water or house on it."""
-    return word_at(cells, ((e * cells.shape[1] + row) * cells.shape[2] + column) * N_CHANNELS) & _OCCUPIED == 0
+def buildable(cells, cell):
+    """Whether the cell of that number has no unit, source, water or house on it."""
+    return word_at(cells, cell * N_CHANNELS) & _OCCUPIED == 0
 
 
-@kernel
+@part
 def build(actions, active, world, agents, built, build_labor, lo, hi):
     """Agents who chose to build, and can, turn a stone and a wood into a house and coin."""
     cells = world.cells
@@ -54,7 +54,7 @@ def build(actions, active, world, agents, built, build_labor, lo, hi):
             if actions[e, i] != BUILD or agents.units[e, i, 0] == 0 or agents.units[e, i, 1] == 0:
                 continue
             row, column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
-            if not buildable(cells, e, row, column):
+            if not buildable(cells, (e * cells.shape[1] + row) * width + column):
                 continue
             agents.units[e, i, 0] -= 1
             agents.units[e, i, 1] -= 1

@@ -87,6 +87,7 @@ class GatherTradeBuild(VecEnv):
         self._seen = np.zeros(n, np.bool_)  # copies that a step observes
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
         self._ask = np.full((n, a, N_GOODS), -1, np.int16)
+        self._order = np.zeros((n, a), np.int16)
         self._configure_components()
         self._allocate_observations()
         self._offer_draws(**self._draws())
@@ -143,6 +144,7 @@ class GatherTradeBuild(VecEnv):
             ask=self._ask,
             auction=handle(self._auction),
             tax=handle(self._tax),
+            order=self._order,
             gather_order=given["gather_order"],
             collect=given["collect"],
             regrowth=given["regrow"],

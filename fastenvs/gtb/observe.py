@@ -11,9 +11,9 @@ import numpy as np
 from fastenvs.blocks import clear_run, copy_run, expect_run, float_run, masked_rows, scaled_run, split_run
 from fastenvs.grid import copy_window
 from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
-from fastenvs.gtb.gather import may_enter
+from fastenvs.gtb.gather import beside, is_open
 from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, part
 
 OWN = 1
 DESIGNER_CHANNELS = 8
@@ -60,7 +60,7 @@ class DesignerViews(NamedTuple):
     mask: np.ndarray  # uint8 [N, B, 1 + R], or [N, 1, 1]
 
 
-@kernel
+@part
 def windows(config, world, loc, columns, out, mask, lo, hi):
     """Square windows around the agents, zero outside the world; own entries read 1; ``columns`` is from column_masks.
 
@@ -101,7 +101,7 @@ def column_masks(width: int, radius: int) -> np.ndarray:
     return np.where((column >= 0) & (column < width), 255, 0).astype(np.uint8).repeat(N_CHANNELS, axis=1)
 
 
-@kernel
+@part
 def whole_maps(world, loc, out, mask, lo, hi):
     """The whole map for every agent, with own entries reading 1."""
     cells, n_agents = world.cells, loc.shape[1]
@@ -132,7 +132,7 @@ def market_rates(history, e):
     return stone / max(0.001, stone_weight), wood / max(0.001, wood_weight)
 
 
-@kernel
+@part
 def common_vectors(config, books, taxes, time, out, mask, lo, hi):
     """What designer and agents see alike, as the designer's flat vector (section 12.3)."""
     n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], taxes.sorted_income.shape[1]
@@ -156,7 +156,7 @@ def common_vectors(config, books, taxes, time, out, mask, lo, hi):
         out[e, end + 1] = time[e] * config.time_scale
 
 
-@kernel
+@part
 def agent_vectors(config, agents, books, marginal_now, common, shape, out, mask, lo, hi):
     """Flat vectors of the agents, section 12.2; ``shape`` is the map's height and width."""
     n_prices, n_agents, width, common_width = (
@@ -194,7 +194,7 @@ def agent_vectors(config, agents, books, marginal_now, common, shape, out, mask,
                 out[e, i, marginal_at + 7] = agents.loc[e, i, 0] / shape[0]
 
 
-@kernel
+@part
 def designer_vectors(config, agents, taxes, shape, out, mask, lo, hi):
     """Flat vector of the designer and its numbers about each agent, sections 12.3 and 12.4."""
     about, width = out.agents, out.common.shape[1]
@@ -216,19 +216,20 @@ def designer_vectors(config, agents, taxes, shape, out, mask, lo, hi):
                 about[e, i, 7] = agents.loc[e, i, 0] / shape[0]
 
 
-@kernel
+@part
 def action_masks(config, world, agents, n_open, order_table, out, mask, lo, hi):
     """Legal actions of the agents, section 13; ``order_table`` is from :func:`order_masks`."""
     n_prices, n_agents, width = order_table.shape[1] // 2, agents.coin.shape[1], out.shape[2]
-    first_move = FIRST_ORDER + 4 * n_prices
+    first_move, height, map_width = FIRST_ORDER + 4 * n_prices, world.cells.shape[1], world.cells.shape[2]
     for e in range(lo, hi):
         if not mask[e]:
             continue
         for i in range(n_agents):
             at_row, at_column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
+            cell = (e * height + at_row) * map_width + at_column
             out[e, i, 0] = 1
             has_both = (agents.units[e, i, 0] > 0) & (agents.units[e, i, 1] > 0)
-            out[e, i, BUILD] = has_both & buildable(world.cells, e, at_row, at_column)
+            out[e, i, BUILD] = has_both & buildable(world.cells, cell)
             for good in range(2):
                 room = n_open[e, good, i] < config.max_orders
                 affordable = min(np.int64(agents.coin[e, i]) + 1, n_prices)
@@ -236,7 +237,8 @@ def action_masks(config, world, agents, n_open, order_table, out, mask, lo, hi):
                 to = (e * n_agents + i) * width + FIRST_ORDER + 2 * good * n_prices
                 copy_run(out, to, order_table, case * 2 * n_prices, 2 * n_prices)
             for direction in range(4):
-                out[e, i, first_move + direction] = may_enter(world.cells, e, i, at_row, at_column, direction)
+                ahead = beside(cell, at_row, at_column, height, map_width, direction)
+                out[e, i, first_move + direction] = is_open(world.cells, ahead, i)
 
 
 def order_masks(n_prices: int) -> np.ndarray:
@@ -252,7 +254,7 @@ def order_masks(n_prices: int) -> np.ndarray:
     )
 
 
-@kernel
+@part
 def designer_masks(config, choices, limit, position, out, mask, lo, hi):
     """Legal rate choices of the designer, section 13: any up to the limit on the first day, else none."""
     for e in range(lo, hi):
@@ -264,7 +266,7 @@ def designer_masks(config, choices, limit, position, out, mask, lo, hi):
                 out[e, b, 1 + k] = position[e] == 1 and abs(choices[k]) <= limit[e]
 
 
-@kernel
+@part
 def observe(config, state, tables, agents_out, designer_out, mask, lo, hi):
     """Write all observations and masks of the copies in ``[lo, hi)`` that ``mask`` names."""
     world, agents, books, taxes = state.world, state.agents, state.books, state.taxes

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastenvs.gtb.state import MOST_COUNTED
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, kernel, part
 from fastenvs.metrics import gini, inverse_income_mean, isoelastic
 
 OBJECTIVES = ("equality_x_productivity", "inverse_income_coin", "inverse_income_utility")
@@ -55,7 +55,7 @@ def evaluate(config, agents, clock, e):
         clock.welfare[e] = inverse_income_mean(clock.coin_seen[e], clock.utility[e])
 
 
-@kernel
+@part
 def begin(config, agents, clock, mask, lo, hi):
     """Baseline of the first reward of an episode."""
     for e in range(lo, hi):
@@ -78,7 +78,7 @@ def restate(agents, clock, events, mask, lo, hi):
             events.equality[e] = clock.equality[e]
 
 
-@kernel
+@part
 def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
     """Rewards as changes of utility and welfare, the end of an episode, and records of the step."""
     n_agents = agents.coin.shape[1]

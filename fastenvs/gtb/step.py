@@ -29,6 +29,7 @@ class Play(NamedTuple):
     ask: np.ndarray
     auction: tuple[int, int]  # the market's step
     tax: tuple[int, int]  # the tax cycle's step
+    order: np.ndarray  # int16 [N, A], in which the agents gather
     gather_order: np.ndarray  # draws handed in
     collect: np.ndarray
     regrowth: np.ndarray
@@ -74,7 +75,7 @@ def step(w, lo, hi):
     call(w.auction, lo, hi)
     gather.gather(
         b.actions, active, w.orders.shape[0] - 4, s.world.cells, s.agents, s.events.gathered, w.labors, w.streams,
-        (w.gather_order, w.collect), s.clock.scratch, lo, hi,
+        (w.gather_order, w.collect), w.order, lo, hi,
     )  # fmt: skip
     call(w.tax, lo, hi)
     regrow.regrow(active, s.world.cells, w.sources, s.clock, w.streams, w.regen_prob, w.regrowth, lo, hi)
