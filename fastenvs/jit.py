@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
@@ -201,6 +202,11 @@ if PURE_PYTHON:
         """Copy bytes between C-contiguous arrays; see the compiled form."""
         out.reshape(-1).view(np.uint8)[to : to + n] = source.reshape(-1).view(np.uint8)[start : start + n]
 
+    def copy_rows(out, to, stride, source, start, step, rows, n):
+        """Copy rows of ``n`` bytes, ``step`` bytes apart, to rows that are ``stride`` bytes apart."""
+        for row in range(rows):
+            copy_bytes(out, to + row * stride, source, start + row * step, n)
+
     def clear_bytes(out, to, n):
         """Set ``n`` bytes from byte ``to`` of a C-contiguous array on to zero."""
         out.reshape(-1).view(np.uint8)[to : to + n] = 0
@@ -230,6 +236,54 @@ else:
             return context.get_dummy_value()
 
         return numba.types.none(out, to, source, start, n), codegen
+
+    @numba.extending.intrinsic
+    def copy_rows(typingctx, out, to, stride, source, start, step, rows, n):
+        """Copy rows of ``n`` bytes, ``step`` bytes apart, to rows that are ``stride`` bytes apart.
+
+        A row of 8 to 64 bytes goes as two blocks, which overlap, without a call.
+        """
+
+        def codegen(context, builder, signature, args):
+            to_, from_ = (_address(context, builder, signature, args, i) for i in (0, 3))
+            stride, step, rows, n = (_integer(context, builder, signature, args, i) for i in (2, 5, 6, 7))
+
+            def each_row(copy):
+                with cgutils.for_range(builder, rows) as loop:
+                    there, here = builder.mul(loop.index, stride), builder.mul(loop.index, step)
+                    copy(cgutils.pointer_add(builder, to_, there), cgutils.pointer_add(builder, from_, here))
+
+            def by_call(there, here):
+                cgutils.raw_memcpy(builder, there, here, n, cgutils.intp_t(1))
+
+            def two_blocks(width, there, here):
+                block = ir.VectorType(cgutils.int8_t, width).as_pointer()
+                places = [cgutils.intp_t(0), builder.sub(n, cgutils.intp_t(width))]
+                pairs = [[cgutils.pointer_add(builder, p, at, block) for p in (there, here)] for at in places]
+                loaded = [builder.load(pair[1], align=1) for pair in pairs]
+                for value, pair in zip(loaded, pairs, strict=True):
+                    builder.store(value, pair[0], align=1)
+
+            def widest(width):
+                if width < 8:
+                    each_row(by_call)
+                    return
+                enough = builder.icmp_unsigned(">=", n, cgutils.intp_t(width))
+                with builder.if_else(enough) as (then, otherwise):
+                    with then:
+                        each_row(functools.partial(two_blocks, width))
+                    with otherwise:
+                        widest(width // 2)
+
+            fits = builder.icmp_unsigned("<=", n, cgutils.intp_t(64))
+            with builder.if_else(fits) as (then, otherwise):
+                with then:
+                    widest(32)
+                with otherwise:
+                    each_row(by_call)
+            return context.get_dummy_value()
+
+        return numba.types.none(out, to, stride, source, start, step, rows, n), codegen
 
     @numba.extending.intrinsic
     def clear_bytes(typingctx, out, to, n):
