@@ -80,7 +80,7 @@ def collect(
 
 
 cdef class Periodic:
-    """The step of N tax cycles, bound once to their arrays and rules; a call runs it over the active rows of a range."""
+    """N tax cycles, bound once to their arrays and rules; a call runs it over the active rows of a range."""
 
     cdef const uint8_t[::1] active
     cdef int period

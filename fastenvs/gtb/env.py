@@ -117,6 +117,12 @@ class GatherTradeBuild(VecEnv):
             o.tax_period,
             o.order_limit,
         )
+        self._orders = build.order_table(o.n_prices)
+        self._tables = observe.Tables(
+            o.rate_choices,
+            observe.order_masks(o.n_prices),
+            observe.column_masks(o.cells.shape[1], 0 if o.full_view else o.view_radius),
+        )
         a = p.agents
         goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
         active = self.buffers.active
@@ -139,7 +145,7 @@ class GatherTradeBuild(VecEnv):
             rates=self._rate_config,
             regen_prob=o.regen_prob,
             sources=self._sources,
-            orders=build.order_table(o.n_prices),
+            orders=self._orders,
             bid=self._bid,
             ask=self._ask,
             auction=handle(self._auction),
@@ -149,11 +155,7 @@ class GatherTradeBuild(VecEnv):
             collect=given["collect"],
             regrowth=given["regrow"],
             viewing=self._view_config,
-            tables=observe.Tables(
-                o.rate_choices,
-                observe.order_masks(o.n_prices),
-                observe.column_masks(o.cells.shape[1], 0 if o.full_view else o.view_radius),
-            ),
+            tables=self._tables,
             agents=self._agent_views,
             designer=self._designer_views,
         )
