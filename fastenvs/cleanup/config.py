@@ -193,6 +193,8 @@ class Config(NamedTuple):
 
     base_action: np.ndarray  # int64, by action index
     start: np.ndarray  # uint8 [1, H, W], contents at the start
+    row: np.ndarray  # int64 [H * W], of every cell: a division takes longer
+    column: np.ndarray  # int64 [H * W]
     start_canvas: np.ndarray  # uint8 [1, H, W, C], how they look
     palette: np.ndarray  # uint8 [codes, C]
     spawn_points: np.ndarray  # int32, in reading order
@@ -223,9 +225,12 @@ def make_config(o: Options) -> Config:
     looks = palette(o)
     p_apple, p_waste = spawn_probabilities(o)
     clean = np.arange(len(p_waste))[::-1]
+    row, column = np.indices(o.symbols.shape)
     return Config(
         base_action=np.array(ACTION_SETS[o.actions]),
         start=start,
+        row=row.ravel(),
+        column=column.ravel(),
         start_canvas=looks[start],
         palette=looks,
         spawn_points=o.points("P"),

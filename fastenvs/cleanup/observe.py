@@ -12,7 +12,7 @@ from fastenvs.jit import clear_bytes, copy_bytes, part
 @part
 def observe(config, state, out, mask, lo, hi):
     """Windows around the agents, their headings to the top, and the designer's window."""
-    n_agents, width, channels = state.cell.shape[1], state.canvas.shape[2], state.canvas.shape[3]
+    n_agents, channels = state.cell.shape[1], state.canvas.shape[3]
     side, designer_side = out.agents.shape[2], out.designer.shape[1]
     window, designer_window = side * side * channels, designer_side * designer_side * channels
     for e in range(lo, hi):
@@ -20,7 +20,7 @@ def observe(config, state, out, mask, lo, hi):
             continue
         clear_bytes(out.agents, e * n_agents * window, n_agents * window)
         for i in range(n_agents):
-            row, column = np.int64(state.cell[e, i]) // width, np.int64(state.cell[e, i]) % width
+            row, column = config.row[state.cell[e, i]], config.column[state.cell[e, i]]
             if config.centre.shape[0] > 0:
                 row, column = config.centre[0], config.centre[1]
             top, left = row - side // 2, column - side // 2

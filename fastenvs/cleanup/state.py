@@ -76,5 +76,11 @@ def paint(config, state, e, cell):
         code = np.int64(state.content[e, cell])
         if agent > 0:
             code = AGENT + 4 * (agent - 1) + np.int64(state.heading[e, agent - 1])
+    paint_as(config, state, e, cell, code)
+
+
+@inline
+def paint_as(config, state, e, cell, code):
+    """Let a cell look as a code does."""
     channels = state.canvas.shape[3]
     copy_bytes(state.canvas, (e * state.content.shape[1] + cell) * channels, config.palette, code * channels, channels)

@@ -24,26 +24,27 @@ from fastenvs.cleanup.config import (
 from fastenvs.cleanup.movement import move
 from fastenvs.cleanup.observe import observe
 from fastenvs.cleanup.spawning import reset, spawn
-from fastenvs.cleanup.state import paint
+from fastenvs.cleanup.state import paint, paint_as
 from fastenvs.jit import inline, kernel, part
 from fastenvs.turns import SAME_STEP, after_step, before_step
 
 
 @inline
-def fire_beam(config, state, rewards, width, action, e, i):
+def fire_beam(config, state, rewards, action, e, i):
     """The beam of agent ``i``: up to three lanes, each ended by a wall, an agent, or waste that it cleans."""
-    height = state.content.shape[1] // width
+    height, width = state.canvas.shape[1], state.canvas.shape[2]
     heading = np.int64(state.heading[e, i])
     cleaning = action == CLEAN
     code = CLEANING_BEAM if cleaning else PENALTY_BEAM
     ahead_row, ahead_column = (-1, 0, 1, 0)[heading], (0, 1, 0, -1)[heading]
     right_row, right_column = (0, 1, 0, -1)[heading], (1, 0, -1, 0)[heading]
+    own_row, own_column = config.row[state.cell[e, i]], config.column[state.cell[e, i]]
     for lane in range(config.lanes):
         # Lanes: centre, right, left. The centre starts ahead of the agent, the others beside it.
         sideways = (0, config.side, -config.side)[lane]
         forward = 1 if lane == 0 else 0
-        row = np.int64(state.cell[e, i]) // width + forward * ahead_row + sideways * right_row
-        column = np.int64(state.cell[e, i]) % width + forward * ahead_column + sideways * right_column
+        row = own_row + forward * ahead_row + sideways * right_row
+        column = own_column + forward * ahead_column + sideways * right_column
         for _ in range(BEAM_LENGTH):
             if row < 0 or column < 0 or row >= height or column >= width:
                 break
@@ -59,7 +60,7 @@ def fire_beam(config, state, rewards, width, action, e, i):
                 state.content[e, cell] = RIVER
                 state.n_waste[e] -= 1
                 state.n_cleaned[e, i] += 1
-            paint(config, state, e, cell)
+            paint_as(config, state, e, cell, code)
             hit = np.int64(state.occupant[e, cell]) - 1
             if hit >= 0:
                 if not cleaning:
@@ -102,7 +103,7 @@ def step(config, state, buffers, streams, draws, lo, hi):
             action = config.base_action[buffers.actions[e, i]]
             state.cleaned[e, i] = action == CLEAN
             if action >= FIRE:
-                fire_beam(config, state, rewards, width, action, e, i)
+                fire_beam(config, state, rewards, action, e, i)
         spawn(config, state, streams, draws, e)
         for i in range(n_agents):
             buffers.designer_reward[e] += rewards[e, i]
