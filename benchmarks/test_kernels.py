@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from test_step import make
 
-from fastenvs import tax
+from fastenvs import cleanup, escape_room, tax
+from fastenvs.bound import bind
 from fastenvs.gtb import observe, regrow
+from fastenvs.jit import kernel
 from fastenvs.market import Market
 
 N = 4096
@@ -60,29 +62,71 @@ def gtb():
     return env
 
 
-def test_regrow_gtb(benchmark, gtb):
-    s = gtb.state
-    draws = gtb._drawn["regrow"]
-    benchmark(regrow.regrow, gtb.buffers.active, s.world.cells, gtb._sources, s.clock, gtb.streams, 0.01, draws, 0, N)
+@kernel
+def regrow_gtb(w, lo, hi):
+    s = w.state
+    regrow.regrow(w.buffers.active, s.world.cells, w.sources, s.clock, w.streams, w.regen_prob, w.regrowth, lo, hi)
+
+
+@kernel
+def windows(w, lo, hi):
+    observe.windows(w.viewing, w.state.world, w.state.agents.loc, w.tables.columns, w.agents.map, w.mask, lo, hi)
+
+
+@kernel
+def common_vectors(w, lo, hi):
+    s = w.state
+    observe.common_vectors(w.viewing, s.books, s.taxes, s.clock.time, w.designer.common, w.mask, lo, hi)
+
+
+@kernel
+def agent_vectors(w, lo, hi):
+    s, cells = w.state, w.state.world.cells
+    shape, common = (cells.shape[1], cells.shape[2]), w.designer.common
+    observe.agent_vectors(
+        w.viewing, s.agents, s.books, s.taxes.marginal_now, common, shape, w.agents.flat, w.mask, lo, hi
+    )
+
+
+@kernel
+def designer_vectors(w, lo, hi):
+    s, cells = w.state, w.state.world.cells
+    shape = (cells.shape[1], cells.shape[2])
+    observe.designer_vectors(w.viewing, s.agents, s.taxes, shape, w.designer, w.mask, lo, hi)
+
+
+@kernel
+def action_masks(w, lo, hi):
+    s = w.state
+    observe.action_masks(w.viewing, s.world, s.agents, s.books.n_open, w.tables.orders, w.agents.mask, w.mask, lo, hi)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [regrow_gtb, windows, common_vectors, agent_vectors, designer_vectors, action_masks],
+    ids=lambda k: k.__name__,
+)
+def test_parts_gtb(benchmark, gtb, part):
+    game = gtb._game()
+    game.mask[:] = True
+    benchmark(bind(part, game), 0, N)
     report(benchmark, "env_steps")
 
 
-@pytest.mark.parametrize("part", ["windows", "agent_vectors", "designer_vectors", "action_masks"])
-def test_observe_gtb(benchmark, gtb, part):
-    c, v, a, d, everyone = gtb._view_config, gtb._views, gtb._agent_views, gtb._designer_views, gtb._all
-    arguments = {
-        "windows": (c, v.world, v.agents.loc, a.map),
-        "agent_vectors": (c, v.agents, v.books, v.taxes, v.time, v.shape, a.flat),
-        "designer_vectors": (c, v.agents, v.books, v.taxes, v.time, v.shape, d.flat, d.agents),
-        "action_masks": (c, v.world, v.agents, v.books.n_open, v.order_table, a.mask),
-    }[part]
-    benchmark(getattr(observe, part), *arguments, everyone, 0, N)
-    report(benchmark, "env_steps")
+@kernel
+def look_room(room, lo, hi):
+    escape_room.observe(room.state.place, room.table, room.obs, room.turns.seen, np.int64(-1), lo, hi)
+
+
+@kernel
+def look_cleanup(game, lo, hi):
+    cleanup.observe.observe(game.config, game.state, game.obs, game.turns.seen, lo, hi)
 
 
 @pytest.mark.parametrize("setting", ["er_5_2", "cleanup_paper_7x7", "cleanup_large"])
 def test_observe(benchmark, setting):
     env = make(setting, N)
     env.reset()
-    benchmark(env._observe, env.obs, env._all, 0, N)
+    look = bind(look_room, env._room()) if setting == "er_5_2" else bind(look_cleanup, env._game())
+    benchmark(look, 0, N)
     report(benchmark, "env_steps")

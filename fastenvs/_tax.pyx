@@ -79,89 +79,113 @@ def collect(
                 coin[e, i] += rebate[e]
 
 
-def periodic(
-    Py_ssize_t lo,
-    Py_ssize_t hi,
-    const uint8_t[::1] active,
-    int period,
-    const double[::1] cutoffs,
-    double zero,
-    const int32_t[:, ::1] chosen,
-    const double[::1] choices,
-    double[:, ::1] coin,
-    const double[:, ::1] escrow_coin,
-    int32_t[::1] position,
-    double[:, ::1] live,
-    double[:, ::1] shown,
-    int32_t[:, ::1] choice,
-    double[:, ::1] last_coin,
-    double[:, ::1] last_income,
-    double[:, ::1] last_marginal,
-    double[:, ::1] sorted_income,
-    double[:, ::1] marginal_now,
-    uint8_t[::1] tax_day,
-    double[:, ::1] income,
-    double[:, ::1] paid,
-    double[:, ::1] marginal,
-    double[::1] rebate,
-    double[:, ::1] coin_before,
-    double[:, ::1] escrow_before,
-    int32_t[::1] n_days,
-    double[:, ::1] rate_sum,
-    int32_t[:, ::1] occupancy,
-    double[::1] effective_sum,
-    double[:, ::1] paid_sum,
-    double[:, ::1] income_sum,
-):
+cdef class Periodic:
+    """N tax cycles, bound once to their arrays and rules; a call runs it over the active rows of a range."""
+
+    cdef const uint8_t[::1] active
+    cdef int period
+    cdef double zero
+    cdef const double[::1] cutoffs, choices
+    cdef const int32_t[:, ::1] chosen
+    cdef double[:, ::1] coin
+    cdef const double[:, ::1] escrow_coin
+    cdef int32_t[::1] position, n_days
+    cdef int32_t[:, ::1] choice, occupancy
+    cdef uint8_t[::1] tax_day
+    cdef double[:, ::1] live, shown, last_coin, last_income, last_marginal, sorted_income, marginal_now
+    cdef double[:, ::1] income, paid, marginal, coin_before, escrow_before, rate_sum, paid_sum, income_sum
+    cdef double[::1] rebate, effective_sum
+
+    def __init__(
+        self, active, period, cutoffs, zero, chosen, choices, coin, escrow_coin, position, live, shown, choice,
+        last_coin, last_income, last_marginal, sorted_income, marginal_now, tax_day, income, paid, marginal, rebate,
+        coin_before, escrow_before, n_days, rate_sum, occupancy, effective_sum, paid_sum, income_sum,
+    ):
+        self.active, self.period, self.cutoffs, self.zero = active, period, cutoffs, zero
+        self.chosen, self.choices, self.coin, self.escrow_coin = chosen, choices, coin, escrow_coin
+        self.position, self.live, self.shown, self.choice = position, live, shown, choice
+        self.last_coin, self.last_income, self.last_marginal = last_coin, last_income, last_marginal
+        self.sorted_income, self.marginal_now, self.tax_day = sorted_income, marginal_now, tax_day
+        self.income, self.paid, self.marginal, self.rebate = income, paid, marginal, rebate
+        self.coin_before, self.escrow_before, self.n_days = coin_before, escrow_before, n_days
+        self.rate_sum, self.occupancy, self.effective_sum = rate_sum, occupancy, effective_sum
+        self.paid_sum, self.income_sum = paid_sum, income_sum
+
+    def __call__(self, Py_ssize_t lo, Py_ssize_t hi):
+        with nogil:
+            periodic(self, lo, hi)
+
+    @property
+    def address(self):
+        """Where compiled code finds the function of (this object, lo, hi), and this object."""
+        return <size_t><void*>periodic, <size_t><void*>self
+
+
+cdef Py_ssize_t periodic(Periodic s, Py_ssize_t lo, Py_ssize_t hi) except -1 nogil:
     """One step of the tax cycle of the active rows in ``[lo, hi)``; collects on the last day of a period."""
-    cdef Py_ssize_t e, i, b, j, n_agents = coin.shape[1], n_brackets = cutoffs.shape[0]
-    cdef double revenue, z
-    with nogil:
-        for e in range(lo, hi):
-            tax_day[e] = 0
-            if not active[e]:
-                continue
-            if position[e] == 1:
-                if choices.shape[0] > 0:
-                    for b in range(n_brackets):
-                        if chosen[e, b] > 0:
-                            choice[e, b] = chosen[e, b] - 1
-                        live[e, b] = choices[choice[e, b]]
-                for b in range(n_brackets):
-                    shown[e, b] = live[e, b]
-            if position[e] >= period:
-                position[e] = 0
-                tax_day[e] = 1
-                n_days[e] += 1
-                revenue = 0.0
-                for b in range(n_brackets):
-                    rate_sum[e, b] += live[e, b]
-                for i in range(n_agents):
-                    z = coin[e, i] + escrow_coin[e, i] - last_coin[e, i]
-                    coin_before[e, i] = coin[e, i]
-                    escrow_before[e, i] = escrow_coin[e, i]
-                    income[e, i] = last_income[e, i] = z
-                    marginal[e, i] = last_marginal[e, i] = rate_at(z, &live[e, 0], &cutoffs[0], n_brackets, zero)
-                    paid[e, i] = min(tax_due(z, &live[e, 0], &cutoffs[0], n_brackets), coin[e, i])
-                    coin[e, i] -= paid[e, i]
-                    revenue += paid[e, i]
-                    b = 0
-                    while b + 1 < n_brackets and z >= cutoffs[b + 1]:
-                        b += 1
-                    occupancy[e, b] += 1
-                    effective_sum[e] += paid[e, i] / max(1e-6, z)
-                    paid_sum[e, i] += paid[e, i]
-                    income_sum[e, i] += max(0.0, z)
-                    j = i
-                    while j > 0 and sorted_income[e, j - 1] > z:
-                        sorted_income[e, j] = sorted_income[e, j - 1]
-                        j -= 1
-                    sorted_income[e, j] = z
-                rebate[e] = revenue / n_agents
-                for i in range(n_agents):
-                    coin[e, i] += rebate[e]
-                    last_coin[e, i] = coin[e, i] + escrow_coin[e, i]
-            position[e] += 1
-            for i in range(n_agents):
-                z = coin[e, i] + escrow_coin[e, i] - last_coin[e, i]
-                marginal_now[e, i] = rate_at(z, &live[e, 0], &cutoffs[0], n_brackets, zero)
+    cdef Py_ssize_t e, i
+    cdef double income
+    for e in range(lo, hi):
+        s.tax_day[e] = 0
+        if not s.active[e]:
+            continue
+        if s.position[e] == 1:
+            begin_period(s, e)
+        if s.position[e] >= s.period:
+            end_period(s, e)
+        s.position[e] += 1
+        for i in range(s.coin.shape[1]):
+            income = s.coin[e, i] + s.escrow_coin[e, i] - s.last_coin[e, i]
+            s.marginal_now[e, i] = rate_at(income, &s.live[e, 0], &s.cutoffs[0], s.cutoffs.shape[0], s.zero)
+    return 0
+
+
+cdef int begin_period(Periodic s, Py_ssize_t e) except -1 nogil:
+    """Put the chosen rates in force, and show what is in force."""
+    cdef Py_ssize_t b
+    for b in range(s.cutoffs.shape[0]):
+        if s.choices.shape[0] > 0:
+            if s.chosen[e, b] > 0:
+                s.choice[e, b] = s.chosen[e, b] - 1
+            s.live[e, b] = s.choices[s.choice[e, b]]
+        s.shown[e, b] = s.live[e, b]
+    return 0
+
+
+cdef int end_period(Periodic s, Py_ssize_t e) except -1 nogil:
+    """Collect and redistribute, and keep records."""
+    cdef Py_ssize_t i, b, j, n_agents = s.coin.shape[1], n_brackets = s.cutoffs.shape[0]
+    cdef const double* live = &s.live[e, 0]
+    cdef const double* cutoffs = &s.cutoffs[0]
+    cdef double revenue = 0.0, z
+    s.position[e] = 0
+    s.tax_day[e] = 1
+    s.n_days[e] += 1
+    for b in range(n_brackets):
+        s.rate_sum[e, b] += live[b]
+    for i in range(n_agents):
+        z = s.coin[e, i] + s.escrow_coin[e, i] - s.last_coin[e, i]
+        s.coin_before[e, i] = s.coin[e, i]
+        s.escrow_before[e, i] = s.escrow_coin[e, i]
+        s.income[e, i] = s.last_income[e, i] = z
+        s.marginal[e, i] = s.last_marginal[e, i] = rate_at(z, live, cutoffs, n_brackets, s.zero)
+        s.paid[e, i] = min(tax_due(z, live, cutoffs, n_brackets), s.coin[e, i])
+        s.coin[e, i] -= s.paid[e, i]
+        revenue += s.paid[e, i]
+        b = 0
+        while b + 1 < n_brackets and z >= cutoffs[b + 1]:
+            b += 1
+        s.occupancy[e, b] += 1
+        s.effective_sum[e] += s.paid[e, i] / max(1e-6, z)
+        s.paid_sum[e, i] += s.paid[e, i]
+        s.income_sum[e, i] += max(0.0, z)
+        j = i
+        while j > 0 and s.sorted_income[e, j - 1] > z:
+            s.sorted_income[e, j] = s.sorted_income[e, j - 1]
+            j -= 1
+        s.sorted_income[e, j] = z
+    s.rebate[e] = revenue / n_agents
+    for i in range(n_agents):
+        s.coin[e, i] += s.rebate[e]
+        s.last_coin[e, i] = s.coin[e, i] + s.escrow_coin[e, i]
+    return 0

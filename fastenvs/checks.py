@@ -237,9 +237,14 @@ def integers_of(name: str, values: Any, shape: tuple[int, ...], low: int, high: 
     array = as_array(name, values, "iu", "integers")
     has_shape(name, array, shape)
     if array.min() < low or array.max() > high:
-        where = tuple(np.argwhere((array < low) | (array > high))[0])
-        raise ValueError(f"{entry.format(*where, value=array[where])} is not in {low}..{high}")
+        raise outside(array, low, high, entry)
     return array
+
+
+def outside(array: np.ndarray, low: int, high: int, entry: str) -> ValueError:
+    """What is wrong with the first integer that is not in ``low .. high``; see :func:`integers_of`."""
+    where = tuple(np.argwhere((array < low) | (array > high))[0])
+    return ValueError(f"{entry.format(*where, value=array[where])} is not in {low}..{high}")
 
 
 def refuse_where(name: str, values: np.ndarray, wrong: np.ndarray, rule: str) -> None:

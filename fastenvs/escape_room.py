@@ -8,16 +8,18 @@ selfish agent gains by pulling the lever, so a designer has to pay for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastenvs import rng
+from fastenvs.bound import bind, rebind
 from fastenvs.checks import make_options, normalise, positive_int
 from fastenvs.draws import Draw
-from fastenvs.jit import copy_bytes, kernel
-from fastenvs.vecenv import VecEnv
+from fastenvs.jit import copy_bytes, inline, kernel, part, plain
+from fastenvs.turns import SAME_STEP, Turns, after_step, before_step
+from fastenvs.vecenv import Buffers, VecEnv
 
 LEVER, START, DOOR = 0, 1, 2
 N_PLACES = 3
@@ -72,7 +74,29 @@ class State(NamedTuple):
     door_open: np.ndarray  # bool [N], in the last step (a reset leaves it)
 
 
-@kernel
+class Views(NamedTuple):
+    """Observations of N copies."""
+
+    agents: np.ndarray  # uint8 [N, A, 3 A]
+    designer: np.ndarray  # uint8 [N, 3 A]
+
+
+class Room(NamedTuple):
+    """All that a call works on."""
+
+    steps: bool  # or only begins episodes
+    config: Config
+    state: State
+    streams: rng.Streams
+    buffers: Buffers
+    turns: Turns
+    place: np.ndarray  # uint8 [N, A], drawn places that are handed in
+    table: Views  # of all joint states, then zeros; without rows where there is none
+    obs: Views
+    final: Views  # last observations of the copies that ended
+
+
+@inline
 def step(config, state, buffers, lo, hi):
     """One step of the active copies in ``[lo, hi)``; without branches, since who does what cannot be predicted."""
     n_agents = state.place.shape[1]
@@ -105,7 +129,7 @@ def step(config, state, buffers, lo, hi):
         buffers.truncated[e] = (not escaped) & (state.time[e] >= config.max_steps)
 
 
-@kernel
+@inline
 def reset(config, state, streams, draw_place, mask, lo, hi):
     """Put everyone at the start, or at a drawn place, in the copies of ``[lo, hi)`` that ``mask`` names."""
     for e in range(lo, hi):
@@ -121,52 +145,68 @@ def reset(config, state, streams, draw_place, mask, lo, hi):
                 state.place[e, i] = rng.below(streams, e, N_PLACES)
 
 
-@kernel
-def observe(place, agents, designer, mask, lo, hi):
-    """Write one-hot places: the designer sees agents in order, agent i itself first."""
-    n_agents = place.shape[1]
-    for e in range(lo, hi):
-        if not mask[e]:
-            continue
-        designer[e] = 0
-        agents[e] = 0
-        for j in range(n_agents):
-            designer[e, j * N_PLACES + int(place[e, j])] = 1
-            for i in range(j):  # agents before j list it in its own position
-                agents[e, i, j * N_PLACES + int(place[e, j])] = 1
-            agents[e, j, place[e, j]] = 1
-            for i in range(j + 1, n_agents):  # agents after j list it one later, behind themselves
-                agents[e, i, (j + 1) * N_PLACES + int(place[e, j])] = 1
+@part
+def observe(place, table, out, mask, otherwise, lo, hi):
+    """Write one-hot places: the designer sees agents in order, agent i itself first.
 
-
-@kernel
-def observe_from_table(place, table_agents, table_designer, agents, designer, mask, otherwise, lo, hi):
-    """Do what :func:`observe` does, by copying rows that it wrote before for every joint state.
-
-    Copies outside ``mask`` get row ``otherwise`` of the tables, or nothing if that is negative.
+    Where there is a table of all joint states, which this wrote before, its rows are copied; then copies outside
+    ``mask`` get row ``otherwise``, or nothing if that is negative.
     """
-    designer_bytes = designer.shape[1]
-    agents_bytes = designer_bytes * agents.shape[1]
+    n_agents, width = place.shape[1], out.designer.shape[1]
     for e in range(lo, hi):
-        code = 0
-        for j in range(place.shape[1]):
-            code = code * N_PLACES + int(place[e, j])
-        code = code if mask[e] else otherwise
-        if code >= 0:
-            copy_bytes(agents, e * agents_bytes, table_agents, code * agents_bytes, agents_bytes)
-            copy_bytes(designer, e * designer_bytes, table_designer, code * designer_bytes, designer_bytes)
+        if table.designer.shape[0] > 0:
+            row = 0
+            for j in range(n_agents):
+                row = row * N_PLACES + int(place[e, j])
+            row = row if mask[e] else otherwise
+            if row >= 0:
+                size = n_agents * width
+                copy_bytes(out.agents, e * size, table.agents, row * size, size)
+                copy_bytes(out.designer, e * width, table.designer, row * width, width)
+        elif mask[e]:
+            out.designer[e] = 0
+            out.agents[e] = 0
+            for j in range(n_agents):
+                out.designer[e, j * N_PLACES + int(place[e, j])] = 1
+                for i in range(j):  # agents before j list it in its own position
+                    out.agents[e, i, j * N_PLACES + int(place[e, j])] = 1
+                out.agents[e, j, place[e, j]] = 1
+                for i in range(j + 1, n_agents):  # agents after j list it one later, behind themselves
+                    out.agents[e, i, (j + 1) * N_PLACES + int(place[e, j])] = 1
 
 
-def observation_table(n_agents: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """Observations of all joint states in base-3 order, then zeros, or None where they would not stay in cache."""
+@kernel
+def play(room, lo, hi):
+    """What a call does to the copies in ``[lo, hi)``; returns how many of them a step ended that are reset."""
+    place, turns, n_fresh = room.state.place, room.turns, 0
+    if room.steps:
+        before_step(turns, room.buffers, lo, hi)
+        step(room.config, room.state, room.buffers, lo, hi)
+        n_fresh = after_step(turns, room.buffers, lo, hi)
+        if turns.mode == SAME_STEP:  # writing all rows, zeros too, takes less than finding out which
+            observe(place, room.table, room.final, turns.fresh, room.table.agents.shape[0] - 1, lo, hi)
+    if n_fresh > 0 or not room.steps:
+        reset(room.config, room.state, room.streams, room.place, turns.fresh, lo, hi)
+    observe(place, room.table, room.obs, turns.seen if room.steps else turns.fresh, np.int64(-1), lo, hi)
+    return n_fresh
+
+
+def blank_views(n: int, n_agents: int) -> Views:
+    """Observations of ``n`` copies, all zero."""
     width = n_agents * N_PLACES
-    if n_agents > 20 or N_PLACES**n_agents * (n_agents + 1) * width > TABLE_BYTES:
-        return None
-    n = N_PLACES**n_agents
-    place = np.stack(np.unravel_index(np.arange(n), (N_PLACES,) * n_agents), axis=1).astype(np.uint8)
-    agents, designer = np.zeros((n + 1, n_agents, width), np.uint8), np.zeros((n + 1, width), np.uint8)
-    observe(np.ascontiguousarray(place), agents, designer, np.ones(n, np.bool_), 0, n)
-    return agents, designer
+    return Views(np.zeros((n, n_agents, width), np.uint8), np.zeros((n, width), np.uint8))
+
+
+@cache
+def observation_table(n_agents: int) -> Views:
+    """Observations of all joint states in base-3 order, then zeros; no rows where they would not stay in cache."""
+    n = N_PLACES ** min(n_agents, 20)
+    if n * (n_agents + 1) * n_agents * N_PLACES > TABLE_BYTES:
+        return blank_views(0, n_agents)
+    table = blank_views(n + 1, n_agents)
+    place = np.stack(np.unravel_index(np.arange(n), (N_PLACES,) * n_agents), axis=1)
+    plain(observe)(place, blank_views(0, n_agents), table, np.ones(n, np.bool_), -1, 0, n)
+    return table
 
 
 class EscapeRoom(VecEnv):
@@ -196,10 +236,8 @@ class EscapeRoom(VecEnv):
         self.config = Config(o.min_at_lever, o.max_steps, o.randomize)
         n = self.num_envs
         self.state = State(np.full((n, n_agents), START, np.uint8), np.zeros(n, np.int32), np.zeros(n, np.bool_))
-        self._obs = {
-            "agents": np.zeros((n, n_agents, width), np.uint8),
-            "designer": np.zeros((n, width), np.uint8),
-        }
+        self._views = blank_views(n, n_agents)
+        self._obs = self._views._asdict()
         self._table = observation_table(n_agents)
         fixed = "" if o.randomize else "without randomize everybody starts at the start"
         self._offer_draws(place=Draw((n_agents,), np.uint8, 0, N_PLACES - 1, unused=fixed, made_by=("reset",)))
@@ -213,39 +251,24 @@ class EscapeRoom(VecEnv):
         width = self.n_agents * N_PLACES
         return Dict(agents=Box(0, 1, (self.n_agents, width), np.uint8), designer=Box(0, 1, (width,), np.uint8))
 
-    def _step(self, lo: int, hi: int) -> None:
-        step(self.config, self.state, self.buffers, lo, hi)
+    def _room(self) -> Room:
+        final = Views(**self._final_obs) if self._final_obs else self._views
+        return Room(
+            True, self.config, self.state, self.streams, self.buffers, self._turns, self._drawn["place"], self._table,
+            self._views, final,
+        )  # fmt: skip
 
-    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reset(self.config, self.state, self.streams, self._drawn["place"], mask, lo, hi)
+    @cached_property
+    def _play(self) -> Any:
+        return bind(play, self._room())
 
-    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        if self._table is None:
-            observe(self.state.place, out["agents"], out["designer"], mask, lo, hi)
-        else:
-            self._from_table(out, mask, -1, lo, hi)
-
-    def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
-        if self._table is None:
-            super()._observe_final(done, lo, hi, ended)
-        else:  # writing all rows, zeros too, takes less than finding out which
-            self._from_table(self._final_obs, done, len(self._table[0]) - 1, lo, hi)
+    def _calls(self) -> tuple[Any, Any]:
+        room = self._room()
+        return rebind(self._play, room), rebind(self._play, room._replace(steps=False))
 
     def _clear_final(self) -> None:
-        if self._table is None:
+        if len(self._table.agents) == 0:
             super()._clear_final()
-
-    def _from_table(self, out: dict[str, Any], mask: np.ndarray, otherwise: int, lo: int, hi: int) -> None:
-        observe_from_table(
-            self.state.place,
-            *self._table,
-            out["agents"],
-            out["designer"],
-            mask,
-            otherwise,
-            lo,
-            hi,  # type: ignore[misc]
-        )
 
     def _step_info(self) -> dict[str, Any]:
         return {"door_open": self.state.door_open}

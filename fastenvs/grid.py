@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastenvs.checks import affordable, as_path, shown
-from fastenvs.jit import copy_bytes, inline
+from fastenvs.jit import copy_rows, inline
 
 # A run of cells in one row, as (row, columns); from docs/spec/gtb.md, section 1.3.
 _Rows = dict[int, str]
@@ -198,8 +198,9 @@ def copy_window(source, e, top, left, out, number, side):
     """
     height, width, channels = source.shape[1], source.shape[2], source.shape[3]
     first, last = max(0, left), min(width, left + side)
-    start = (number * side * side + first - left) * channels
-    if last > first:
-        for row in range(max(0, top), min(height, top + side)):
-            to = start + (row - top) * side * channels
-            copy_bytes(out, to, source, ((e * height + row) * width + first) * channels, (last - first) * channels)
+    first_row, last_row = max(0, top), min(height, top + side)
+    if last > first and last_row > first_row:
+        to = ((number * side + first_row - top) * side + first - left) * channels
+        start = ((e * height + first_row) * width + first) * channels
+        rows, n = last_row - first_row, (last - first) * channels
+        copy_rows(out, to, side * channels, source, start, width * channels, rows, n)

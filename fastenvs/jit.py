@@ -13,6 +13,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba.core import cgutils, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile, NullCache
 
@@ -21,6 +22,7 @@ PURE_PYTHON = bool(numba.config.DISABLE_JIT)  # type: ignore[attr-defined]
 
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+_UNWRAPPED: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -32,9 +34,19 @@ def kernel(function: Callable[..., Any]) -> Any:
     return _cached(numba.njit(**_OPTIONS)(function))
 
 
+def part(function: Callable[..., Any]) -> Any:
+    """Compile a kernel that other kernels alone call: nothing is compiled that would hand it arguments of Python."""
+    return _cached(numba.njit(**_OPTIONS, **_UNWRAPPED)(function))
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """Compile a helper into every kernel that calls it: a call would pass each array of its groups field by field."""
     return _cached(numba.njit(**_OPTIONS, inline="always")(function))
+
+
+def plain(function: Any) -> Callable[..., Any]:
+    """The Python function of a kernel, for a use so small that compiling takes longer."""
+    return function if PURE_PYTHON else function.py_func
 
 
 def _cached(dispatcher: Any) -> Any:
@@ -174,13 +186,40 @@ def wrapping() -> contextlib.AbstractContextManager:
     return np.errstate(over="ignore") if PURE_PYTHON else contextlib.nullcontext()
 
 
+def wrapping_call(call: Callable[..., Any]) -> Callable[..., Any]:
+    """A call in that context; compiled, it needs none."""
+
+    def plain_call(*arguments: Any) -> Any:
+        with wrapping():
+            return call(*arguments)
+
+    return plain_call if PURE_PYTHON else call
+
+
 if PURE_PYTHON:
 
     def copy_bytes(out, to, source, start, n):
         """Copy bytes between C-contiguous arrays; see the compiled form."""
         out.reshape(-1).view(np.uint8)[to : to + n] = source.reshape(-1).view(np.uint8)[start : start + n]
 
+    def copy_rows(out, to, stride, source, start, step, rows, n):
+        """Copy rows of ``n`` bytes, ``step`` bytes apart, to rows that are ``stride`` bytes apart."""
+        for row in range(rows):
+            copy_bytes(out, to + row * stride, source, start + row * step, n)
+
+    def clear_bytes(out, to, n):
+        """Set ``n`` bytes from byte ``to`` of a C-contiguous array on to zero."""
+        out.reshape(-1).view(np.uint8)[to : to + n] = 0
+
 else:
+
+    def _address(context, builder, signature, args, i):
+        """Address of the byte whose number is argument ``i + 1`` in the array that is argument ``i``."""
+        array = context.make_array(signature.args[i])(context, builder, args[i])
+        return cgutils.pointer_add(builder, array.data, _integer(context, builder, signature, args, i + 1))
+
+    def _integer(context, builder, signature, args, i):
+        return context.cast(builder, args[i], signature.args[i], numba.types.intp)
 
     @numba.extending.intrinsic
     def copy_bytes(typingctx, out, to, source, start, n):
@@ -191,14 +230,68 @@ else:
         """
 
         def codegen(context, builder, signature, args):
-            def integer(i):
-                return context.cast(builder, args[i], signature.args[i], numba.types.intp)
-
-            def pointer(i):
-                array = context.make_array(signature.args[i])(context, builder, args[i])
-                return cgutils.pointer_add(builder, array.data, integer(i + 1))
-
-            cgutils.raw_memcpy(builder, pointer(0), pointer(2), integer(4), cgutils.intp_t(1))
+            to_, from_ = (_address(context, builder, signature, args, i) for i in (0, 2))
+            size = _integer(context, builder, signature, args, 4)
+            cgutils.raw_memcpy(builder, to_, from_, size, cgutils.intp_t(1))
             return context.get_dummy_value()
 
         return numba.types.none(out, to, source, start, n), codegen
+
+    @numba.extending.intrinsic
+    def copy_rows(typingctx, out, to, stride, source, start, step, rows, n):
+        """Copy rows of ``n`` bytes, ``step`` bytes apart, to rows that are ``stride`` bytes apart.
+
+        A row of 8 to 64 bytes goes as two blocks, which overlap, without a call.
+        """
+
+        def codegen(context, builder, signature, args):
+            to_, from_ = (_address(context, builder, signature, args, i) for i in (0, 3))
+            stride, step, rows, n = (_integer(context, builder, signature, args, i) for i in (2, 5, 6, 7))
+
+            def each_row(copy):
+                with cgutils.for_range(builder, rows) as loop:
+                    there, here = builder.mul(loop.index, stride), builder.mul(loop.index, step)
+                    copy(cgutils.pointer_add(builder, to_, there), cgutils.pointer_add(builder, from_, here))
+
+            def by_call(there, here):
+                cgutils.raw_memcpy(builder, there, here, n, cgutils.intp_t(1))
+
+            def two_blocks(width, there, here):
+                block = ir.VectorType(cgutils.int8_t, width).as_pointer()
+                places = [cgutils.intp_t(0), builder.sub(n, cgutils.intp_t(width))]
+                pairs = [[cgutils.pointer_add(builder, p, at, block) for p in (there, here)] for at in places]
+                loaded = [builder.load(pair[1], align=1) for pair in pairs]
+                for value, pair in zip(loaded, pairs, strict=True):
+                    builder.store(value, pair[0], align=1)
+
+            def widest(width):
+                if width < 8:
+                    each_row(by_call)
+                    return
+                enough = builder.icmp_unsigned(">=", n, cgutils.intp_t(width))
+                with builder.if_else(enough) as (then, otherwise):
+                    with then:
+                        each_row(functools.partial(two_blocks, width))
+                    with otherwise:
+                        widest(width // 2)
+
+            fits = builder.icmp_unsigned("<=", n, cgutils.intp_t(64))
+            with builder.if_else(fits) as (then, otherwise):
+                with then:
+                    widest(32)
+                with otherwise:
+                    each_row(by_call)
+            return context.get_dummy_value()
+
+        return numba.types.none(out, to, stride, source, start, step, rows, n), codegen
+
+    @numba.extending.intrinsic
+    def clear_bytes(typingctx, out, to, n):
+        """Set ``n`` bytes from byte ``to`` of a C-contiguous array on to zero, by one ``memset``."""
+
+        def codegen(context, builder, signature, args):
+            place = _address(context, builder, signature, args, 0)
+            cgutils.memset(builder, place, _integer(context, builder, signature, args, 2), 0)
+            return context.get_dummy_value()
+
+        return numba.types.none(out, to, n), codegen

@@ -22,6 +22,7 @@ Example
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -163,7 +164,9 @@ class Market(Guarded):
         )
         most = 2 * o.n_agents * o.n_goods
         self._books = make_books(n, o.n_agents, o.n_goods, o.max_price + 1, o.max_orders, most)
-        self._active = np.ones(n, np.uint8)
+        self._bids, self._asks = (np.full(self._goods.units.shape, -1, np.int16) for _ in range(2))
+        everyone = np.ones(n, np.uint8)
+        self._run = make_step(self._books, self._goods, self._rules, self._bids, self._asks, everyone)
 
     @property
     def goods(self) -> Goods:
@@ -230,7 +233,8 @@ class Market(Guarded):
             If a shape or a price is wrong; nothing is changed then.
         """
         bid, ask = self._check("bids", bids), self._check("asks", asks)
-        run(self._books, self._goods, self._rules, bid, ask, self._active, 0, len(bid))
+        self._bids[:], self._asks[:] = bid, ask
+        self._run(0, len(bid))
         return int(self.books.n_trades.sum())
 
     def orders(self, book: int) -> list[tuple[int, int, int, int, int]]:
@@ -243,15 +247,14 @@ class Market(Guarded):
 
     def _check(self, name: str, orders) -> np.ndarray:
         entry = name + ": price {value} of agent {1} for good {2} in book {0}"
-        prices = integers_of(name, orders, self._goods.units.shape, -1, self.max_price, entry)
-        return np.require(prices, np.int16, ["C", "A"])
+        return integers_of(name, orders, self._goods.units.shape, -1, self.max_price, entry)
 
 
-def run(
-    books: Books, goods: Goods, rules: Rules, bids: np.ndarray, asks: np.ndarray, active: np.ndarray, lo: int, hi: int
-) -> None:
-    """Run the compiled step over the active rows of ``[lo, hi)``; nothing is checked."""
-    _market.step(lo, hi, bids, asks, active, *goods, *books, *rules, HISTORY_DECAY)
+def make_step(
+    books: Books, goods: Goods, rules: Rules, bids: np.ndarray, asks: np.ndarray, active: np.ndarray
+) -> Callable[[int, int], None]:
+    """The compiled step ``(lo, hi)`` over the active rows of a range, bound to these arrays; nothing is checked."""
+    return _market.Step(bids, asks, active, *goods, *books, *rules, HISTORY_DECAY)
 
 
 def decode(books: Books, book: int, good: int, side: int) -> list[tuple[int, int, int]]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastenvs.checks import as_array, as_int, positive_int
-from fastenvs.jit import kernel
+from fastenvs.jit import inline, kernel, part
 
 Seed = int | Sequence[int] | np.ndarray | None
 
@@ -61,7 +61,7 @@ def make_streams(seed: Seed, n: int) -> Streams:
     return Streams(table[:, 0].copy(), table[:, 1] | np.uint64(1), np.zeros(n, np.uint64))
 
 
-@kernel
+@part
 def bits(streams, i):
     """Next 64 random bits of stream ``i`` (uint64)."""
     streams.counter[i] += np.uint64(1)
@@ -71,13 +71,19 @@ def bits(streams, i):
     return z ^ (z >> np.uint64(31))
 
 
-@kernel
+@inline
+def skip(streams, i):
+    """Pass over the next draw of stream ``i``."""
+    streams.counter[i] += np.uint64(1)
+
+
+@part
 def uniform(streams, i):
     """Next uniform number in [0, 1) of stream ``i`` (float64, 53 random bits)."""
     return np.float64(bits(streams, i) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
-@kernel
+@part
 def below(streams, i, n):
     """Next integer of stream ``i``, uniform over 0 .. n-1 up to a bias of n / 2**53."""
     return np.int64(uniform(streams, i) * n)

@@ -159,7 +159,6 @@ class Snapshots(Guarded):
     time_leaf: ClassVar[str] = "time"
 
     n_actions: int
-    num_threads: int
     copy: bool
     options: Any
     state: Any
@@ -177,6 +176,11 @@ class Snapshots(Guarded):
     @property
     def autoreset(self) -> str:
         """What happens when an episode ends."""
+        raise NotImplementedError
+
+    @property
+    def num_threads(self) -> int:
+        """Most threads that share a call."""
         raise NotImplementedError
 
     @property

@@ -7,6 +7,7 @@ negative income owes nothing. Amounts are in coins, float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,7 +177,7 @@ class PeriodicTax(Guarded):
         n = len(coin)
         nothing = np.zeros(self._taxes.choice.shape, np.int32)
         active = np.ones(n, np.bool_)
-        run_periodic(self._taxes, 0, n, active, self._period, self._cutoffs, nothing, _NONE, coin, escrow)
+        make_step(self._taxes, active, self._period, self._cutoffs, nothing, _NONE, coin, escrow)(0, n)
         return self._taxes.tax_day.copy()
 
     def _escrow(self, escrow_coin: ArrayLike | None) -> np.ndarray:
@@ -197,9 +198,15 @@ def holdings(name: str, coin: np.ndarray) -> np.ndarray:
 _NONE = np.empty(0)
 
 
-def run_periodic(taxes: Taxes, lo, hi, active, period, cutoffs, chosen, choices, coin, escrow_coin) -> None:
-    """Run the compiled step of the tax cycle over rows ``[lo, hi)``; nothing is checked."""
-    _tax.periodic(lo, hi, active, period, cutoffs, ZERO_INCOME, chosen, choices, coin, escrow_coin, *taxes)
+def make_step(
+    taxes: Taxes, active: np.ndarray, period: int, cutoffs: np.ndarray, chosen: np.ndarray, choices: np.ndarray,
+    coin: np.ndarray, escrow_coin: np.ndarray,
+) -> Callable[[int, int], None]:  # fmt: skip
+    """The compiled step ``(lo, hi)`` of the tax cycle over the active rows of a range, bound to these arrays.
+
+    Nothing is checked.
+    """
+    return _tax.Periodic(active, period, cutoffs, ZERO_INCOME, chosen, choices, coin, escrow_coin, *taxes)
 
 
 def check_rates(rates: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The vectorised environment that all games share.
 
 A game subclasses :class:`VecEnv`, allocates its state, and supplies three hooks over a range of
-environments ``[lo, hi)``: step, reset, observe. Buffers, validation, threads, random streams, autoreset,
-snapshots and the Gymnasium-style interface are here, once.
+environments ``[lo, hi)``, step, reset, observe, or one compiled call in their place. Buffers, validation, threads,
+random streams, autoreset, snapshots and the Gymnasium-style interface are here, once.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.checks import affordable, as_int, integers_of, normalise, positive_int, shown
+from fastenvs.bound import bind
+from fastenvs.checks import affordable, as_array, as_int, has_shape, normalise, outside, positive_int, shown
 from fastenvs.draws import Draw, check_draws, refuse_unused
 from fastenvs.guard import exclusive
-from fastenvs.jit import wrapping
+from fastenvs.jit import wrapping_call
 from fastenvs.snapshots import Snapshots, copy_tree, fresh_maker, iter_leaves, map_tree
-
-AutoresetMode = Literal["same_step", "next_step", "disabled"]
+from fastenvs.turns import SAME_STEP, Around, AutoresetMode, Offer, Turns, accept, after, before
 
 _pool: ThreadPoolExecutor | None = None
 
@@ -33,6 +33,13 @@ def _threads() -> ThreadPoolExecutor:
     if _pool is None:
         _pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="fastenvs")
     return _pool
+
+
+def _work(call: Callable[[int, int], int], chunks: list[tuple[int, int]]) -> int:
+    total = 0
+    for lo, hi in chunks:
+        total += call(lo, hi)
+    return total
 
 
 def _drop_pool() -> None:
@@ -101,8 +108,8 @@ class VecEnv(Snapshots):
 
     Subclasses set ``name``, ``n_actions``, ``min_rows_per_thread`` and ``rows_per_chunk``, build ``self.options`` (a
     frozen dataclass), ``self.state`` (a NamedTuple of arrays) and ``self._obs`` (dict of arrays), call
-    ``_offer_draws``, at last ``_bind``, and implement ``_step``, ``_reset``, ``_observe``, ``_state_bounds``,
-    ``_check_state`` and ``single_observation_space``.
+    ``_offer_draws``, at last ``_bind``, and implement ``_state_bounds``, ``_check_state``, ``single_observation_space``
+    and either ``_step``, ``_reset`` and ``_observe`` or ``_calls``.
     """
 
     name: ClassVar[str]
@@ -124,11 +131,12 @@ class VecEnv(Snapshots):
         super().__init__()
         self._num_envs = n = positive_int("num_envs", num_envs)
         self._n_agents = n_agents
-        affordable(f"num_envs = {n:,} copies", n, bytes_each + 8 * n_agents + 64)
+        affordable(f"num_envs = {n:,} copies", n, bytes_each + 16 * n_agents + 64)
         run = RunOptions(**shared)
         self._autoreset = run.autoreset
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self.num_threads = cores if run.num_threads is None else run.num_threads
+        self._num_threads = cores if run.num_threads is None else run.num_threads
+        self._chunks = self._shares()
         self.copy = run.copy
         self.streams = rng.make_streams(seed, n)
         self._flags = np.zeros((2, n), np.bool_)
@@ -140,6 +148,7 @@ class VecEnv(Snapshots):
             terminated=self._flags[0],
             truncated=self._flags[1],
         )
+        self._wanted = np.zeros((n, n_agents), np.int64)  # actions, until they are accepted
         self._done = np.zeros(n, np.bool_)
         self._all = np.ones(n, np.bool_)
         self._draw_specs: dict[str, Draw] = {}
@@ -149,15 +158,20 @@ class VecEnv(Snapshots):
         self._final_obs: dict[str, Any] = {}
         self._step_makes = ("step",) if self._autoreset == "disabled" else ("step", "reset")
         self._final_rows = np.zeros(n, np.bool_)  # rows of final_obs that hold something
-        self._any_ended = False
+        self._turns = Turns(
+            mode=get_args(AutoresetMode).index(self._autoreset),
+            done=self._done,
+            fresh=np.zeros(n, np.bool_),
+            seen=self.buffers.active if self._autoreset == "disabled" else self._all,
+            # Flags decide how copies go on, so those that are handed out are not the ones that are read.
+            shown=np.zeros((2, n), np.bool_),
+        )
 
     def _bind(self) -> None:
         """Set up what is handed out: views, so that nobody can reshape a buffer; a game calls it at last."""
         if self.autoreset == "same_step":
             self._final_obs = map_tree(lambda array: np.zeros(array.shape, array.dtype), self._obs)
         b, view = self.buffers, np.ndarray.view
-        # Flags decide how copies go on, so those that are handed out are not the ones that are read.
-        self._shown_flags = np.zeros((2, self.num_envs), np.bool_)
         info = map_tree(view, {"designer_reward": b.designer_reward, **self._step_info()})
         self._fresh_obs = fresh_maker(map_tree(view, self._obs))
         self._fresh_info = self._fresh_quiet_info = fresh_maker(info)
@@ -168,7 +182,8 @@ class VecEnv(Snapshots):
             for _, array in iter_leaves(nothing):
                 array.flags.writeable = False
             self._fresh_info, self._fresh_quiet_info = fresh_maker(info), fresh_maker({**info, "final_obs": nothing})
-        self._shown_arrays = (view(b.rewards), self._shown_flags[0], self._shown_flags[1])
+        self._shown_arrays = (view(b.rewards), *self._turns.shown)
+        self._accept = bind(accept, Offer(self._wanted.reshape(-1), b.actions.reshape(-1), self.n_actions))
 
     @classmethod
     def _split(cls, options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -192,6 +207,11 @@ class VecEnv(Snapshots):
         return self._autoreset
 
     @property
+    def num_threads(self) -> int:
+        """Most threads that share a call."""
+        return self._num_threads
+
+    @property
     def obs(self) -> dict[str, Any]:
         """Present observations: a fresh dict around the arrays that ``reset`` and ``step`` return."""
         return self._fresh_obs()
@@ -210,10 +230,38 @@ class VecEnv(Snapshots):
         """Write the observations of the rows of ``[lo, hi)`` where ``mask`` is set to ``out``."""
         raise NotImplementedError
 
-    def _observe_final(self, done: np.ndarray, lo: int, hi: int, ended: bool) -> None:
-        """Write the last observations of the rows that ended, if any did."""
-        if ended:
-            self._observe(self._final_obs, done, lo, hi)
+    def _calls(self) -> tuple[Callable[[int, int], int], Callable[[int, int], int]]:
+        """Calls on ``[lo, hi)``, asked for again when the draws in place change: advance all rows, begin fresh ones.
+
+        Both return in how many rows a step was followed by a reset. By default they are made of the hooks above.
+        """
+        turns, fresh = self._turns, self._turns.fresh
+        around = Around(turns, self.buffers)
+        open_, close = bind(before, around), bind(after, around)
+
+        def advance(lo: int, hi: int) -> int:
+            open_(lo, hi)
+            self._step(lo, hi)
+            n_fresh = close(lo, hi)
+            if n_fresh:
+                if turns.mode == SAME_STEP:
+                    self._observe(self._final_obs, fresh, lo, hi)
+                self._keep_finished(fresh, lo, hi)
+                self._reset(fresh, lo, hi)
+                if turns.mode != SAME_STEP:
+                    self._restate(fresh, lo, hi)
+            self._observe(self._obs, turns.seen, lo, hi)
+            return n_fresh
+
+        def begin(lo: int, hi: int) -> int:
+            over = self._done & fresh
+            if over[lo:hi].any():
+                self._keep_finished(over, lo, hi)
+            self._reset(fresh, lo, hi)
+            self._observe(self._obs, fresh, lo, hi)
+            return 0
+
+        return advance, begin
 
     def _clear_final(self) -> None:
         """Clear rows that hold last observations of an earlier step; called when some row ended."""
@@ -310,18 +358,11 @@ class VecEnv(Snapshots):
             for mine, new in zip(self.streams, streams, strict=True):
                 mine[:] = new
         self._inject(checked)
-        over = self._done & mask
-
-        def begin(lo: int, hi: int) -> None:
-            if over[lo:hi].any():
-                self._keep_finished(over, lo, hi)
-            self._reset(mask, lo, hi)
-            self._observe(self._obs, mask, lo, hi)
-
+        np.copyto(self._turns.fresh, mask)
+        self._run(self._begin)
         self.buffers.terminated[mask] = False
         self.buffers.truncated[mask] = False
         self._done[mask] = False
-        self._run(begin)
         self._started = True
         self._show_flags()
         obs = self._fresh_obs()
@@ -363,94 +404,51 @@ class VecEnv(Snapshots):
         """
         if not self._started:
             raise RuntimeError("call reset() before the first step()")
-        checked = self._check_actions(actions)
+        wanted = as_array("actions", actions, "iu", "integers")
+        has_shape("actions", wanted, self._wanted.shape)
         injected = self._checked_draws(draws, *self._step_makes)
-        np.copyto(self.buffers.actions, checked, casting="unsafe")
+        self._wanted[...] = wanted
+        if not self._accept(0, self._wanted.size):
+            raise outside(wanted, 0, self.n_actions - 1, "action {value} of agent {1} in environment {0}")
         self._inject(injected)
         self._prepare()
-        self._any_ended = False
-        self._run(self._advance[self._autoreset])
-        if self._any_ended:
+        ended = self._run(self._advance)
+        if ended and self._final_obs:
             self._clear_final()
         self._finish()
-        self._show_flags()
-        info = self._fresh_info() if self._any_ended else self._fresh_quiet_info()
+        info = self._fresh_info() if ended else self._fresh_quiet_info()
         result = (self._fresh_obs(), *self._shown_arrays, info)
         return copy_tree(result) if self.copy else result
 
     def _show_flags(self) -> None:
-        np.copyto(self._shown_flags, self._flags)
-
-    @cached_property
-    def _advance(self) -> dict[str, Callable[[int, int], None]]:
-        return {
-            "same_step": self._advance_same_step,
-            "next_step": self._advance_next_step,
-            "disabled": self._advance_disabled,
-        }
-
-    def _advance_same_step(self, lo: int, hi: int) -> None:
-        b, done = self.buffers, self._done
-        self._step(lo, hi)
-        np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        ended = bool(np.count_nonzero(done[lo:hi]))
-        self._observe_final(done, lo, hi, ended)
-        if ended:
-            self._any_ended = True
-            self._keep_finished(done, lo, hi)
-            self._reset(done, lo, hi)
-        self._observe(self._obs, self._all, lo, hi)
-
-    def _advance_next_step(self, lo: int, hi: int) -> None:
-        b, done = self.buffers, self._done
-        b.terminated[lo:hi] = False
-        b.truncated[lo:hi] = False
-        np.logical_not(done[lo:hi], out=b.active[lo:hi])
-        self._step(lo, hi)
-        if np.count_nonzero(done[lo:hi]):
-            self._keep_finished(done, lo, hi)
-            self._reset(done, lo, hi)
-            self._restate(done, lo, hi)
-        np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        self._observe(self._obs, self._all, lo, hi)
-
-    def _advance_disabled(self, lo: int, hi: int) -> None:
-        b, done = self.buffers, self._done
-        np.logical_not(done[lo:hi], out=b.active[lo:hi])
-        self._step(lo, hi)
-        np.logical_or(b.terminated[lo:hi], b.truncated[lo:hi], out=done[lo:hi])
-        self._observe(self._obs, b.active, lo, hi)
+        np.copyto(self._turns.shown, self._flags)
 
     # ------------------------------------------------------------------ threads
 
-    def _run(self, chunk: Callable[[int, int], Any]) -> None:
-        """Call ``chunk(lo, hi)`` over all rows, by contiguous ranges, one range a thread."""
-        n = self.num_envs
-        threads = min(self.num_threads, n // self.min_rows_per_thread)
-
-        def work(first: int, last: int) -> None:
-            with wrapping():
-                for lo in range(first, last, self.rows_per_chunk):
-                    chunk(lo, min(lo + self.rows_per_chunk, last))
-
-        if threads <= 1:
-            work(0, n)
-            return
+    def _shares(self) -> list[list[tuple[int, int]]]:
+        """All rows as chunks ``(lo, hi)``, one list of contiguous ones a thread."""
+        n, each = self.num_envs, self.rows_per_chunk
+        threads = max(1, min(self.num_threads, n // self.min_rows_per_thread))
         bounds = [n * t // threads for t in range(threads + 1)]
+        return [
+            [(lo, min(lo + each, last)) for lo in range(first, last, each)]
+            for first, last in zip(bounds[:-1], bounds[1:], strict=True)
+        ]
+
+    def _run(self, call: Callable[[int, int], int]) -> int:
+        """Sum of ``call(lo, hi)`` over all rows."""
+        mine, *others = self._chunks
+        if not others:
+            return _work(call, mine)
         pool = _threads()
-        futures = [pool.submit(work, a, b) for a, b in zip(bounds[1:-1], bounds[2:], strict=True)]
+        futures = [pool.submit(_work, call, chunks) for chunks in others]
         try:
-            work(bounds[0], bounds[1])
+            total = _work(call, mine)
         finally:  # whatever happened here, nothing may still be running when the call ends
             wait(futures)
-        for future in futures:
-            future.result()
+        return total + sum(future.result() for future in futures)
 
     # ------------------------------------------------------------------ validation
-
-    def _check_actions(self, actions) -> np.ndarray:
-        entry = "action {value} of agent {1} in environment {0}"
-        return integers_of("actions", actions, self.buffers.actions.shape, 0, self.n_actions - 1, entry)
 
     def _copy_index(self, env: Any) -> int:
         """Number of a copy, from 0 up."""
@@ -468,7 +466,7 @@ class VecEnv(Snapshots):
         A kernel is given ``self._drawn[name]``, which has no rows while nothing is handed in.
         """
         self._draw_specs |= specs
-        self._inject({})
+        self._place({})
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
         """Checked draws; a game adds checks of its own."""
@@ -481,10 +479,14 @@ class VecEnv(Snapshots):
         refuse_unused(self._draw_specs, checked, doing)
         return checked
 
+    def _place(self, draws: Mapping[str, np.ndarray]) -> None:
+        specs = self._draw_specs.items()
+        empty: dict[str, np.ndarray] = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs}
+        self._drawn = {**empty, **draws}
+
     def _inject(self, draws: Mapping[str, np.ndarray]) -> None:
         """Put the draws of this call in place; what was not handed in is drawn natively."""
         if draws or self._injected:
-            specs = self._draw_specs.items()
-            empty: dict[str, np.ndarray] = {name: np.empty((0, *spec.shape), spec.dtype) for name, spec in specs}
-            self._drawn = {**empty, **draws}
+            self._place(draws)
             self._injected = bool(draws)
+            self._advance, self._begin = map(wrapping_call, self._calls())

@@ -508,14 +508,13 @@ def test_maps_that_are_read_and_refused(tmp_path):
 def test_two_threads_in_one_environment_are_told(game):
     env = make(game, 2)
     env.reset()
-    inside, leave, original = threading.Event(), threading.Event(), env._step
+    inside, leave = threading.Event(), threading.Event()
 
-    def slow(lo, hi):
+    def slow():
         inside.set()
         leave.wait(20)
-        original(lo, hi)
 
-    env._step = slow
+    env._prepare = slow
     thread = threading.Thread(target=env.step, args=(np.zeros((2, env.n_agents), int),))
     thread.start()
     assert inside.wait(20)
@@ -526,7 +525,7 @@ def test_two_threads_in_one_environment_are_told(game):
     finally:
         leave.set()
         thread.join()
-    del env._step
+    del env._prepare
     with pytest.raises(ValueError, match="shape"):
         env.step([[0]])
     env.step(np.zeros((2, env.n_agents), int))  # an error lets go

@@ -276,7 +276,7 @@ def test_a_cold_cache_is_announced(game, tmp_path):
         subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stderr
         for _ in range(2)
     ]
-    assert "compiling fastenvs.escape_room.reset, once" in said[0]
+    assert "compiling fastenvs.escape_room.play, once" in said[0]
     assert said[1] == ""
 
 

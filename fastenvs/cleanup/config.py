@@ -193,6 +193,8 @@ class Config(NamedTuple):
 
     base_action: np.ndarray  # int64, by action index
     start: np.ndarray  # uint8 [1, H, W], contents at the start
+    row: np.ndarray  # int64 [H * W], of every cell: a division takes longer
+    column: np.ndarray  # int64 [H * W]
     start_canvas: np.ndarray  # uint8 [1, H, W, C], how they look
     palette: np.ndarray  # uint8 [codes, C]
     spawn_points: np.ndarray  # int32, in reading order
@@ -201,6 +203,8 @@ class Config(NamedTuple):
     p_apple: np.ndarray  # float64 [W + 1], by the number of waste cells
     p_waste: np.ndarray  # float64 [W + 1]
     p_any_waste: np.ndarray  # float64 [W + 1], that waste appears at one of the clean points
+    centre: np.ndarray  # int64, row and column of a common centre of the agents' windows, or empty
+    designer_centre: np.ndarray  # int64 [2]
     steps: int
     lanes: int
     side: int  # distance of the side lanes
@@ -221,9 +225,12 @@ def make_config(o: Options) -> Config:
     looks = palette(o)
     p_apple, p_waste = spawn_probabilities(o)
     clean = np.arange(len(p_waste))[::-1]
+    row, column = np.indices(o.symbols.shape)
     return Config(
         base_action=np.array(ACTION_SETS[o.actions]),
         start=start,
+        row=row.ravel(),
+        column=column.ravel(),
         start_canvas=looks[start],
         palette=looks,
         spawn_points=o.points("P"),
@@ -232,6 +239,8 @@ def make_config(o: Options) -> Config:
         p_apple=p_apple,
         p_waste=p_waste,
         p_any_waste=1 - (1 - p_waste) ** clean,
+        centre=np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64),
+        designer_centre=np.array(o.designer_centre, np.int64),
         steps=o.steps,
         lanes=1 if o.beam_width == 1 else 3,
         side=(o.beam_width - 1) // 2,

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fastenvs.bound import bind, rebind
 from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, PLANES, WALL, make_config, make_options
 from fastenvs.cleanup.consistency import check_state, state_bounds
-from fastenvs.cleanup.observe import observe
-from fastenvs.cleanup.spawning import reset
-from fastenvs.cleanup.state import Draws, State
-from fastenvs.cleanup.step import step
+from fastenvs.cleanup.state import Draws, Game, State, Views
+from fastenvs.cleanup.step import play
 from fastenvs.draws import Draw
 from fastenvs.render import pixels
 from fastenvs.vecenv import VecEnv
@@ -77,12 +76,8 @@ class Cleanup(VecEnv):
             action_type=zeros(a),
             scratch=zeros(5, a, dtype=np.int32),
         )
-        self._obs = {
-            "agents": zeros(a, side, side, channels),
-            "designer": zeros(designer_side, designer_side, channels),
-        }
-        self._centre = np.array(() if o.global_ref_point is None else o.global_ref_point, np.int64)
-        self._designer_centre = np.array(o.designer_centre, np.int64)
+        self._views = Views(zeros(a, side, side, channels), zeros(designer_side, designer_side, channels))
+        self._obs = self._views._asdict()
         points = height * width - 1
         n_apples, n_waste = len(self.config.apple_points), len(self.config.waste_points)
         self._offer_draws(
@@ -120,29 +115,18 @@ class Cleanup(VecEnv):
         picture = colours[codes].astype(np.uint8).reshape(-1, self._width, 3)
         return picture.repeat(size, 0).repeat(size, 1)
 
-    def _given(self) -> Draws:
-        return Draws(*(self._drawn[name] for name in Draws._fields))
+    def _game(self) -> Game:
+        draws = Draws(*(self._drawn[name] for name in Draws._fields))
+        final = Views(**self._final_obs) if self._final_obs else self._views
+        return Game(True, self.config, self.state, self.streams, draws, self.buffers, self._turns, self._views, final)
 
-    def _step(self, lo: int, hi: int) -> None:
-        step(self.config, self.state, self.buffers, self.streams, self._given(), self._width, lo, hi)
+    @cached_property
+    def _play(self) -> Any:
+        return bind(play, self._game())
 
-    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reset(self.config, self.state, self.streams, self._given(), mask, lo, hi)
-
-    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        s = self.state
-        observe(
-            s.canvas,
-            s.cell,
-            s.heading,
-            self._centre,
-            self._designer_centre,
-            out["agents"],
-            out["designer"],
-            mask,
-            lo,
-            hi,
-        )
+    def _calls(self) -> tuple[Any, Any]:
+        game = self._game()
+        return rebind(self._play, game), rebind(self._play, game._replace(steps=False))
 
     def _step_info(self) -> dict[str, Any]:
         return {name: getattr(self.state, name) for name in ("n_cleaned", "cleaned", "collected", "action_type")}

@@ -7,7 +7,7 @@ import numpy as np
 from fastenvs import rng
 from fastenvs.cleanup.config import CLOCKWISE, COUNTER_CLOCKWISE, DOWN, RIGHT, STAY, WALL
 from fastenvs.cleanup.state import paint
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, part
 
 
 @inline
@@ -65,7 +65,7 @@ def move(config, state, actions, streams, order, width, e):
             paint(config, state, e, cell[e, i])
 
 
-@kernel
+@part
 def settle_contests(config, state, streams, order, e):
     """Phase A: cells wanted by several movers, in reading order."""
     n_agents, scratch, cell = state.cell.shape[1], state.scratch, state.cell
@@ -94,7 +94,7 @@ def settle_contests(config, state, streams, order, e):
                 scratch[e, 1, i] = cell[e, i]
 
 
-@kernel
+@part
 def next_contest(scratch, e, last):
     """The first cell after ``last`` that several movers want, and how many; 0 of them where there is none."""
     n_agents, found, count = scratch.shape[2], np.int64(-1), 0
@@ -109,7 +109,7 @@ def next_contest(scratch, e, last):
     return found, count
 
 
-@kernel
+@part
 def pick_winner(scratch, streams, order, target, contenders, e):
     """The contender that comes first in the random order of movers: each is as likely as the others."""
     n_agents = scratch.shape[2]

@@ -7,7 +7,7 @@ import numpy as np
 from fastenvs import rng
 from fastenvs.cleanup.config import APPLE, UP, WASTE
 from fastenvs.cleanup.state import paint
-from fastenvs.jit import copy_bytes, inline, kernel
+from fastenvs.jit import copy_bytes, inline, part
 
 
 @inline
@@ -50,7 +50,7 @@ def spawn(config, state, streams, draws, e):
         paint(config, state, e, cell)
 
 
-@kernel
+@part
 def reset(config, state, streams, draws, mask, lo, hi):
     """Lay out the map, place the agents, run one spawn round."""
     n_agents, size = state.cell.shape[1], config.start.size
@@ -79,7 +79,7 @@ def reset(config, state, streams, draws, mask, lo, hi):
         spawn(config, state, streams, draws, e)
 
 
-@kernel
+@part
 def spawn_cell(config, state, streams, draws, e, i):
     """Where agent ``i`` starts: the last free spawn point, or a random one."""
     n = config.spawn_points.shape[0]

@@ -6,8 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastenvs.cleanup.config import AGENT
+from fastenvs.cleanup.config import AGENT, Config
 from fastenvs.jit import copy_bytes, inline
+from fastenvs.rng import Streams
+from fastenvs.turns import Turns
+from fastenvs.vecenv import Buffers
 
 
 class State(NamedTuple):
@@ -43,6 +46,27 @@ class Draws(NamedTuple):
     waste: np.ndarray  # float64 [N, waste points], by place in that order
 
 
+class Views(NamedTuple):
+    """Observations of N copies."""
+
+    agents: np.ndarray  # uint8 [N, A, 2v+1, 2v+1, C]
+    designer: np.ndarray  # uint8 [N, 2q+1, 2q+1, C]
+
+
+class Game(NamedTuple):
+    """All that a call works on."""
+
+    steps: bool  # or only begins episodes
+    config: Config
+    state: State
+    streams: Streams
+    draws: Draws
+    buffers: Buffers
+    turns: Turns
+    obs: Views
+    final: Views  # last observations of the copies that ended
+
+
 @inline
 def paint(config, state, e, cell):
     """Bring the look of a cell up to date: beams hide agents, agents hide contents (section 9)."""
@@ -52,5 +76,11 @@ def paint(config, state, e, cell):
         code = np.int64(state.content[e, cell])
         if agent > 0:
             code = AGENT + 4 * (agent - 1) + np.int64(state.heading[e, agent - 1])
+    paint_as(config, state, e, cell, code)
+
+
+@inline
+def paint_as(config, state, e, cell, code):
+    """Let a cell look as a code does."""
     channels = state.canvas.shape[3]
     copy_bytes(state.canvas, (e * state.content.shape[1] + cell) * channels, config.palette, code * channels, channels)

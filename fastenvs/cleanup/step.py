@@ -1,4 +1,4 @@
-"""A step: moves, meals, beams, spawning and rewards (sections 7 and 8)."""
+"""A step: moves, meals, beams, spawning and rewards (sections 7 and 8); and what a call does around it."""
 
 from __future__ import annotations
 
@@ -22,26 +22,29 @@ from fastenvs.cleanup.config import (
     WASTE,
 )
 from fastenvs.cleanup.movement import move
-from fastenvs.cleanup.spawning import spawn
-from fastenvs.cleanup.state import paint
-from fastenvs.jit import inline, kernel
+from fastenvs.cleanup.observe import observe
+from fastenvs.cleanup.spawning import reset, spawn
+from fastenvs.cleanup.state import paint, paint_as
+from fastenvs.jit import inline, kernel, part
+from fastenvs.turns import SAME_STEP, after_step, before_step
 
 
 @inline
-def fire_beam(config, state, rewards, width, action, e, i):
+def fire_beam(config, state, rewards, action, e, i):
     """The beam of agent ``i``: up to three lanes, each ended by a wall, an agent, or waste that it cleans."""
-    height = state.content.shape[1] // width
+    height, width = state.canvas.shape[1], state.canvas.shape[2]
     heading = np.int64(state.heading[e, i])
     cleaning = action == CLEAN
     code = CLEANING_BEAM if cleaning else PENALTY_BEAM
     ahead_row, ahead_column = (-1, 0, 1, 0)[heading], (0, 1, 0, -1)[heading]
     right_row, right_column = (0, 1, 0, -1)[heading], (1, 0, -1, 0)[heading]
+    own_row, own_column = config.row[state.cell[e, i]], config.column[state.cell[e, i]]
     for lane in range(config.lanes):
         # Lanes: centre, right, left. The centre starts ahead of the agent, the others beside it.
         sideways = (0, config.side, -config.side)[lane]
         forward = 1 if lane == 0 else 0
-        row = np.int64(state.cell[e, i]) // width + forward * ahead_row + sideways * right_row
-        column = np.int64(state.cell[e, i]) % width + forward * ahead_column + sideways * right_column
+        row = own_row + forward * ahead_row + sideways * right_row
+        column = own_column + forward * ahead_column + sideways * right_column
         for _ in range(BEAM_LENGTH):
             if row < 0 or column < 0 or row >= height or column >= width:
                 break
@@ -57,7 +60,7 @@ def fire_beam(config, state, rewards, width, action, e, i):
                 state.content[e, cell] = RIVER
                 state.n_waste[e] -= 1
                 state.n_cleaned[e, i] += 1
-            paint(config, state, e, cell)
+            paint_as(config, state, e, cell, code)
             hit = np.int64(state.occupant[e, cell]) - 1
             if hit >= 0:
                 if not cleaning:
@@ -71,10 +74,10 @@ def fire_beam(config, state, rewards, width, action, e, i):
         rewards[e, i] += SHOT
 
 
-@kernel
-def step(config, state, buffers, streams, draws, width, lo, hi):
+@part
+def step(config, state, buffers, streams, draws, lo, hi):
     """One step of the active copies in ``[lo, hi)``."""
-    n_agents, rewards = state.cell.shape[1], buffers.rewards
+    n_agents, width, rewards = state.cell.shape[1], state.canvas.shape[2], buffers.rewards
     for e in range(lo, hi):
         for i in range(n_agents):
             rewards[e, i] = 0.0
@@ -100,7 +103,7 @@ def step(config, state, buffers, streams, draws, width, lo, hi):
             action = config.base_action[buffers.actions[e, i]]
             state.cleaned[e, i] = action == CLEAN
             if action >= FIRE:
-                fire_beam(config, state, rewards, width, action, e, i)
+                fire_beam(config, state, rewards, action, e, i)
         spawn(config, state, streams, draws, e)
         for i in range(n_agents):
             buffers.designer_reward[e] += rewards[e, i]
@@ -110,3 +113,19 @@ def step(config, state, buffers, streams, draws, width, lo, hi):
         state.time[e] += 1
         buffers.terminated[e] = False
         buffers.truncated[e] = state.time[e] >= config.steps
+
+
+@kernel
+def play(game, lo, hi):
+    """What a call does to the copies in ``[lo, hi)``; returns how many of them a step ended that are reset."""
+    config, state, turns, n_fresh = game.config, game.state, game.turns, 0
+    if game.steps:
+        before_step(turns, game.buffers, lo, hi)
+        step(config, state, game.buffers, game.streams, game.draws, lo, hi)
+        n_fresh = after_step(turns, game.buffers, lo, hi)
+        if n_fresh > 0 and turns.mode == SAME_STEP:
+            observe(config, state, game.final, turns.fresh, lo, hi)
+    if n_fresh > 0 or not game.steps:
+        reset(config, state, game.streams, game.draws, turns.fresh, lo, hi)
+    observe(config, state, game.obs, turns.seen if game.steps else turns.fresh, lo, hi)
+    return n_fresh

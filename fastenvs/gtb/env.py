@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import market, saez, tax
+from fastenvs.bound import bind, handle, rebind
 from fastenvs.checks import MAX_INT, as_array, has_shape, integers_of, shown
 from fastenvs.draws import Draw
-from fastenvs.gtb import build, consistency, gather, observe, rates, regrow, reward, summary
+from fastenvs.gtb import build, consistency, observe, rates, reward, step, summary
 from fastenvs.gtb.config import STONE, WOOD, make_options
 from fastenvs.gtb.state import (
     N_CHANNELS,
@@ -22,44 +23,13 @@ from fastenvs.gtb.state import (
     State,
     make_start,
     make_state,
-    reset,
 )
 from fastenvs.guard import exclusive
-from fastenvs.jit import kernel, wrapping
+from fastenvs.jit import wrapping
 from fastenvs.render import render_gtb
 from fastenvs.snapshots import rows_of
+from fastenvs.turns import SAME_STEP
 from fastenvs.vecenv import VecEnv
-
-
-class _AgentView(NamedTuple):
-    """The parts of the agents that are observed."""
-
-    loc: np.ndarray
-    coin: np.ndarray
-    units: np.ndarray
-    pay: np.ndarray
-    skill: np.ndarray
-    bonus: np.ndarray
-
-
-class _BookView(NamedTuple):
-    """The parts of the books that are observed, orders flattened: asks stone, asks wood, bids stone, bids wood."""
-
-    n_open: np.ndarray  # int32 [N, 2, A]
-    own_depth: np.ndarray  # uint8 [N, A, 4 P]
-    depth: np.ndarray  # uint16 [N, 4 P]
-    history: np.ndarray  # float64 [N, 2, P]
-
-
-class _TaxView(NamedTuple):
-    """The parts of the taxes that are observed."""
-
-    position: np.ndarray
-    shown: np.ndarray
-    last_income: np.ndarray
-    last_marginal: np.ndarray
-    sorted_income: np.ndarray
-    marginal_now: np.ndarray
 
 
 class GatherTradeBuild(VecEnv):
@@ -114,9 +84,10 @@ class GatherTradeBuild(VecEnv):
             o.saez_welfare == "inverse_income",
             float("nan") if o.saez_elasticity is None else o.saez_elasticity,
         )
-        self._any_fresh = [False]  # whether any copy was reset in this call
+        self._seen = np.zeros(n, np.bool_)  # copies that a step observes
         self._bid = np.full((n, a, N_GOODS), -1, np.int16)
         self._ask = np.full((n, a, N_GOODS), -1, np.int16)
+        self._order = np.zeros((n, a), np.int16)
         self._configure_components()
         self._allocate_observations()
         self._offer_draws(**self._draws())
@@ -139,19 +110,88 @@ class GatherTradeBuild(VecEnv):
             -1 if o.full_view else o.view_radius,
             o.planner_sees_map,
             o.designer_obs == "decision",
+            False,
             0.01 if o.scale_obs else 1.0,
             1.0 / o.steps if o.scale_obs else 1.0,
             o.build_pay,
             o.tax_period,
             o.order_limit,
         )
+        self._orders = build.order_table(o.n_prices)
+        self._tables = observe.Tables(
+            o.rate_choices,
+            observe.order_masks(o.n_prices),
+            observe.column_masks(o.cells.shape[1], 0 if o.full_view else o.view_radius),
+        )
         a = p.agents
-        self._builders = build.Builders(a.loc, a.coin, a.units, a.labor, a.pay, a.houses)
-        self._gatherers = gather.Gatherers(a.loc, a.units, a.labor, a.bonus)
-        self._workers = reward.Workers(a.coin, a.escrow_coin, a.labor, a.units, a.escrow_units)
-        self._labor = np.array([o.move_labor, o.collect_labor], float)
-        self._goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
-        self._market_rules = consistency.rules(o)
+        goods = market.Goods(a.coin, a.escrow_coin, a.units, a.escrow_units, a.labor)
+        active = self.buffers.active
+        self._auction = market.make_step(p.books, goods, consistency.rules(o), self._bid, self._ask, active)
+        self._tax = tax.make_step(
+            p.taxes, active, o.tax_period, o.cutoffs, p.rates.chosen, o.rate_choices, a.coin, a.escrow_coin
+        )
+
+    def _game(self) -> step.Play:
+        o, given = self.options, self._drawn
+        return step.Play(
+            steps=True,
+            state=self.state,
+            buffers=self.buffers,
+            streams=self.streams,
+            turns=self._turns,
+            mask=self._seen,
+            labors=step.Labors(o.build_labor, o.move_labor, o.collect_labor),
+            rewards=self._reward_config,
+            rates=self._rate_config,
+            regen_prob=o.regen_prob,
+            sources=self._sources,
+            orders=self._orders,
+            bid=self._bid,
+            ask=self._ask,
+            auction=handle(self._auction),
+            tax=handle(self._tax),
+            order=self._order,
+            gather_order=given["gather_order"],
+            collect=given["collect"],
+            regrowth=given["regrow"],
+            viewing=self._view_config,
+            tables=self._tables,
+            agents=self._agent_views,
+            designer=self._designer_views,
+        )
+
+    @cached_property
+    def _play(self) -> Any:
+        return bind(step.play, self._game())
+
+    @cached_property
+    def _look(self) -> Any:
+        """Write the first observations of fresh copies."""
+        return rebind(self._play, self._game()._replace(steps=False, mask=self._turns.fresh))
+
+    @cached_property
+    def _look_last(self) -> Any:
+        """Write the last observations of fresh copies; they are complete, whatever the day."""
+        views, w = self._final_obs["designer"], self._game()
+        final = w._replace(
+            steps=False,
+            mask=self._turns.fresh,
+            viewing=w.viewing._replace(decision_only=False, final=True),
+            agents=observe.AgentViews(**self._final_obs["agents"]),
+            designer=observe.DesignerViews(views["flat"], views["flat"], views["agents"], views["mask"]),
+        )
+        return rebind(self._play, final)
+
+    @cached_property
+    def _begin_episodes(self) -> Any:
+        return bind(step.begin, self._beginning())
+
+    def _beginning(self) -> step.Beginning:
+        draws = ResetDraws(*(self._drawn[name] for name in ("location", "build_skill", "bonus", "agent_order")))
+        return step.Beginning(
+            self.state, self.streams, self._start, draws, self.options.regen_prob, self._rate_config,
+            self._reward_config, self._turns.fresh,
+        )  # fmt: skip
 
     def _allocate_observations(self) -> None:
         o, n, a = self.options, self.num_envs, self.n_agents
@@ -167,32 +207,20 @@ class GatherTradeBuild(VecEnv):
         )
         choices = (n, n_brackets, 1 + len(o.rate_choices)) if o.tax_mode == "planner" else (n, 1, 1)
         per_agent = 3 if o.full_view else 8 if o.planner_sees_map else 6
+        common = np.zeros((n, 6 * o.n_prices + n_brackets + a + 9), np.float32)
         self._designer_views = observe.DesignerViews(
-            np.zeros((n, 1, 6 * o.n_prices + n_brackets + a + 9), np.float32),
+            common,
+            np.zeros_like(common) if o.designer_obs == "decision" else common,
             np.zeros((n, a, per_agent), np.float32),
             np.ones(choices, np.uint8),
         )
         designer = self._designer_views._asdict()
-        designer["flat"] = designer["flat"][:, 0]
+        del designer["common"]
         if o.planner_sees_map:
             world = self.state.world.cells[..., : observe.DESIGNER_CHANNELS]
             world.flags.writeable = False
             designer = {"map": world, **designer}
         self._obs = {"agents": self._agent_views._asdict(), "designer": designer}
-        s = self.state
-        self._views = observe.Views(
-            s.world,
-            _AgentView(*(getattr(s.agents, name) for name in _AgentView._fields)),
-            _BookView(
-                s.books.n_open, s.books.own_depth.reshape(n, a, -1), s.books.depth.reshape(n, -1), s.books.history
-            ),
-            _TaxView(*(getattr(s.taxes, name) for name in _TaxView._fields)),
-            s.rates.limit,
-            s.clock.time,
-            (0, 0) if o.full_view else (height, width),
-            o.rate_choices,
-            observe.order_masks(o.n_prices),
-        )
 
     def _draws(self) -> dict[str, Draw]:
         o, a, (height, width) = self.options, self.n_agents, self.options.cells.shape
@@ -259,70 +287,44 @@ class GatherTradeBuild(VecEnv):
 
     # ------------------------------------------------------------------ hooks
 
-    def _step(self, lo: int, hi: int) -> None:
-        o, p, b = self.options, self.state, self.buffers
-        actions, active = b.actions, b.active
-        before_auction(
-            actions, active, o.n_prices, self._bid, self._ask, p.clock.time, p.world, self._builders, p.events.built,
-            o.build_labor, lo, hi,
-        )  # fmt: skip
-        market.run(p.books, self._goods, self._market_rules, self._bid, self._ask, active, lo, hi)
-        gather.gather(
-            actions, active, o.n_prices, p.world.cells, self._gatherers, p.events.gathered, self._labor, self.streams,
-            (self._drawn["gather_order"], self._drawn["collect"]), p.clock.scratch, lo, hi,
-        )  # fmt: skip
-        tax.run_periodic(
-            p.taxes, lo, hi, active, o.tax_period, o.cutoffs, self.state.rates.chosen, o.rate_choices,
-            p.agents.coin, p.agents.escrow_coin,
-        )  # fmt: skip
-        after_tax(
-            p.world.cells, self._sources, self.streams, o.regen_prob, self._drawn["regrow"], self._reward_config,
-            self._workers, p.clock, p.events, p.books.trades, p.books.n_trades, b, lo, hi,
-        )  # fmt: skip
+    def _calls(self) -> tuple[Callable[[int, int], int], Callable[[int, int], int]]:
+        play = rebind(self._play, self._game())
+        start = rebind(self._begin_episodes, self._beginning())
+        state, fresh, done = self.state, self._turns.fresh, self._done
+        same_step = self._turns.mode == SAME_STEP
 
-    def _reset(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        p = self.state
-        self._any_fresh[0] = True
-        draws = ResetDraws(
-            self._drawn["location"],
-            self._drawn["build_skill"],
-            self._drawn["bonus"],
-            self._drawn["agent_order"],
-        )
-        reset(self._start, p.world, p.agents, p.clock, p.events, self.streams, draws, mask, lo, hi)
-        market.clear(p.books, mask, lo, hi)
-        rates.begin(self._rate_config, p.rates, p.taxes, p.agents, p.clock, p.saez.running_mean, mask, lo, hi)
-        regrow.restart(p.clock, self.streams, self.options.regen_prob, mask, lo, hi)
-        reward.begin(self._reward_config, self._workers, p.clock, mask, lo, hi)
+        def advance(lo: int, hi: int) -> int:
+            n_fresh = play(lo, hi)
+            if n_fresh:
+                if same_step:
+                    self._observe_last(lo, hi)
+                self._finished.keep(fresh, lo, hi)
+                market.clear(state.books, fresh, lo, hi)
+                start(lo, hi)
+                if not same_step:
+                    reward.restate(state.agents, state.clock, state.events, fresh, lo, hi)
+                self._look(lo, hi)
+            return n_fresh
 
-    def _observe(self, out: dict[str, Any], mask: np.ndarray, lo: int, hi: int) -> None:
-        final = out is not self._obs
-        agents, designer = self._agent_views, self._designer_views
-        if final:
-            agents = observe.AgentViews(**out["agents"])
-            d = out["designer"]
-            designer = observe.DesignerViews(d["flat"][:, None], d["agents"], d["mask"])
-            if self.options.planner_sees_map:
-                rows = rows_of(mask, lo, hi)
-                out["designer"]["map"][rows] = self._obs["designer"]["map"][rows]
-            if self.options.tax_mode != "planner":
-                designer.mask[rows_of(mask, lo, hi)] = 1
-        config = self._view_config
-        if final:  # a last observation is complete, whatever the day
-            config = config._replace(decision_only=False)
-        observe.observe(config, self._views, agents, designer, mask, lo, hi)
-        if not final and self._any_fresh[0]:
-            s = self.state
-            rates.unveil(self._rate_config, s.rates, s.taxes.live, s.clock.completed, mask, lo, hi)
+        def begin(lo: int, hi: int) -> int:
+            self._finished.keep(done & fresh, lo, hi)
+            market.clear(state.books, fresh, lo, hi)
+            start(lo, hi)
+            self._look(lo, hi)
+            return 0
 
-    def _keep_finished(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        self._finished.keep(mask, lo, hi)
+        return advance, begin
 
-    def _restate(self, mask: np.ndarray, lo: int, hi: int) -> None:
-        reward.restate(self.state.agents, self.state.clock, self.state.events, mask, lo, hi)
+    def _observe_last(self, lo: int, hi: int) -> None:
+        """Write the last observations of the copies that begin an episode."""
+        designer, rows = self._final_obs["designer"], rows_of(self._turns.fresh, lo, hi)
+        if self.options.planner_sees_map:
+            designer["map"][rows] = self._obs["designer"]["map"][rows]
+        if self.options.tax_mode != "planner":
+            designer["mask"][rows] = 1
+        self._look_last(lo, hi)
 
     def _restored(self) -> None:
-        self._any_fresh[0] = True
         self._finished.forget()
 
     def _state_bounds(self) -> dict[str, tuple[float, float]]:
@@ -342,7 +344,6 @@ class GatherTradeBuild(VecEnv):
                 )  # fmt: skip
 
     def _finish(self) -> None:
-        self._any_fresh[0] = False
         if self.options.tax_mode == "planner":
             self.state.rates.chosen.fill(0)
         elif self.options.tax_mode == "saez":
@@ -428,22 +429,6 @@ class GatherTradeBuild(VecEnv):
             return Box(low, high, tree.shape[1:], tree.dtype.type)
 
         return space(self._obs)
-
-
-@kernel
-def before_auction(actions, active, n_prices, bid, ask, time, world, builders, built, build_labor, lo, hi):
-    """Components before the auction, in one call."""
-    build.read_orders(actions, active, n_prices, bid, ask, time, lo, hi)
-    build.build(actions, active, world, builders, built, build_labor, lo, hi)
-
-
-@kernel
-def after_tax(
-    cells, sources, streams, regen_prob, regrowth, config, workers, clock, events, trades, n_trades, buffers, lo, hi
-):
-    """Components after the tax, in one call."""
-    regrow.regrow(buffers.active, cells, sources, clock, streams, regen_prob, regrowth, lo, hi)
-    reward.reward(config, workers, clock, events, trades, n_trades, buffers, lo, hi)
 
 
 def channel_first(maps: np.ndarray) -> np.ndarray:

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastenvs.blocks import clear_run, copy_run, expect_run, float_run, masked_rows, scaled_run, split_run
 from fastenvs.grid import copy_window
 from fastenvs.gtb.build import BUILD, FIRST_ORDER, buildable
-from fastenvs.gtb.gather import can_enter, target
+from fastenvs.gtb.gather import beside, is_open
 from fastenvs.gtb.state import AGENT, N_CHANNELS, OWNER
-from fastenvs.jit import copy_bytes, inline, kernel
+from fastenvs.jit import inline, part
 
 OWN = 1
 DESIGNER_CHANNELS = 8
@@ -24,6 +25,7 @@ class ViewConfig(NamedTuple):
     radius: int  # of an agent's window, or -1 for the whole map
     designer_map: bool
     decision_only: bool
+    final: bool  # last observations of an episode
     scale: float
     time_scale: float
     build_pay: float
@@ -31,18 +33,12 @@ class ViewConfig(NamedTuple):
     max_orders: int
 
 
-class Views(NamedTuple):
-    """All that is looked at, and where it is written."""
+class Tables(NamedTuple):
+    """What is looked up while observing."""
 
-    world: NamedTuple
-    agents: NamedTuple
-    books: NamedTuple
-    taxes: NamedTuple
-    limit: np.ndarray
-    time: np.ndarray
-    shape: tuple[int, int]
-    choices: np.ndarray
-    order_table: np.ndarray
+    choices: np.ndarray  # float64 [R], rates that the designer may choose
+    orders: np.ndarray  # uint8 [2 (P + 1), 2 P], from order_masks
+    columns: np.ndarray  # uint8 [W, bytes of a window's row], from column_masks
 
 
 class AgentViews(NamedTuple):
@@ -56,22 +52,40 @@ class AgentViews(NamedTuple):
 class DesignerViews(NamedTuple):
     """Buffers of the designer's observations."""
 
-    flat: np.ndarray  # float32 [N, 1, F]
+    common: (
+        np.ndarray
+    )  # float32 [N, F], what designer and agents see alike; it is the flat one where that is always shown
+    flat: np.ndarray  # float32 [N, F]
     agents: np.ndarray  # float32 [N, A, 8 or 6]
     mask: np.ndarray  # uint8 [N, B, 1 + R], or [N, 1, 1]
 
 
-@kernel
-def windows(config, world, loc, out, mask, lo, hi):
-    """Square windows around the agents, zero outside the world; own entries read 1."""
-    width, side, n_agents = world.cells.shape[2], out.shape[2], loc.shape[1]
+@part
+def windows(config, world, loc, columns, out, mask, lo, hi):
+    """Square windows around the agents, zero outside the world; own entries read 1; ``columns`` is from column_masks.
+
+    A row is read at its full width, also where that is part of the row before or after, and masked.
+    """
+    cells, side, n_agents = world.cells, out.shape[2], loc.shape[1]
+    height, width = cells.shape[1], cells.shape[2]
+    n_bytes, stride = side * N_CHANNELS, width * N_CHANNELS
     for e in range(lo, hi):
         if not mask[e]:
             continue
+        expect_run(out, (e + 1) * n_agents * side * n_bytes, n_agents * side * n_bytes)
         for i in range(n_agents):
-            out[e, i] = 0
             top, left = np.int64(loc[e, i, 0]) - config.radius, np.int64(loc[e, i, 1]) - config.radius
-            copy_window(world.cells, e, top, left, out, e * n_agents + i, side)
+            first, last = max(0, top), min(height, top + side)
+            to = (e * n_agents + i) * side * n_bytes
+            start = e * height * stride + left * N_CHANNELS
+            if start + first * stride < 0 or start + (last - 1) * stride + n_bytes > cells.size:
+                clear_run(out, to, side * n_bytes)
+                copy_window(cells, e, top, left, out, e * n_agents + i, side)
+            else:
+                clear_run(out, to, (first - top) * n_bytes)
+                at, read, kept = to + (first - top) * n_bytes, start + first * stride, (left + config.radius) * n_bytes
+                masked_rows(out, at, cells, read, stride, last - first, columns, kept, n_bytes)
+                clear_run(out, to + (last - top) * n_bytes, (top + side - last) * n_bytes)
             out[e, i, config.radius, config.radius, AGENT] = OWN
             house = world.first_house[e, i]
             while house > 0:
@@ -81,7 +95,13 @@ def windows(config, world, loc, out, mask, lo, hi):
                 house = world.next_house[e, house - 1]
 
 
-@kernel
+def column_masks(width: int, radius: int) -> np.ndarray:
+    """Masks of a row of a window, uint8 ``[W, (2 r + 1) N_CHANNELS]``, by the agent's column: 255 inside the world."""
+    column = np.arange(width)[:, None] + np.arange(-radius, radius + 1)
+    return np.where((column >= 0) & (column < width), 255, 0).astype(np.uint8).repeat(N_CHANNELS, axis=1)
+
+
+@part
 def whole_maps(world, loc, out, mask, lo, hi):
     """The whole map for every agent, with own entries reading 1."""
     cells, n_agents = world.cells, loc.shape[1]
@@ -92,7 +112,7 @@ def whole_maps(world, loc, out, mask, lo, hi):
         for i in range(n_agents):
             for cell in range(n_cells):
                 to, start = (e * n_agents + i) * n_cells + cell, e * n_cells + cell
-                copy_bytes(out, to * DESIGNER_CHANNELS, cells, start * N_CHANNELS, DESIGNER_CHANNELS)
+                copy_run(out, to * DESIGNER_CHANNELS, cells, start * N_CHANNELS, DESIGNER_CHANNELS)
             out[e, i, loc[e, i, 0], loc[e, i, 1], AGENT] = OWN
             house = world.first_house[e, i]
             while house > 0:
@@ -101,133 +121,124 @@ def whole_maps(world, loc, out, mask, lo, hi):
 
 
 @inline
-def market_rate(history, e, good):
-    """Mean price of past trades, by their decayed weight."""
-    value, weight = 0.0, 0.0
+def market_rates(history, e):
+    """Mean prices of past trades in stone and wood, by their decayed weight."""
+    stone, wood, stone_weight, wood_weight = 0.0, 0.0, 0.0, 0.0
     for price in range(history.shape[2]):
-        value += price * history[e, good, price]
-        weight += history[e, good, price]
-    return value / max(0.001, weight)
+        stone += price * history[e, 0, price]
+        wood += price * history[e, 1, price]
+        stone_weight += history[e, 0, price]
+        wood_weight += history[e, 1, price]
+    return stone / max(0.001, stone_weight), wood / max(0.001, wood_weight)
 
 
-@kernel
-def agent_vectors(config, agents, books, taxes, time, shape, out, mask, lo, hi):
-    """Flat vectors of the agents, section 12.2; ``shape`` is the map's height and width, or zeros to leave it out."""
-    n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], agents.coin.shape[1]
-    orders = 4 * n_prices
-    own_at = 2 + orders + 2
-    history_at = own_at + orders
-    rates_at = history_at + 2 * n_prices + 1
-    marginal_at = rates_at + n_brackets + 2 + n_agents
-    width = out.shape[2]
+@part
+def common_vectors(config, books, taxes, time, out, mask, lo, hi):
+    """What designer and agents see alike, as the designer's flat vector (section 12.3)."""
+    n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], taxes.sorted_income.shape[1]
+    orders, width = 4 * n_prices, out.shape[1]
+    rates_at = orders + 2 + 2 * n_prices
+    days_at = rates_at + n_brackets
+    end = days_at + 2 + n_agents
     for e in range(lo, hi):
         if not mask[e]:
             continue
+        float_run(out, e * width, books.depth, e * orders, orders)
+        out[e, orders], out[e, orders + 1] = market_rates(books.history, e)
+        history_at = orders + 2
+        scaled_run(out, e * width + history_at, books.history, e * 2 * n_prices, 2 * n_prices, config.scale)
+        float_run(out, e * width + rates_at, taxes.shown, e * n_brackets, n_brackets)
+        out[e, days_at] = taxes.position[e] == 1
+        out[e, days_at + 1] = taxes.position[e] >= config.period
         for i in range(n_agents):
+            out[e, days_at + 2 + i] = taxes.sorted_income[e, i] / config.period
+        out[e, end] = taxes.position[e] / config.period
+        out[e, end + 1] = time[e] * config.time_scale
+
+
+@part
+def agent_vectors(config, agents, books, marginal_now, common, shape, out, mask, lo, hi):
+    """Flat vectors of the agents, section 12.2; ``shape`` is the map's height and width."""
+    n_prices, n_agents, width, common_width = (
+        books.history.shape[2],
+        agents.coin.shape[1],
+        out.shape[2],
+        common.shape[1],
+    )
+    orders, cycle = 4 * n_prices, common_width - 6 * n_prices - 7  # rates, flags and incomes
+    own_at = 2 + orders + 2
+    history_at = own_at + orders
+    rates_at = history_at + 2 * n_prices + 1
+    marginal_at = rates_at + cycle
+    for e in range(lo, hi):
+        if not mask[e]:
+            continue
+        start = e * common_width
+        expect_run(out, 4 * (e + 1) * n_agents * width, 4 * n_agents * width)
+        for i in range(n_agents):
+            to = (e * n_agents + i) * width
             out[e, i, 0] = agents.pay[e, i] / config.build_pay if config.build_pay > 0 else 0.0
             out[e, i, 1] = agents.skill[e, i]
-            for k in range(orders):
-                mine = books.own_depth[e, i, k]
-                out[e, i, 2 + k] = np.float32(np.int32(books.depth[e, k]) - np.int32(mine))
-                out[e, i, own_at + k] = np.float32(mine)
-            if i == 0:
-                out[e, i, own_at - 2] = market_rate(books.history, e, 0)
-                out[e, i, own_at - 1] = market_rate(books.history, e, 1)
-                history_part(config, books.history, out, history_at, e)
-                cycle_part(config, taxes, out, rates_at, e)
-                out[e, i, marginal_at + 1] = taxes.position[e] / config.period
-                out[e, i, marginal_at + 2] = time[e] * config.time_scale
-            else:
-                to, start = (e * n_agents + i) * width, e * n_agents * width
-                copy_bytes(out, 4 * (to + own_at - 2), out, 4 * (start + own_at - 2), 8)
-                copy_bytes(out, 4 * (to + history_at), out, 4 * (start + history_at), 8 * n_prices)
-                copy_bytes(out, 4 * (to + rates_at), out, 4 * (start + rates_at), 4 * (marginal_at - rates_at))
-                copy_bytes(out, 4 * (to + marginal_at + 1), out, 4 * (start + marginal_at + 1), 8)
+            split_run(out, to + own_at, to + 2, common, start, books.own_depth, (e * n_agents + i) * orders, orders)
+            copy_run(out, 4 * (to + own_at - 2), common, 4 * (start + orders), 8)
+            copy_run(out, 4 * (to + history_at), common, 4 * (start + orders + 2), 8 * n_prices)
+            copy_run(out, 4 * (to + rates_at), common, 4 * (start + orders + 2 + 2 * n_prices), 4 * cycle)
+            copy_run(out, 4 * (to + marginal_at + 1), common, 4 * (start + common_width - 5), 8)
             out[e, i, rates_at - 1] = agents.bonus[e, i]
-            out[e, i, marginal_at] = taxes.marginal_now[e, i]
+            out[e, i, marginal_at] = marginal_now[e, i]
             out[e, i, marginal_at + 3] = agents.coin[e, i] * config.scale
             out[e, i, marginal_at + 4] = agents.units[e, i, 0] * config.scale
             out[e, i, marginal_at + 5] = agents.units[e, i, 1] * config.scale
-            if shape[0] > 0:
+            if width > marginal_at + 6:
                 out[e, i, marginal_at + 6] = agents.loc[e, i, 1] / shape[1]
                 out[e, i, marginal_at + 7] = agents.loc[e, i, 0] / shape[0]
 
 
-@inline
-def history_part(config, history, out, at, e):
-    """Price histories of stone and wood, to the first vector of row ``e``."""
-    n_prices = history.shape[2]
-    for good in range(2):
-        for price in range(n_prices):
-            out[e, 0, at + good * n_prices + price] = history[e, good, price] * config.scale
-
-
-@inline
-def cycle_part(config, taxes, out, at, e):
-    """Shown rates, first-day and tax-day flags, sorted last incomes, to the first vector of row ``e``."""
-    n_brackets, n_agents = taxes.shown.shape[1], taxes.sorted_income.shape[1]
-    for b in range(n_brackets):
-        out[e, 0, at + b] = taxes.shown[e, b]
-    out[e, 0, at + n_brackets] = taxes.position[e] == 1
-    out[e, 0, at + n_brackets + 1] = taxes.position[e] >= config.period
-    for i in range(n_agents):
-        out[e, 0, at + n_brackets + 2 + i] = taxes.sorted_income[e, i] / config.period
-
-
-@kernel
-def designer_vectors(config, agents, books, taxes, time, shape, flat, about, mask, lo, hi):
+@part
+def designer_vectors(config, agents, taxes, shape, out, mask, lo, hi):
     """Flat vector of the designer and its numbers about each agent, sections 12.3 and 12.4."""
-    n_prices, n_brackets, n_agents = books.history.shape[2], taxes.shown.shape[1], agents.coin.shape[1]
-    orders = 4 * n_prices
-    rates_at = orders + 2 + 2 * n_prices
-    end = rates_at + n_brackets + 2 + n_agents
-    per_agent = about.shape[2]
+    about, width = out.agents, out.common.shape[1]
     for e in range(lo, hi):
         if not mask[e] or (config.decision_only and taxes.position[e] != 1):
             continue
-        for k in range(orders):
-            flat[e, 0, k] = np.float32(books.depth[e, k])
-        flat[e, 0, orders] = market_rate(books.history, e, 0)
-        flat[e, 0, orders + 1] = market_rate(books.history, e, 1)
-        history_part(config, books.history, flat, orders + 2, e)
-        cycle_part(config, taxes, flat, rates_at, e)
-        flat[e, 0, end] = taxes.position[e] / config.period
-        flat[e, 0, end + 1] = time[e] * config.time_scale
-        for i in range(n_agents):
+        if config.decision_only:
+            copy_run(out.flat, 4 * e * width, out.common, 4 * e * width, 4 * width)
+        for i in range(agents.coin.shape[1]):
             about[e, i, 0] = taxes.marginal_now[e, i]
             about[e, i, 1] = taxes.last_income[e, i] / config.period
             about[e, i, 2] = taxes.last_marginal[e, i]
-            if per_agent > 3:
+            if about.shape[2] > 3:
                 about[e, i, 3] = agents.coin[e, i] * config.scale
                 about[e, i, 4] = agents.units[e, i, 0] * config.scale
                 about[e, i, 5] = agents.units[e, i, 1] * config.scale
-            if per_agent > 6:
+            if about.shape[2] > 6:
                 about[e, i, 6] = agents.loc[e, i, 1] / shape[1]
                 about[e, i, 7] = agents.loc[e, i, 0] / shape[0]
 
 
-@kernel
+@part
 def action_masks(config, world, agents, n_open, order_table, out, mask, lo, hi):
     """Legal actions of the agents, section 13; ``order_table`` is from :func:`order_masks`."""
     n_prices, n_agents, width = order_table.shape[1] // 2, agents.coin.shape[1], out.shape[2]
-    first_move = FIRST_ORDER + 4 * n_prices
+    first_move, height, map_width = FIRST_ORDER + 4 * n_prices, world.cells.shape[1], world.cells.shape[2]
     for e in range(lo, hi):
         if not mask[e]:
             continue
         for i in range(n_agents):
             at_row, at_column = np.int64(agents.loc[e, i, 0]), np.int64(agents.loc[e, i, 1])
+            cell = (e * height + at_row) * map_width + at_column
             out[e, i, 0] = 1
             has_both = (agents.units[e, i, 0] > 0) & (agents.units[e, i, 1] > 0)
-            out[e, i, BUILD] = has_both & buildable(world.cells, e, at_row, at_column)
+            out[e, i, BUILD] = has_both & buildable(world.cells, cell)
             for good in range(2):
                 room = n_open[e, good, i] < config.max_orders
                 affordable = min(np.int64(agents.coin[e, i]) + 1, n_prices)
                 case = room * (2 * affordable + (agents.units[e, i, good] > 0))
                 to = (e * n_agents + i) * width + FIRST_ORDER + 2 * good * n_prices
-                copy_bytes(out, to, order_table, case * 2 * n_prices, 2 * n_prices)
+                copy_run(out, to, order_table, case * 2 * n_prices, 2 * n_prices)
             for direction in range(4):
-                to_row, to_column = target(agents.loc, e, i, direction)
-                out[e, i, first_move + direction] = can_enter(world.cells, e, i, to_row, to_column)
+                ahead = beside(cell, at_row, at_column, height, map_width, direction)
+                out[e, i, first_move + direction] = is_open(world.cells, ahead, i)
 
 
 def order_masks(n_prices: int) -> np.ndarray:
@@ -243,7 +254,7 @@ def order_masks(n_prices: int) -> np.ndarray:
     )
 
 
-@kernel
+@part
 def designer_masks(config, choices, limit, position, out, mask, lo, hi):
     """Legal rate choices of the designer, section 13: any up to the limit on the first day, else none."""
     for e in range(lo, hi):
@@ -255,18 +266,18 @@ def designer_masks(config, choices, limit, position, out, mask, lo, hi):
                 out[e, b, 1 + k] = position[e] == 1 and abs(choices[k]) <= limit[e]
 
 
-@kernel
-def observe(config, views, agents_out, designer_out, mask, lo, hi):
+@part
+def observe(config, state, tables, agents_out, designer_out, mask, lo, hi):
     """Write all observations and masks of the copies in ``[lo, hi)`` that ``mask`` names."""
-    v = views
+    world, agents, books, taxes = state.world, state.agents, state.books, state.taxes
+    shape, common = (world.cells.shape[1], world.cells.shape[2]), designer_out.common
     if config.radius < 0:
-        whole_maps(v.world, v.agents.loc, agents_out.map, mask, lo, hi)
+        whole_maps(world, agents.loc, agents_out.map, mask, lo, hi)
     else:
-        windows(config, v.world, v.agents.loc, agents_out.map, mask, lo, hi)
-    agent_vectors(config, v.agents, v.books, v.taxes, v.time, v.shape, agents_out.flat, mask, lo, hi)
-    designer_vectors(
-        config, v.agents, v.books, v.taxes, v.time, v.shape, designer_out.flat, designer_out.agents, mask, lo, hi
-    )
-    action_masks(config, v.world, v.agents, v.books.n_open, v.order_table, agents_out.mask, mask, lo, hi)
-    if v.choices.shape[0] > 0:
-        designer_masks(config, v.choices, v.limit, v.taxes.position, designer_out.mask, mask, lo, hi)
+        windows(config, world, agents.loc, tables.columns, agents_out.map, mask, lo, hi)
+    common_vectors(config, books, taxes, state.clock.time, common, mask, lo, hi)
+    agent_vectors(config, agents, books, taxes.marginal_now, common, shape, agents_out.flat, mask, lo, hi)
+    designer_vectors(config, agents, taxes, shape, designer_out, mask, lo, hi)
+    action_masks(config, world, agents, books.n_open, tables.orders, agents_out.mask, mask, lo, hi)
+    if tables.choices.shape[0] > 0:
+        designer_masks(config, tables.choices, state.rates.limit, taxes.position, designer_out.mask, mask, lo, hi)

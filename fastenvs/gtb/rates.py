@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastenvs.gtb.config import Options
-from fastenvs.jit import kernel
+from fastenvs.jit import kernel, part
 from fastenvs.tax import US_FEDERAL_RATES
 
 EXTERNAL, FIXED, DESIGNER, SAEZ = 0, 1, 2, 3
@@ -39,7 +39,7 @@ def make_config(options: Options) -> RateConfig:
     )
 
 
-@kernel
+@part
 def fraction(config, completed):
     """Share of the greatest rate that annealing allows after so many episodes."""
     if not config.anneal:
@@ -57,7 +57,7 @@ def refresh(config, rates, live, completed, mask, lo, hi):
         put_in_force(config, rates, live, e)
 
 
-@kernel
+@part
 def put_in_force(config, rates, live, e):
     """Rates of external and fixed schedules under the present cap."""
     for b in range(live.shape[1]):
@@ -67,7 +67,7 @@ def put_in_force(config, rates, live, e):
             live[e, b] = min(config.fixed[b], rates.cap[e])
 
 
-@kernel
+@part
 def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
     """Tax cycle at the start of an episode (section 2, step 7); the cap is still that of the last episode."""
     for e in range(lo, hi):
@@ -98,7 +98,7 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
             rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])
 
 
-@kernel
+@part
 def max_choice(choices):
     """Largest choice in size."""
     largest = 0.0
@@ -107,7 +107,7 @@ def max_choice(choices):
     return largest
 
 
-@kernel
+@part
 def unveil(config, rates, live, completed, mask, lo, hi):
     """Once the first masks of an episode are made, bring its cap into force (section 9.5)."""
     for e in range(lo, hi):

@@ -4,7 +4,7 @@ import numpy as np
 
 from fastenvs import rng
 from fastenvs.gtb.state import SOURCE
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, part
 
 _FOREVER = 1 << 60
 
@@ -19,7 +19,7 @@ def wait(streams, e, probability):
     return np.int64(min(np.log(1.0 - rng.uniform(streams, e)) / np.log1p(-probability), float(_FOREVER)))
 
 
-@kernel
+@part
 def restart(clock, streams, probability, mask, lo, hi):
     """Draw the first wait of new episodes."""
     for e in range(lo, hi):
@@ -27,7 +27,7 @@ def restart(clock, streams, probability, mask, lo, hi):
             clock.regrow_wait[e] = wait(streams, e, probability)
 
 
-@kernel
+@part
 def regrow(active, cells, sources, clock, streams, probability, given, lo, hi):
     """Let each source regain its unit with the given probability.
 

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastenvs.blocks import copy_run
 from fastenvs.gtb.state import MOST_COUNTED
-from fastenvs.jit import inline, kernel
+from fastenvs.jit import inline, kernel, part
 from fastenvs.metrics import gini, inverse_income_mean, isoelastic
 
 OBJECTIVES = ("equality_x_productivity", "inverse_income_coin", "inverse_income_utility")
@@ -21,16 +22,6 @@ class RewardConfig(NamedTuple):
     objective: int
     productivity_only: float
     steps: int
-
-
-class Workers(NamedTuple):
-    """What utility needs of the agents."""
-
-    coin: np.ndarray
-    escrow_coin: np.ndarray
-    labor: np.ndarray
-    units: np.ndarray
-    escrow_units: np.ndarray
 
 
 @inline
@@ -65,7 +56,7 @@ def evaluate(config, agents, clock, e):
         clock.welfare[e] = inverse_income_mean(clock.coin_seen[e], clock.utility[e])
 
 
-@kernel
+@part
 def begin(config, agents, clock, mask, lo, hi):
     """Baseline of the first reward of an episode."""
     for e in range(lo, hi):
@@ -73,22 +64,28 @@ def begin(config, agents, clock, mask, lo, hi):
             evaluate(config, agents, clock, e)
 
 
+@inline
+def record(agents, clock, events, e):
+    """Write how copy ``e`` stands to the records of the step."""
+    n_agents = agents.coin.shape[1]
+    n_bytes = 8 * n_agents  # a float64, or 32 bits for each of two goods
+    copy_run(events.labor, e * n_bytes, agents.labor, e * n_bytes, n_bytes)
+    copy_run(events.units, e * n_bytes, agents.units, e * n_bytes, n_bytes)
+    copy_run(events.escrow_units, e * n_bytes, agents.escrow_units, e * n_bytes, n_bytes)
+    events.welfare[e] = clock.welfare[e]
+    events.productivity[e] = clock.productivity[e]
+    events.equality[e] = clock.equality[e]
+
+
 @kernel
 def restate(agents, clock, events, mask, lo, hi):
     """Records of a step, for copies that begin an episode in a call in which they do not step."""
     for e in range(lo, hi):
         if mask[e]:
-            for i in range(agents.coin.shape[1]):
-                events.labor[e, i] = agents.labor[e, i]
-                for good in range(agents.units.shape[2]):
-                    events.units[e, i, good] = agents.units[e, i, good]
-                    events.escrow_units[e, i, good] = agents.escrow_units[e, i, good]
-            events.welfare[e] = clock.welfare[e]
-            events.productivity[e] = clock.productivity[e]
-            events.equality[e] = clock.equality[e]
+            record(agents, clock, events, e)
 
 
-@kernel
+@part
 def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
     """Rewards as changes of utility and welfare, the end of an episode, and records of the step."""
     n_agents = agents.coin.shape[1]
@@ -103,19 +100,13 @@ def reward(config, agents, clock, events, trades, n_trades, buffers, lo, hi):
         welfare, total = clock.welfare[e], 0.0
         for i in range(n_agents):
             reward[e, i] = clock.utility[e, i]
-            events.labor[e, i] = agents.labor[e, i]
-            for good in range(agents.units.shape[2]):
-                events.units[e, i, good] = agents.units[e, i, good]
-                events.escrow_units[e, i, good] = agents.escrow_units[e, i, good]
         evaluate(config, agents, clock, e)
         for i in range(n_agents):
             reward[e, i] = clock.utility[e, i] - reward[e, i]
             buffers.rewards[e, i] = reward[e, i]
             total += reward[e, i]
         buffers.designer_reward[e] = clock.welfare[e] - welfare
-        events.welfare[e] = clock.welfare[e]
-        events.productivity[e] = clock.productivity[e]
-        events.equality[e] = clock.equality[e]
+        record(agents, clock, events, e)
         clock.positive_steps[e] = min(clock.positive_steps[e] + (total > 0), MOST_COUNTED)
         for k in range(n_trades[e]):
             good, buyer, seller, price = trades[e, k, 0], trades[e, k, 1], trades[e, k, 2], trades[e, k, 5]

@@ -8,7 +8,7 @@ import numpy as np
 
 from fastenvs import rng
 from fastenvs.gtb.config import STONE, WOOD, Options
-from fastenvs.jit import copy_bytes, inline, kernel
+from fastenvs.jit import copy_bytes, inline, part
 from fastenvs.market import Books, make_books
 from fastenvs.saez import Memory, make_memory
 from fastenvs.tax import Taxes, make_taxes
@@ -212,7 +212,7 @@ def make_state(n: int, options: Options) -> State:
     return State(world, agents, books, make_taxes(n, a, b), rates, make_memory(memories, b), clock, events)
 
 
-@kernel
+@part
 def reset(start, world, agents, clock, events, streams, draws, mask, lo, hi):
     """Lay out the map, endow and place the agents, draw their skills (section 2, steps 1 to 8)."""
     n_agents = agents.coin.shape[1]
@@ -239,7 +239,7 @@ def reset(start, world, agents, clock, events, streams, draws, mask, lo, hi):
             place_by_rank(start, world, agents, clock.scratch, streams, draws.agent_order, e)
 
 
-@kernel
+@part
 def place(world, agents, streams, location, e, i):
     """Put agent ``i`` on a uniformly drawn free cell."""
     cells = world.cells
@@ -256,7 +256,7 @@ def place(world, agents, streams, location, e, i):
     cells[e, row, column, AGENT] = i + FIRST_AGENT
 
 
-@kernel
+@part
 def draw_skills(start, agents, streams, draws, e, i):
     """Pay for building, and probability of a bonus unit, of agent ``i`` (section 2, steps 4 and 6)."""
     skill = 1.0
@@ -281,7 +281,7 @@ def draw_skills(start, agents, streams, draws, e, i):
         agents.bonus[e, i] = 0.0
 
 
-@kernel
+@part
 def place_by_rank(start, world, agents, scratch, streams, agent_order, e):
     """Give a random permutation of the agents the places and pays of the skill ranks (section 2, step 8)."""
     n_agents = agents.coin.shape[1]
@@ -304,19 +304,21 @@ def permutation(streams, given, out, e):
         for i in range(n):
             out[e, i] = given[e, i]
         return
-    for i in range(n):
+    rng.skip(streams, e)  # the first agent has one place to go to
+    out[e, 0] = 0
+    for i in range(1, n):
         j = rng.below(streams, e, i + 1)
         out[e, i] = out[e, j]
         out[e, j] = i
 
 
-@kernel
+@part
 def lomax(streams, e, shape):
     """Pareto II with scale 1."""
     return (1.0 - rng.uniform(streams, e)) ** (-1.0 / shape) - 1.0
 
 
-@kernel
+@part
 def normal(streams, e):
     """Standard normal, by Box and Muller."""
     radius = np.sqrt(-2.0 * np.log(1.0 - rng.uniform(streams, e)))
