@@ -266,7 +266,7 @@ def designer_masks(config, choices, limit, position, out, mask, lo, hi):
                 out[e, b, 1 + k] = position[e] == 1 and abs(choices[k]) <= limit[e]
 
 
-@part
+@inline
 def observe(config, state, tables, agents_out, designer_out, mask, lo, hi):
     """Write all observations and masks of the copies in ``[lo, hi)`` that ``mask`` names."""
     world, agents, books, taxes = state.world, state.agents, state.books, state.taxes

@@ -6,7 +6,7 @@ import numpy as np
 
 from fastenvs.bound import call
 from fastenvs.gtb import build, gather, observe, rates, regrow, reward, state
-from fastenvs.jit import kernel, part
+from fastenvs.jit import inline, kernel
 from fastenvs.turns import Turns, after_step, before_step
 
 
@@ -66,7 +66,7 @@ def play(w, lo, hi):
     return n_fresh
 
 
-@part
+@inline
 def step(w, lo, hi):
     """One step, component by component (``docs/spec/gtb.md``, section 3)."""
     s, b, active = w.state, w.buffers, w.buffers.active
