@@ -1,0 +1,17 @@
+"""Links of the pages that lead out of them: there is no repository beside a site, so their text stays alone."""
+
+import re
+from pathlib import Path
+
+_DOCS = Path(__file__).resolve().parent.parent
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Take away links to what is in the repository but no file of the site, such as sources and folders."""
+
+    def shown(link):
+        target = (_DOCS / page.file.src_uri).parent / link[2].partition("#")[0]
+        outside = target.exists() and (target.is_dir() or _DOCS not in target.resolve().parents)
+        return link[1] if outside else link[0]
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)\s]+)\)", shown, markdown)
