@@ -1,4 +1,4 @@
-"""Links of the pages that lead out of them: there is no repository beside a site, so their text stays alone."""
+"""What of the pages and docstrings means something in a repository, but nothing on a site."""
 
 import re
 from pathlib import Path
@@ -15,3 +15,8 @@ def on_page_markdown(markdown, page, config, files):
         return link[1] if outside else link[0]
 
     return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:|#)([^)\s]+)\)", shown, markdown)
+
+
+def on_page_content(html, page, config, files):
+    """Take away the roles of docstrings, as in :func:, before the names that they stand for."""
+    return re.sub(r":(?:\w+):(<code>)", r"\1", html)
