@@ -34,17 +34,34 @@ __all__ = [
 
 # Modules of the names above. They import torch, which takes seconds that a command line's --help need not.
 _HOMES = ("agents", "batch", "designers", "metagradient", "networks", "optim", "tasks", "trainer", "experiment.run")
+#: Modules that extras install, with the name of the extra.
+EXTRAS = dict.fromkeys(("torch", "scipy", "tyro", "rich", "safetensors", "matplotlib", "PIL"), "metagrad")
+EXTRAS |= {"tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first used."""
     if name == "optim":
-        return importlib.import_module("metagrad.optim")
+        return _imported("optim")
     for home in _HOMES if name in __all__ else ():
-        module = importlib.import_module(f"metagrad.{home}")
+        module = _imported(home)
         if hasattr(module, name):
             return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _imported(home: str) -> Any:
+    try:
+        return importlib.import_module(f"metagrad.{home}")
+    except ModuleNotFoundError as error:
+        if error.name in EXTRAS:
+            raise ModuleNotFoundError(what_to_install(error.name), name=error.name) from error
+        raise
+
+
+def what_to_install(module: str) -> str:
+    """What to do where a module of an extra is missing."""
+    return f"{module} is not installed: pip install 'fastenvs[{EXTRAS[module]}]'"
 
 
 def __dir__() -> list[str]:

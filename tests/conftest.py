@@ -1,10 +1,12 @@
+import contextlib
 from pathlib import Path
-
-import torch
 
 TRACES = Path(__file__).parent / "traces"
 
-torch.set_num_threads(1)  # results are promised for one thread, and small networks are faster with it
+with contextlib.suppress(ModuleNotFoundError):  # the simulators' tests need no learner
+    import torch
+
+    torch.set_num_threads(1)  # results are promised for one thread, and small networks are faster with it
 
 
 def pytest_addoption(parser):

@@ -11,11 +11,12 @@ import matplotlib
 import pytest
 import torch
 
-from metagrad.experiment.cli import parse_train
+from metagrad.experiment.cli import parse_train, split_trackers
 from metagrad.tasks import GAMES
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "spec").glob("*.md")])
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
 COMMANDS = ("train", "evaluate", "plot", "compare", "replay")
 
 
@@ -71,7 +72,7 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
     if command == "train" and "--help" not in rest and "--resume" not in rest:
         if rest[0] == "gtb" and "gtb" not in GAMES:
             pytest.skip("the game is not there yet")
-        parse_train(rest)
+        parse_train(split_trackers(rest)[0])
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare") else 1)

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from metagrad import EXTRAS, what_to_install
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
+       metagrad train ... --track {{tensorboard,wandb}}
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
        metagrad compare RUN [RUN ...]
@@ -42,7 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    return _guarded(commands[args[0]], args[1:])
+    try:
+        return _guarded(commands[args[0]], args[1:])
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        return _say(what_to_install(error.name), 2)
 
 
 def _guarded(command: Any, args: list[str]) -> int:
@@ -87,14 +95,15 @@ def _train(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_games())
         return
+    args, trackers = split_trackers(args)
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        run.resume(folder := parser.parse_args(args).resume, console)
+        run.resume(folder := parser.parse_args(args).resume, console, trackers)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
-        run.train(experiment, folder, console)
+        run.train(experiment, folder, console, trackers)
     from metagrad.experiment.metrics import plot_runs, read_metrics
 
     figure = folder / "figure.png"
@@ -118,7 +127,16 @@ def _games() -> str:
         "  a VectorTask or an Experiment of your own, with methods metagrad, metagrad-no-cv, dual-rl, central, none",
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
+        "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
     ])  # fmt: skip
+
+
+def split_trackers(args: list[str]) -> tuple[list[str], list[str]]:
+    """The arguments of ``metagrad train`` that say what a run does, and who else is told its metrics."""
+    parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--track", action="append", choices=("tensorboard", "wandb"), default=[])
+    named, rest = parser.parse_known_args(args)
+    return rest, named.track
 
 
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:

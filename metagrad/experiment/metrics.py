@@ -1,11 +1,12 @@
-"""What a run writes and shows: metrics.csv, live progress, results, their tables and figures."""
+"""What a run writes and shows: metrics.csv, also for other programs, live progress, results, tables and figures."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import importlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from metagrad.experiment.config import Experiment
+from metagrad.experiment.config import Experiment, to_dict
 from metagrad.experiment.folder import read_experiment, read_results
 from metagrad.experiment.registry import label_of
 from metagrad.tasks.figures import COLUMNS, words
@@ -59,6 +60,74 @@ class Metrics:
         self._file.flush()
         os.fsync(self._file.fileno())
         return self._file.tell()
+
+
+class _TensorBoard:
+    """Events of every seed in a folder of its own; what a killed run wrote after ``episode`` is hidden."""
+
+    def __init__(self, folder: Path, experiment: Experiment, episode: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writers = {
+            seed: SummaryWriter(str(folder / "tensorboard" / f"seed_{seed}"), purge_step=episode + 1)
+            for seed in experiment.run.seeds
+        }
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        for row in rows:
+            for name in row.keys() - {"seed", "episode"}:
+                self._writers[row["seed"]].add_scalar(name, row[name], row["episode"])
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+
+class _WeightsAndBiases:
+    """One run, with the seeds as groups of its charts; nothing leaves the machine unless ``WANDB_MODE`` says so."""
+
+    def __init__(self, folder: Path, experiment: Experiment, episode: int) -> None:
+        import wandb
+
+        self._run = wandb.init(
+            project=f"metagrad-{experiment.game}", name=folder.name, dir=str(folder), config=to_dict(experiment),
+            mode=os.environ.get("WANDB_MODE", "offline"), settings=wandb.Settings(silent=True),
+        )  # fmt: skip
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        told = {f"seed_{row['seed']}/{name}": row[name] for row in rows for name in row.keys() - {"seed", "episode"}}
+        self._run.log(told, step=rows[0]["episode"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+_TRACKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+
+
+class Trackers:
+    """Programs that are told the rows of metrics.csv as they come, by name: ``tensorboard``, ``wandb``."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        for name in names:
+            importlib.import_module(name)  # what is not installed is missed before a run has begun
+        self._kinds = [_TRACKERS[name] for name in dict.fromkeys(names)]
+        self._open: list[Any] = []
+
+    @contextlib.contextmanager
+    def following(self, folder: Path, experiment: Experiment, episode: int) -> Iterator[None]:
+        """Follow a run from an episode on."""
+        self._open = [kind(folder, experiment, episode) for kind in self._kinds]
+        try:
+            yield
+        finally:
+            for tracker in self._open:
+                tracker.close()
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Pass rows on."""
+        for tracker in self._open:
+            tracker.write(rows)
 
 
 def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:

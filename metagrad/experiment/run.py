@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +20,23 @@ from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
 from metagrad.experiment.folder import Held, RunError, explained, read_experiment, read_results, write_results
 from metagrad.experiment.learners import Evaluators, Learners
-from metagrad.experiment.metrics import LiveProgress, Metrics, headline, read_metrics, results, results_table, row_of
+from metagrad.experiment.metrics import (
+    LiveProgress,
+    Metrics,
+    Trackers,
+    headline,
+    read_metrics,
+    results,
+    results_table,
+    row_of,
+)
 from metagrad.experiment.process import Stopping, resume_command
 from metagrad.experiment.registry import game, starting_point
 
 
-def train(experiment: Experiment, folder: Path | str, console: Console | None = None) -> dict[str, Any]:
+def train(
+    experiment: Experiment, folder: Path | str, console: Console | None = None, track: Sequence[str] = ()
+) -> dict[str, Any]:
     """Train a new run in ``folder``, which must not exist yet or be empty; returns what is written to results.json.
 
     Parameters
@@ -35,6 +47,8 @@ def train(experiment: Experiment, folder: Path | str, console: Console | None = 
         Where the run's files go.
     console : rich.console.Console, optional
         Where progress and the table at the end are printed.
+    track : sequence of str
+        Who is told the metrics beside metrics.csv: ``tensorboard``, ``wandb``.
 
     Raises
     ------
@@ -44,6 +58,7 @@ def train(experiment: Experiment, folder: Path | str, console: Console | None = 
         By a signal; the run can be resumed.
     """
     folder, console = Path(folder), console or Console(markup=False, emoji=False, highlight=False)
+    trackers = Trackers(track)
     with Stopping(folder) as stopping:
         with explained(folder):
             # One who was killed while it was written leaves an unfinished config.json behind.
@@ -59,18 +74,18 @@ def train(experiment: Experiment, folder: Path | str, console: Console | None = 
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint.write_text(folder / "config.json", text)
             with Held(folder) as held:
-                return _Training(learners, held, console).run(stopping)
+                return _Training(learners, held, console, trackers).run(stopping)
 
 
-def resume(folder: Path, console: Console) -> dict[str, Any]:
+def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
-    experiment = read_experiment(folder)
+    experiment, trackers = read_experiment(folder), Trackers(track)
     with Stopping(folder) as stopping, Held(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
         if not begun and (reason := _without_checkpoint(folder)):
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
         learners = Learners(experiment)
-        training = _Training(learners, held, console)
+        training = _Training(learners, held, console, trackers)
         if not begun:
             _adopt(learners)
         else:
@@ -142,8 +157,8 @@ def evaluate(folder: Path, episodes: int | None = None) -> dict[str, Any]:
 class _Training:
     """The course of a run, from learners that are new or as of a checkpoint, to its results."""
 
-    def __init__(self, learners: Learners, held: Held, console: Console) -> None:
-        self.learners, self.held, self.console = learners, held, console
+    def __init__(self, learners: Learners, held: Held, console: Console, trackers: Trackers) -> None:
+        self.learners, self.held, self.console, self.trackers = learners, held, console, trackers
         self.experiment, self.folder = learners.experiment, held.folder
         self.evaluators = learners.evaluators("eval", self.experiment.run.eval_episodes)
         self.before = _Sitting()  # what an earlier sitting left
@@ -172,7 +187,9 @@ class _Training:
         self._save(self.before.metrics_size)
         with Metrics(self.folder / "metrics.csv", self.before.metrics_size) as metrics:
             self.held.watch(metrics.path, metrics.fileno())
-            with stopping.deferred(), LiveProgress(self.experiment, learners.episode, self.console) as progress:
+            follow = self.trackers.following(self.folder, self.experiment, learners.episode)
+            progress = LiveProgress(self.experiment, learners.episode, self.console)
+            with stopping.deferred(), follow, progress:
                 self._train(metrics, progress, stopping)
                 self._save(metrics.size())
         scores = learners.evaluators("test", run.test_episodes)()
@@ -193,7 +210,9 @@ class _Training:
             episode = learners.episode
             if evaluates:
                 scores = self.evaluators()
-                metrics.write(self._rows(scores))
+                rows = self._rows(scores)
+                metrics.write(rows)
+                self.trackers.write(rows)
                 rate = (episode - first) * len(run.seeds) / (time.perf_counter() - began)
                 progress.update(episode, rate, headline(self.experiment.task, scores))
             if episode // run.checkpoint_period > last // run.checkpoint_period:
