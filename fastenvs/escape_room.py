@@ -17,6 +17,7 @@ from fastenvs import rng
 from fastenvs.checks import make_options, normalise, positive_int
 from fastenvs.draws import Draw
 from fastenvs.jit import copy_bytes, kernel
+from fastenvs.render import render_room
 from fastenvs.vecenv import VecEnv
 
 LEVER, START, DOOR = 0, 1, 2
@@ -212,6 +213,11 @@ class EscapeRoom(VecEnv):
 
         width = self.n_agents * N_PLACES
         return Dict(agents=Box(0, 1, (self.n_agents, width), np.uint8), designer=Box(0, 1, (width,), np.uint8))
+
+    def render(self, env: int = 0, cell_size: int = 20) -> np.ndarray:
+        """Picture of one copy, uint8 ``[A * cell_size, 3 * cell_size, 3]``; see :func:`fastenvs.render.render_room`."""
+        env = self._copy_index(env)
+        return render_room(self.state.place[env], self.state.door_open[env], cell_size)
 
     def _step(self, lo: int, hi: int) -> None:
         step(self.config, self.state, self.buffers, lo, hi)

@@ -106,6 +106,8 @@ class VecEnv(Snapshots):
     """
 
     name: ClassVar[str]
+    #: Arrays of ``info`` that have one entry an agent, ``[N, A, ...]``.
+    agent_info: ClassVar[tuple[str, ...]] = ()
     #: Below this many rows a thread costs more than it saves.
     min_rows_per_thread: ClassVar[int] = 1024
     #: A chunk goes through all components of a step while it is in cache.
@@ -252,6 +254,25 @@ class VecEnv(Snapshots):
         from gymnasium.spaces import MultiDiscrete
 
         return MultiDiscrete(np.full(self.n_agents, self.n_actions))
+
+    @cached_property
+    def agent_action_space(self):
+        """Action space of one agent, ``Discrete(n_actions)``."""
+        from gymnasium.spaces import Discrete
+
+        return Discrete(self.n_actions)
+
+    @cached_property
+    def agent_observation_space(self):
+        """Observation space of one agent, the same for all: ``obs["agents"]`` without its first two axes."""
+        from gymnasium.spaces import Box, Dict
+
+        def one(space):
+            if isinstance(space, Dict):
+                return Dict({name: one(part) for name, part in space.items()})
+            return Box(space.low[0], space.high[0], space.shape[1:], space.dtype)
+
+        return one(self.single_observation_space["agents"])
 
     @cached_property
     def action_space(self):
