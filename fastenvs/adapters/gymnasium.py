@@ -404,7 +404,9 @@ def make_designer(
     **options: Any,
 ):
     """Make :class:`VectorDesigner` of ``num_envs`` copies of a game, with parameters of either."""
-    mine = {name: options.pop(name) for name in ("told", "per_decision", "most", "copy", "render_mode") if name in options}
+    mine = {
+        name: options.pop(name) for name in ("told", "per_decision", "most", "copy", "render_mode") if name in options
+    }
     return VectorDesigner(
         fastenvs.make(game, num_envs, autoreset="disabled", **options), policy, autoreset=autoreset, **mine
     )
