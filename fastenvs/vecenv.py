@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastenvs import rng
 from fastenvs.checks import affordable, as_int, integers_of, normalise, positive_int, shown
@@ -42,6 +43,10 @@ def _drop_pool() -> None:
 
 if hasattr(os, "register_at_fork"):  # a forked child inherits the pool's object but not its threads
     os.register_at_fork(after_in_child=_drop_pool)
+
+
+#: What a step returns: observations, rewards ``[N, A]``, terminated ``[N]``, truncated ``[N]``, info.
+StepResult = tuple[dict[str, Any], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
 class Buffers(NamedTuple):
@@ -296,7 +301,9 @@ class VecEnv(Snapshots):
     # ------------------------------------------------------------------ reset and step
 
     @exclusive
-    def reset(self, *, seed: rng.Seed = None, options: Mapping[str, Any] | None = None):
+    def reset(
+        self, *, seed: rng.Seed = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start new episodes.
 
         Parameters
@@ -360,7 +367,7 @@ class VecEnv(Snapshots):
         return mask
 
     @exclusive
-    def step(self, actions, *, draws: Mapping[str, Any] | None = None):
+    def step(self, actions: ArrayLike, *, draws: Mapping[str, Any] | None = None) -> StepResult:
         """Advance every copy by one step.
 
         Parameters

@@ -70,8 +70,9 @@ class ParallelCopy(ParallelEnv):
         if not playing:
             return {}, {}, {}, {}, {}
         joint = np.array([actions[agent] for agent in playing])[None]
-        obs, rewards, terminated, truncated, info = self.env.step(joint)
-        terminated, truncated, designer = bool(terminated[0]), bool(truncated[0]), info["designer_reward"][0]
+        obs, rewards, *flags, info = self.env.step(joint)
+        terminated, truncated = (bool(flag[0]) for flag in flags)
+        designer = info["designer_reward"][0]
         if terminated or truncated:
             self.agents = []
         infos = {
@@ -79,7 +80,7 @@ class ParallelCopy(ParallelEnv):
             for i, agent in enumerate(playing)
         }
         if self._copy:
-            infos = map_tree(np.copy, infos)
+            infos = map_tree(lambda array: array.copy(), infos)  # a number stays one
         return (
             self._seen(obs),
             dict(zip(playing, rewards[0].tolist(), strict=True)),
