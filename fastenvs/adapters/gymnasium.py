@@ -24,6 +24,7 @@ from gymnasium.vector.utils import batch_space
 
 import fastenvs
 from fastenvs.checks import has_shape, positive_int
+from fastenvs.jit import kernel
 from fastenvs.snapshots import copy_tree, map_tree
 from fastenvs.vecenv import VecEnv
 
@@ -133,24 +134,27 @@ class _View(VectorEnv):
         self._over = self._over & ~mask
         return self._own(self._see(obs)), info
 
-    def _result(self, obs: Any, rewards: Any, terminated: Any, truncated: Any, info: Mapping[str, Any], final: Any):
-        """A step's five results; ``info`` and ``final``, the last observations, belong to this view."""
-        shown, held = Infos(), self._everywhere
+    def _result(
+        self, obs: Any, rewards: Any, terminated: np.ndarray, truncated: np.ndarray, info: dict, final: Any
+    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """A step's five results; flags are fresh if need be, ``info`` and ``final`` are of this view's entries."""
         over = terminated | truncated
-        info = self._own(dict(info))
+        shown, held = Infos(), self._everywhere
+        info = self._own(info)
         if self._mode == "next_step":
-            held = ~self._over
-        elif self._mode == "same_step" and over.any():
+            held, self._over = ~self._over, over
+        elif self._mode == "disabled":
+            self._over = over
+        elif over.any():
             held = ~over
             last = {**info, **dict.fromkeys((f"_{name}" for name in info), over)}
             shown.update(final_info=last, _final_info=over, _final_obs=over)
             shown.put_final(self._own(final), over)
-        if self._mode != "same_step":
-            self._over = over
         for name, array in info.items():
             shown[name] = array
             shown["_" + name] = held
-        return *self._own((self._see(obs), rewards, terminated, truncated)), shown
+        obs, rewards = self._own((self._see(obs), rewards))
+        return obs, rewards, terminated, truncated, shown
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One picture an entry; agents of a copy share theirs."""
@@ -192,12 +196,11 @@ class VectorAgents(_View):
         """Advance every copy by one step, with actions int ``[N * A]``."""
         actions = np.asarray(actions)
         has_shape("actions", actions, (self.num_envs,))
-        obs, rewards, *flags, info = self.env.step(actions.reshape(self._flags.shape[1:]))
-        for shown, flag in zip(self._flags, flags, strict=True):
-            shown[:] = flag[:, None]
-        terminated, truncated = self._flags.reshape(2, -1)
+        obs, rewards, terminated, truncated, info = self.env.step(actions.reshape(self._flags.shape[1:]))
+        spread(terminated, truncated, self._flags)
         final = self._see(info["final_obs"]) if self._mode == "same_step" else None
         each = {name: _fold(info[name]) for name in self.env.agent_info}
+        terminated, truncated = self._own(self._flags).reshape(2, -1)
         return self._result(obs, _fold(rewards), terminated, truncated, each, final)
 
 
@@ -220,6 +223,7 @@ class VectorTeam(_View):
         obs, _, terminated, truncated, info = self.env.step(actions)
         rewards, final = info.pop("designer_reward"), info.pop("final_obs", None)
         info.pop("_final_obs", None)
+        terminated, truncated = self._own((terminated, truncated))
         return self._result(obs, rewards, terminated, truncated, info, final)
 
 
@@ -277,13 +281,14 @@ class VectorDesigner(_View):
         """Announce a decision for every copy and let the agents act until the next one."""
         before, rewards = self._over, np.zeros(self.num_envs)
         obs, terminated, truncated, info = self._play(np.asarray(actions), rewards)
-        final = None
-        fresh = {"same_step": terminated | truncated, "next_step": before, "disabled": ~self._everywhere}[self._mode]
+        final, over = None, terminated | truncated
+        fresh = {"same_step": over, "next_step": before, "disabled": ~self._everywhere}[self._mode]
         if fresh.any():
             final, info = copy_tree(obs["designer"]), copy_tree(info)
             kept = self._everywhere if self._mode == "same_step" else ~fresh
             terminated, truncated = terminated & kept, truncated & kept
             obs, _ = self.env.reset(options={"reset_mask": fresh})
+        terminated, truncated = self._own((terminated, truncated))
         return self._result(obs, rewards, terminated, truncated, info, final)
 
     def _play(self, decision: np.ndarray, rewards: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, dict]:
@@ -329,6 +334,19 @@ def _decisions(
         return env.set_rates, env.options.tax_period, Box(0, 1, (n_brackets,), np.float64)
     choices = 1 + len(env.options.rate_choices)
     return env.choose_rates, env.options.tax_period, MultiDiscrete(np.full(n_brackets, choices))
+
+
+@kernel
+def spread(terminated, truncated, out):
+    """Write terminated and truncated, ``[N]``, to all agents of a copy, ``[2, N, A]``; numpy is slow at it."""
+    out[:] = False
+    for e in range(out.shape[1]):
+        if terminated[e]:
+            for i in range(out.shape[2]):
+                out[0, e, i] = True
+        if truncated[e]:
+            for i in range(out.shape[2]):
+                out[1, e, i] = True
 
 
 def _fold(array: np.ndarray) -> np.ndarray:
