@@ -18,7 +18,7 @@ def example(name):
 
 
 def test_single_file():
-    """In a few iterations agents stop to waste labor; the picture beside the file shows how it goes on."""
+    """In a few iterations agents stop wasting labor; the picture in the documentation shows how it goes on."""
     module = example("ppo_gtb")
     assert len((EXAMPLES / "ppo_gtb.py").read_text().splitlines()) < 200
     curve = np.array(module.train(8, copies=16, report=lambda line: None))

@@ -25,7 +25,7 @@ def room(copies=64):
 def test_it_learns_to_wait(algorithm):
     """Nobody gains by pulling the lever: agents come to stay where they are, and get nothing."""
     model = algorithm("MlpPolicy", VecMonitor(room()), seed=0, policy_kwargs={"net_arch": [32]}, **SMALL)
-    model.learn(64 * 2 * 10 * 40)
+    model.learn(64 * 2 * 10 * 25)
     env = room(100)
     obs, rewards = env.reset(), []
     for _ in range(20):

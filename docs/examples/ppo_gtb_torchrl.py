@@ -1,4 +1,4 @@
-"""The game of ``ppo_gtb.py``, learned by TorchRL's PPO (``pip install fastenvs[torchrl]``), on vectors alone."""
+"""The game of ``ppo_gtb.py``, learned by TorchRL's PPO (``pip install fastenvs[torchrl]``)."""
 
 import torch
 from tensordict.nn import TensorDictModule
@@ -9,26 +9,34 @@ from torchrl.objectives.value import GAE
 import fastenvs
 from fastenvs.adapters.torchrl import TorchRLEnv
 
-SEEN, MASK, LOGITS, ACTION, LOG_P, VALUE, REWARD = (
+MAP, FLAT, MASK, LOGITS, ACTION, LOG_P, VALUE, REWARD = (
     ("agents", *key)
     for key in (
-        ("observation", "flat"), ("action_mask",), ("logits",), ("action",), ("log_p",), ("state_value",), ("reward",),
+        ("observation", "map"), ("observation", "flat"), ("action_mask",), ("logits",), ("action",), ("log_p",),
+        ("state_value",), ("reward",),
     )
 )  # fmt: skip
+
+
+class Perceptron(MLP):
+    """A perceptron of a map and a vector."""
+
+    def forward(self, cells, flat):
+        return super().forward(cells.flatten(-3).float(), flat)
 
 
 def train(iterations=200, copies=32, report=print):
     """Train; return the agents' mean utility an episode, one an iteration."""
     env = TorchRLEnv(fastenvs.make("gtb", copies, seed=0, autoreset="disabled", tax_mode="none"))
-    body = TensorDictModule(MLP(out_features=env.env.n_actions, num_cells=[128, 128]), [SEEN], [LOGITS])
+    body = TensorDictModule(Perceptron(out_features=env.env.n_actions, num_cells=[128, 128]), [MAP, FLAT], [LOGITS])
     actor = ProbabilisticActor(
         body, in_keys={"logits": LOGITS, "mask": MASK}, out_keys=[ACTION], distribution_class=MaskedCategorical,
         return_log_prob=True, log_prob_key=LOG_P,
     )  # fmt: skip
-    critic = ValueOperator(MLP(out_features=1, num_cells=[128, 128]), in_keys=[SEEN], out_keys=[VALUE])
+    critic = ValueOperator(Perceptron(out_features=1, num_cells=[128, 128]), in_keys=[MAP, FLAT], out_keys=[VALUE])
     critic(actor(env.reset()))
-    loss_of = ClipPPOLoss(actor, critic, entropy_coeff=0.02, normalize_advantage=True)
-    gae = GAE(gamma=0.99, lmbda=0.95, value_network=critic)
+    loss_of = ClipPPOLoss(actor, critic, entropy_coeff=0.02)
+    gae = GAE(gamma=0.99, lmbda=0.95, value_network=critic, average_gae=True)
     for module in (loss_of, gae):
         keys = {"reward": REWARD, "value": VALUE, "done": ("agents", "done"), "terminated": ("agents", "terminated")}
         module.set_keys(**keys, **({"action": ACTION, "sample_log_prob": LOG_P} if module is loss_of else {}))
