@@ -138,3 +138,18 @@ def stepping(setting, env, **facts):
         "num_envs": n, "n_agents": env.n_agents, "threads": env.num_threads, "bytes_per_env_step": written / n,
     }  # fmt: skip
     return Row(setting, Block(Stepper(env), length), "env steps", n, {"memset": Memset(written)}, facts)
+
+
+def overhead(call, bare, pairs=30, seconds=0.02):
+    """Time of ``call`` over that of ``bare``, less one: the median over alternating blocks of equal counts."""
+    count = max(1, round(seconds / best_time(bare, 5)))
+    ratios = []
+    for _ in range(pairs):
+        times = []
+        for each in (call, bare):
+            start = time.perf_counter()
+            for _ in range(count):
+                each()
+            times.append(time.perf_counter() - start)
+        ratios.append(times[0] / times[1])
+    return float(np.median(ratios)) - 1

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    from fastenvs.cleanup import Cleanup
+    from fastenvs.escape_room import EscapeRoom
+    from fastenvs.gtb import GatherTradeBuild
+    from fastenvs.rng import Seed
     from fastenvs.vecenv import VecEnv
 
 __version__ = "0.1.0"
@@ -24,7 +28,15 @@ def games() -> tuple[str, ...]:
     return tuple(_GAMES)
 
 
-def make(name: str, num_envs: int = 1, *, seed: Any = None, **options: Any) -> VecEnv:
+@overload
+def make(name: Literal["escape_room"], num_envs: int = 1, *, seed: Seed = None, **options: Any) -> EscapeRoom: ...
+@overload
+def make(name: Literal["cleanup"], num_envs: int = 1, *, seed: Seed = None, **options: Any) -> Cleanup: ...
+@overload
+def make(name: Literal["gtb"], num_envs: int = 1, *, seed: Seed = None, **options: Any) -> GatherTradeBuild: ...
+@overload
+def make(name: str, num_envs: int = 1, *, seed: Seed = None, **options: Any) -> VecEnv: ...
+def make(name: str, num_envs: int = 1, *, seed: Seed = None, **options: Any) -> VecEnv:
     """Make a vectorised environment.
 
     Parameters

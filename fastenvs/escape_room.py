@@ -18,6 +18,7 @@ from fastenvs.bound import bind, rebind
 from fastenvs.checks import make_options, normalise, positive_int
 from fastenvs.draws import Draw
 from fastenvs.jit import copy_bytes, inline, kernel, part, plain
+from fastenvs.render import render_room
 from fastenvs.turns import SAME_STEP, Turns, after_step, before_step
 from fastenvs.vecenv import Buffers, VecEnv
 
@@ -250,6 +251,11 @@ class EscapeRoom(VecEnv):
 
         width = self.n_agents * N_PLACES
         return Dict(agents=Box(0, 1, (self.n_agents, width), np.uint8), designer=Box(0, 1, (width,), np.uint8))
+
+    def render(self, env: int = 0, cell_size: int = 20) -> np.ndarray:
+        """Picture of one copy, uint8 ``[A * cell_size, 3 * cell_size, 3]``; see :func:`fastenvs.render.render_room`."""
+        env = self._copy_index(env)
+        return render_room(self.state.place[env], self.state.door_open[env], cell_size)
 
     def _room(self) -> Room:
         final = Views(**self._final_obs) if self._final_obs else self._views

@@ -21,6 +21,7 @@ AGENT_COLOURS = np.array(
 _LAND, _WATER = (236, 229, 206), (120, 170, 214)
 _WOOD, _WOOD_SOURCE = (44, 120, 50), (190, 214, 160)
 _STONE, _STONE_SOURCE = (110, 108, 104), (205, 203, 198)
+_LEVER, _SHUT, _OPEN = (190, 150, 110), (90, 90, 96), (150, 205, 130)
 
 
 def pixels(shape: tuple[int, ...], cell_size: Any, least: int) -> int:
@@ -57,21 +58,59 @@ def render_gtb(cells: np.ndarray, cell_size: int = 20) -> np.ndarray:
     for where, colour in ((water, _WATER), (stone_source, _STONE_SOURCE), (wood_source, _WOOD_SOURCE)):
         ground[where > 0] = colour
     picture = ground.repeat(size, 0).repeat(size, 1)
-    offset = np.abs(np.arange(size) - (size - 1) / 2) / size
+    offset = _offset(size)
     square = (offset[:, None] < 0.3) & (offset < 0.3)
-    disc = offset[:, None] ** 2 + offset**2 < 0.32**2
     frame = (offset[:, None] > 0.32) | (offset > 0.32)
     for where, shape, colours in (
         (wood, square, np.array([_WOOD])),
         (stone, square, np.array([_STONE])),
         (owner, frame, AGENT_COLOURS),
-        (agent, disc, AGENT_COLOURS),
+        (agent, _disc(size), AGENT_COLOURS),
     ):
         for row, column in np.argwhere(where):
             number = max(0, where[row, column] - 2) if len(colours) > 1 else 0
             block = picture[row * size : (row + 1) * size, column * size : (column + 1) * size]
             block[shape] = colours[number % len(colours)]
     return picture
+
+
+def render_room(place: np.ndarray, door_open: bool, cell_size: int = 20) -> np.ndarray:
+    """Picture of one Escape Room: places from left to right, one row an agent.
+
+    The lever's column is brown, the start's is sand, the door's is a dark grey, or green if it opened in the last step.
+    Agents are discs in the colour of their number.
+
+    Parameters
+    ----------
+    place : uint8 ``[A]``
+        Where every agent is: 0 lever, 1 start, 2 door.
+    door_open : bool
+        Whether the door opened in the last step.
+    cell_size : int
+        Pixels a cell, at least 4.
+
+    Returns
+    -------
+    uint8 ``[A * cell_size, 3 * cell_size, 3]``
+    """
+    size = pixels((len(place), 3), cell_size, 4)
+    ground = np.array([_LEVER, _LAND, _OPEN if door_open else _SHUT], np.uint8)
+    picture = np.tile(ground, (len(place), 1, 1)).repeat(size, 0).repeat(size, 1)
+    disc = _disc(size)
+    for i, column in enumerate(np.asarray(place).tolist()):
+        block = picture[i * size : (i + 1) * size, column * size : (column + 1) * size]
+        block[disc] = AGENT_COLOURS[i % len(AGENT_COLOURS)]
+    return picture
+
+
+def _disc(size: int) -> np.ndarray:
+    offset = _offset(size)
+    return offset[:, None] ** 2 + offset**2 < 0.32**2
+
+
+def _offset(size: int) -> np.ndarray:
+    """Distance of a cell's pixels from its middle, as a share of the cell."""
+    return np.abs(np.arange(size) - (size - 1) / 2) / size
 
 
 def save_gif(frames: Iterable[np.ndarray], path: str | Path, seconds_per_frame: float = 0.15) -> None:

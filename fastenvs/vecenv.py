@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from fastenvs import rng
 from fastenvs.bound import bind
@@ -49,6 +50,10 @@ def _drop_pool() -> None:
 
 if hasattr(os, "register_at_fork"):  # a forked child inherits the pool's object but not its threads
     os.register_at_fork(after_in_child=_drop_pool)
+
+
+#: What a step returns: observations, rewards ``[N, A]``, terminated ``[N]``, truncated ``[N]``, info.
+StepResult = tuple[dict[str, Any], NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_], dict[str, Any]]
 
 
 class Buffers(NamedTuple):
@@ -113,6 +118,8 @@ class VecEnv(Snapshots):
     """
 
     name: ClassVar[str]
+    #: Arrays of ``info`` that have one entry an agent, ``[N, A, ...]``.
+    agent_info: ClassVar[tuple[str, ...]] = ()
     #: Below this many rows a thread costs more than it saves.
     min_rows_per_thread: ClassVar[int] = 1024
     #: A chunk goes through all components of a step while it is in cache.
@@ -302,6 +309,25 @@ class VecEnv(Snapshots):
         return MultiDiscrete(np.full(self.n_agents, self.n_actions))
 
     @cached_property
+    def agent_action_space(self):
+        """Action space of one agent, ``Discrete(n_actions)``."""
+        from gymnasium.spaces import Discrete
+
+        return Discrete(self.n_actions)
+
+    @cached_property
+    def agent_observation_space(self):
+        """Observation space of one agent, the same for all: ``obs["agents"]`` without its first two axes."""
+        from gymnasium.spaces import Box, Dict
+
+        def one(space):
+            if isinstance(space, Dict):
+                return Dict({name: one(part) for name, part in space.items()})
+            return Box(space.low[0], space.high[0], space.shape[1:], space.dtype)
+
+        return one(self.single_observation_space["agents"])
+
+    @cached_property
     def action_space(self):
         """Action space of all copies, shape ``[N, A]``."""
         from gymnasium.vector.utils import batch_space
@@ -323,7 +349,9 @@ class VecEnv(Snapshots):
     # ------------------------------------------------------------------ reset and step
 
     @exclusive
-    def reset(self, *, seed: rng.Seed = None, options: Mapping[str, Any] | None = None):
+    def reset(
+        self, *, seed: rng.Seed = None, options: Mapping[str, Any] | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Start new episodes.
 
         Parameters
@@ -380,7 +408,7 @@ class VecEnv(Snapshots):
         return mask
 
     @exclusive
-    def step(self, actions, *, draws: Mapping[str, Any] | None = None):
+    def step(self, actions: ArrayLike, *, draws: Mapping[str, Any] | None = None) -> StepResult:
         """Advance every copy by one step.
 
         Parameters

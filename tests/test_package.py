@@ -66,3 +66,30 @@ def test_the_usage_names_every_game():
 def test_unknown_game():
     with pytest.raises(ValueError, match="escape_room"):
         fastenvs.make("chess")
+
+
+def test_types_of_games_and_steps_are_known():
+    """Mypy knows what ``make`` returns by the name of the game, and what ``reset`` and ``step`` return."""
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    code = """
+import fastenvs
+import numpy as np
+from numpy.typing import NDArray
+from typing import Any, assert_type
+env = fastenvs.make("gtb", 2)
+env.set_rates([0.1] * 7)
+assert_type(env.reset(), tuple[dict[str, Any], dict[str, Any]])
+assert_type(env.step(np.zeros((2, 4), int))[1], NDArray[np.float32])
+fastenvs.make("cleanup").locations
+fastenvs.make("escape_room").render()
+fastenvs.make(str("gtb")).set_rates([])
+"""
+    out, errors, _ = api.run(["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", "-c", code])
+    assert out.startswith('<string>:12: error: "VecEnv" has no attribute "set_rates"'), out + errors
+    assert "Found 1 error" in out
+
+
+@pytest.mark.parametrize("name", ["gymnasium", "pettingzoo"])
+def test_adapters_without_networks_need_no_torch(name):
+    pytest.importorskip(name, reason=f"extra {name!r} is not installed")
+    run(f"import sys; sys.modules['torch'] = None; import fastenvs.adapters.{name}")

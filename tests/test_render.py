@@ -51,3 +51,19 @@ def test_bad_input():
         gtb().render(0, cell_size=2)
     with pytest.raises(ValueError, match="shape"):
         render.render_gtb(np.zeros((3, 3), np.uint8))
+
+
+def test_escape_room_picture():
+    env = fastenvs.make("escape_room", 2, n_agents=3, min_at_lever=1, max_steps=9)
+    env.reset()
+    env.step([[0, 1, 1], [1, 1, 2]])
+    opened, shut = env.render(0, cell_size=10), env.render(1, cell_size=10)
+    assert opened.shape == (30, 30, 3)
+    assert opened.dtype == np.uint8
+    assert [tuple(opened[10 * i + 5, 10 * p + 5]) for i, p in enumerate((0, 1, 1))] == [
+        tuple(colour) for colour in render.AGENT_COLOURS[:3]
+    ]
+    assert tuple(opened[0, 29]) == render._OPEN
+    assert tuple(shut[0, 29]) == render._SHUT
+    with pytest.raises(ValueError, match="env"):
+        env.render(2)

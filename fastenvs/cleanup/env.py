@@ -39,6 +39,7 @@ class Cleanup(VecEnv):
     """
 
     name = "cleanup"
+    agent_info = ("n_cleaned", "cleaned", "collected", "action_type")
     min_rows_per_thread = 256
     rows_per_chunk = 1024
 
@@ -100,7 +101,8 @@ class Cleanup(VecEnv):
         """``Dict(agents=Box [A, 2v+1, 2v+1, C], designer=Box [2q+1, 2q+1, C])``, uint8."""
         from gymnasium.spaces import Box, Dict
 
-        return Dict({name: Box(0, 255, array.shape[1:], np.uint8) for name, array in self._obs.items()})
+        most = 255 if self.options.observation == "rgb" else 1
+        return Dict({name: Box(0, most, array.shape[1:], np.uint8) for name, array in self._obs.items()})
 
     def render(self, env: int = 0, cell_size: int = 16) -> np.ndarray:
         """Picture of one copy in the game's colours, uint8 ``[H * cell_size, W * cell_size, 3]``."""
@@ -129,7 +131,7 @@ class Cleanup(VecEnv):
         return rebind(self._play, game), rebind(self._play, game._replace(steps=False))
 
     def _step_info(self) -> dict[str, Any]:
-        return {name: getattr(self.state, name) for name in ("n_cleaned", "cleaned", "collected", "action_type")}
+        return {name: getattr(self.state, name) for name in self.agent_info}
 
     def _check_draws(self, draws: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
         checked = super()._check_draws(draws)

@@ -16,8 +16,10 @@ from fastenvs.draws import Draw
 from fastenvs.gtb import build, consistency, observe, rates, reward, step, summary
 from fastenvs.gtb.config import STONE, WOOD, make_options
 from fastenvs.gtb.state import (
+    AGENT,
     N_CHANNELS,
     N_GOODS,
+    OWNER,
     SOURCE,
     ResetDraws,
     State,
@@ -62,6 +64,10 @@ class GatherTradeBuild(VecEnv):
     """
 
     name = "gtb"
+    agent_info = (
+        "reward", "built", "gathered", "tax_income", "tax_paid", "tax_rate", "coin", "escrow_coin", "labor", "units",
+        "escrow_units",
+    )  # fmt: skip
     time_leaf = "clock/time"
     min_rows_per_thread = 64
     rows_per_chunk = 256
@@ -425,8 +431,13 @@ class GatherTradeBuild(VecEnv):
         def space(tree, name=""):
             if isinstance(tree, dict):
                 return Dict({key: space(value, key) for key, value in tree.items()})
-            low, high = (0, 1) if name == "mask" else (0, 255) if tree.dtype == np.uint8 else (-np.inf, np.inf)
-            return Box(low, high, tree.shape[1:], tree.dtype.type)
+            shape = tree.shape[1:]
+            if name == "map":
+                most = np.ones(shape, np.uint8)
+                most[..., [OWNER, AGENT]] = self.n_agents + 1
+                return Box(np.zeros_like(most), most, dtype=np.uint8)  # type: ignore[arg-type]
+            low, high = (0, 1) if name == "mask" else (-np.inf, np.inf)
+            return Box(low, high, shape, tree.dtype.type)
 
         return space(self._obs)
 

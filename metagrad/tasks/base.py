@@ -141,7 +141,7 @@ class FastTask(Checked, VectorTask):
 
     def make(self, num_envs: int, seeds: Sequence[int]) -> Any:
         """An environment of ``num_envs`` copies, shared out evenly over the seeds."""
-        shared = {"seed": list(seeds), "autoreset": "disabled", "num_threads": 1}
+        shared: dict[str, Any] = {"seed": list(seeds), "autoreset": "disabled", "num_threads": 1}
         return fastenvs.make(self.name.replace("-", "_"), num_envs, **shared, **self.options())
 
 
