@@ -135,7 +135,10 @@ def _package_stamp(package: str) -> tuple[tuple[str, int, int], ...]:
     """Name, time and size of a package's sources: a kernel also holds what it calls in other files."""
     folders = getattr(sys.modules.get(package), "__path__", ())
     found = sorted(
-        (path.relative_to(folder).as_posix(), path) for folder in folders for path in Path(folder).rglob("*.py")
+        (path.relative_to(folder).as_posix(), path)
+        for folder in folders
+        for path in Path(folder).rglob("*.py")
+        if path.parent.name != "adapters"  # which hold no rules
     )
     return tuple((name, path.stat().st_mtime_ns, path.stat().st_size) for name, path in found)
 
