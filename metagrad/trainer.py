@@ -9,9 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import batch as fitting
 from metagrad.agents.base import Agents, AgentState
-from metagrad.batch import Batch, batch_of, flatten, has_empty, unflatten
+from metagrad.batch import (
+    Batch,
+    batch_of,
+    below,
+    check_batch,
+    check_env,
+    check_names,
+    check_streams,
+    check_tensor,
+    flatten,
+    has_empty,
+    unflatten,
+)  # fmt: skip
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.networks.base import Where
 from metagrad.rollout import rollout
@@ -66,14 +77,14 @@ class _Saved:
         ValueError
             If an entry is missing, unknown, or of another shape or type; nothing is changed then.
         """
-        held, env, streams = (_below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
+        held, env, streams = (below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
         state = unflatten(self.state._replace(pending=None), tensors)
         steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
         _check_place(self.task, self.rng, self.env.num_envs, env, streams)
         if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
             raise ValueError("iteration and episodes do not go with the streams")
         if self.pipeline and self.designer.validation != "none" and state.iteration:
-            fitting.check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
+            check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
         elif held:
             raise ValueError(f"pending/{min(held)} is unknown")
         rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
@@ -91,10 +102,10 @@ class _Saved:
             other = self._alone()
             other.iterate()
             filled = {n: t for n, t in flatten(other.state._replace(pending=None)).items() if n not in fresh}
-        fitting.check_names(found, [*fresh, *filled, "env_steps"])
+        check_names(found, [*fresh, *filled, "env_steps"])
         for name, t in filled.items():
             shape = (len(self.seeds) * len(t), *t.shape[1:]) if t.dim() else ()
-            fitting.check_tensor(name, found[name], shape, t.dtype)
+            check_tensor(name, found[name], shape, t.dtype)
 
     def _alone(self) -> Trainer:
         """A new trainer with one seed."""
@@ -120,7 +131,7 @@ class _Saved:
         """
         agents = unflatten({"agents": self.state.agents}, tensors)["agents"]
         theirs = {name: t for name, t in tensors.items() if name.startswith("agents/")}
-        fitting.check_names(theirs, list(flatten({"agents": agents})))
+        check_names(theirs, list(flatten({"agents": agents})))
         self.state = self.state._replace(agents=agents._replace(batches=0))
 
     def diverged(self) -> np.ndarray:
@@ -296,8 +307,8 @@ class Evaluator:
 
     def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
         """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
-        env, streams = _below(tensors, "env/"), _below(tensors, "streams/")
-        fitting.check_names({n: t for n, t in tensors.items() if not n.startswith(("env/", "streams/"))}, [])
+        env, streams = below(tensors, "env/"), below(tensors, "streams/")
+        check_names({n: t for n, t in tensors.items() if not n.startswith(("env/", "streams/"))}, [])
         _check_place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
         if not dry:
             self.env = _place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
@@ -305,11 +316,11 @@ class Evaluator:
 
 def _check_place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams: dict[str, Tensor]) -> None:
     """Refuse a saved environment and random streams that do not fit."""
-    fitting.check_streams(streams, rng, "streams/")
+    check_streams(streams, rng, "streams/")
     other = task.make(copies, rng.env_seeds())
     if streams["actions"].any():
         other.reset()
-    fitting.check_env(env, env_state(other))
+    check_env(env, env_state(other))
     set_env_state(other, env)
 
 
@@ -319,10 +330,6 @@ def _place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams
     made = task.make(copies, rng.env_seeds())
     set_env_state(made, env)
     return made
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def env_state(env: Any) -> dict[str, np.ndarray]:

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from metagrad.experiment.cli import parse_train, split_trackers
-from metagrad.tasks import GAMES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -70,8 +69,6 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
         return
     assert command in COMMANDS
     if command == "train" and "--help" not in rest and "--resume" not in rest:
-        if rest[0] == "gtb" and "gtb" not in GAMES:
-            pytest.skip("the game is not there yet")
         parse_train(split_trackers(rest)[0])
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
