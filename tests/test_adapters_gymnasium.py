@@ -333,3 +333,9 @@ def test_what_a_designer_cannot_have_is_refused():
     view.reset()
     with pytest.raises(ValueError, match="same for all agents"):
         view.reset(options={"reset_mask": np.array([True, False, False, False])})
+
+
+@pytest.mark.parametrize("make", [VectorAgents, VectorTeam, lambda env: VectorDesigner(env, lambda obs, mask: None)])
+def test_what_is_no_environment_is_refused(make):
+    with pytest.raises(TypeError, match=r"made by fastenvs\.make, got int"):
+        make(3)

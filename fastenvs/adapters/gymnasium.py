@@ -23,6 +23,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 import fastenvs
+from fastenvs.adapters import check_env
 from fastenvs.checks import has_shape, positive_int
 from fastenvs.jit import kernel
 from fastenvs.snapshots import copy_tree, map_tree
@@ -185,6 +186,7 @@ class VectorAgents(_View):
     """
 
     def __init__(self, env: VecEnv, *, copy: bool = True, render_mode: str | None = None) -> None:
+        check_env(env)
         seen, acts = env.agent_observation_space, env.agent_action_space
         super().__init__(env, env.n_agents, seen, acts, copy, env.autoreset, render_mode)
         self._flags = np.zeros((2, env.num_envs, env.n_agents), np.bool_)
@@ -212,6 +214,7 @@ class VectorTeam(_View):
     """
 
     def __init__(self, env: VecEnv, *, copy: bool = True, render_mode: str | None = None) -> None:
+        check_env(env)
         seen, acts = env.single_observation_space, env.single_action_space
         super().__init__(env, 1, seen, acts, copy, env.autoreset, render_mode)
 
@@ -266,6 +269,7 @@ class VectorDesigner(_View):
         copy: bool = True,
         render_mode: str | None = None,
     ) -> None:
+        check_env(env)
         if env.autoreset != "disabled":
             raise ValueError(f"a designer's environment needs autoreset='disabled', this one has {env.autoreset!r}")
         if autoreset not in _MODES:

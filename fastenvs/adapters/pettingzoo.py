@@ -14,6 +14,7 @@ from gymnasium.spaces import Box, Dict, Space, flatten, flatten_space
 from pettingzoo import ParallelEnv
 
 import fastenvs
+from fastenvs.adapters import check_env
 from fastenvs.snapshots import map_tree
 from fastenvs.vecenv import VecEnv
 
@@ -32,6 +33,7 @@ class ParallelCopy(ParallelEnv):
     """
 
     def __init__(self, env: VecEnv, *, copy: bool = True, render_mode: str | None = None) -> None:
+        check_env(env)
         if env.num_envs != 1 or env.autoreset != "disabled":
             raise ValueError("a parallel environment is one copy with autoreset='disabled'")
         modes = ["human", "rgb_array"]

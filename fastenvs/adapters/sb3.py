@@ -14,6 +14,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.vec_env import VecEnv as VectorBase
 from torch import nn
 
+from fastenvs.adapters import check_env
 from fastenvs.adapters.gymnasium import VectorAgents
 from fastenvs.vecenv import VecEnv
 
@@ -33,6 +34,7 @@ class VecAgents(VectorBase):
     """
 
     def __init__(self, env: VecEnv, *, render_mode: str | None = None) -> None:
+        check_env(env)
         if env.autoreset != "same_step":
             raise ValueError(f"Stable-Baselines3 needs autoreset='same_step', this environment has {env.autoreset!r}")
         self.view = VectorAgents(env, render_mode=render_mode)

@@ -11,6 +11,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Binary, Bounded, Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
+from fastenvs.adapters import check_env
 from fastenvs.vecenv import VecEnv
 
 
@@ -44,6 +45,7 @@ class TorchRLEnv(EnvBase):
     """
 
     def __init__(self, env: VecEnv, *, copy: bool = True) -> None:
+        check_env(env)
         if env.autoreset != "disabled":
             raise ValueError(f"TorchRL resets by itself: it needs autoreset='disabled', not {env.autoreset!r}")
         super().__init__(device="cpu", batch_size=[env.num_envs])
