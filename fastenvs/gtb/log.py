@@ -82,7 +82,7 @@ class EpisodeLog(log.EpisodeLog):
         seen |= {"pay": now("agents", "pay"), "rate": now("taxes", "live")}
         shared = ("welfare", "productivity", "equality", "tax_day", "trades", "n_trades")
         seen |= {name: info[name].copy() for name in (*shared, "tax_income", "tax_paid", "tax_rate")}
-        rebate = info["tax_rebate"].reshape(len(actions), -1).repeat(self.env.n_agents, 1)
+        rebate = np.broadcast_to(info["tax_rebate"].reshape(len(actions), -1), info["tax_paid"].shape).copy()
         return seen | {"tax_coin": info["coin"].copy(), "tax_rebate": rebate}
 
     def _tables(self, kept: Table) -> dict[str, Table]:
