@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,11 @@ class EpisodeLog:
     env : VecEnv
         Any game of ``fastenvs``, or another environment with ``num_envs``, ``n_agents``, ``reset`` and ``step`` as
         theirs, whose copies stay as they are after an episode until they are reset.
+
+    Attributes
+    ----------
+    stepped, restarted : ndarray of bool, ``[N]``
+        Copies that took part in the last step, and those of them that show the start of their next episode already.
 
     Notes
     -----
@@ -60,6 +66,7 @@ class EpisodeLog:
         n = env.num_envs
         self._episode, self._time = np.zeros(n, np.int64), np.zeros(n, np.int64)
         self._over = np.zeros(n, np.bool_)
+        self.stepped = self.restarted = np.zeros(n, np.bool_)
         self._begun = False
         self._steps: list[Table] = []
 
@@ -90,13 +97,13 @@ class EpisodeLog:
         result = self.env.step(actions, **options)
         self._time += stepped
         ended = stepped & (np.asarray(result[2]) | np.asarray(result[3]))
-        restarted = ended & (self._autoreset == "same_step")
+        self.stepped, self.restarted = stepped, ended & (self._autoreset == "same_step")
         keys = {"stepped": stepped, "episode": self._episode.copy(), "step": self._time.copy()}
-        self._steps.append(keys | self._look(np.array(actions, np.int64), result, restarted))
+        self._steps.append(keys | self._look(np.array(actions, np.int64), result))
         if self._autoreset == "next_step":  # this call began what the last one ended
             self._next(~stepped)
-        self._next(restarted)
-        self._over |= ended & ~restarted
+        self._next(self.restarted)
+        self._over |= ended & ~self.restarted
         return result
 
     def _next(self, mask: np.ndarray) -> None:
@@ -104,12 +111,12 @@ class EpisodeLog:
         self._episode += mask & (self._time > 0)
         self._time[mask], self._over[mask] = 0, False
 
-    def _look(self, actions: np.ndarray, result: Any, restarted: np.ndarray) -> Table:
-        """What a step brought, copies of arrays ``[N, ...]``; the state of ``restarted`` copies is a new episode's."""
+    def _look(self, actions: np.ndarray, result: Any) -> Table:
+        """What a step brought, copies of arrays ``[N, ...]``."""
         _, rewards, terminated, truncated, info = result
         seen = {"action": actions, "reward": np.array(rewards, np.float64)}
         if hasattr(self.env, "locations"):
-            places = np.where(restarted[:, None, None], -1, self.env.locations)
+            places = np.where(self.restarted[:, None, None], -1, self.env.locations)
             seen |= {"row": places[..., 0], "column": places[..., 1]}
         shape = (self.env.num_envs, self.env.n_agents)
         named = {name: np.array(info[name]) for name in getattr(self.env, "agent_info", ()) if name in info}
@@ -189,15 +196,20 @@ def write(tables: dict[str, Table], folder: str | Path, format: Format = "csv") 
     ModuleNotFoundError
         If ``pyarrow``, which writes Parquet, is not installed; nothing is written in both cases.
     """
-    if format not in FORMATS:
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
-    save = _csv if format == "csv" else _parquet()
+    save = writer_of(format)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: folder / f"{name}.{format}" for name in tables}
     for name, path in paths.items():
         save(tables[name], path)
     return list(paths.values())
+
+
+def writer_of(format: str) -> Callable[[Table, Path], None]:
+    """What writes a table to a file of this format; errors as of :func:`write`."""
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    return _csv if format == "csv" else _parquet()
 
 
 def _csv(table: Table, path: Path) -> None:

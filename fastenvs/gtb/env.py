@@ -380,6 +380,11 @@ class GatherTradeBuild(VecEnv):
         }
 
     @property
+    def action_names(self) -> tuple[str, ...]:
+        """What the actions are called, by their numbers."""
+        return build.action_names(self.options.n_prices)
+
+    @property
     def finished(self) -> State:
         """State whose arrays of agents, clock, taxes and totals are of the last episode of every copy that a reset has
         replaced; some are kept alone, see :class:`fastenvs.gtb.summary.Finished`.

@@ -60,16 +60,16 @@ class EpisodeLog(log.EpisodeLog):
             raise TypeError(f"env must be a GatherTradeBuild, got {type(env).__name__}")
         super().__init__(env)
 
-    def _look(self, actions: np.ndarray, result: Any, restarted: np.ndarray) -> Table:
-        info, live, kept = result[4], self.env.state, self.env.finished
+    def _look(self, actions: np.ndarray, result: Any) -> Table:
+        info, live, kept, begun = result[4], self.env.state, self.env.finished, self.restarted
 
         def now(group: str, name: str) -> np.ndarray:
             x = getattr(getattr(live, group), name).copy()
-            if restarted.any():
-                x[restarted] = getattr(getattr(kept, group), name)[restarted]
+            if begun.any():
+                x[begun] = getattr(getattr(kept, group), name)[begun]
             return x
 
-        common = super()._look(actions, result, restarted)
+        common = super()._look(actions, result)
         seen = {name: common[name] for name in (*log.EpisodeLog.by_copy, "action")}
         seen["reward"] = info["reward"].copy()  # in double precision
         seen["row"], seen["column"] = np.moveaxis(now("agents", "loc"), -1, 0)
