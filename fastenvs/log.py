@@ -223,5 +223,7 @@ def _parquet() -> Any:
     try:
         from pyarrow import parquet, table
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("pyarrow is not installed: pip install 'fastenvs[parquet]'", name="pyarrow") from error
+        raise ModuleNotFoundError(
+            "pyarrow is not installed: pip install 'fastenvs[parquet]'", name="pyarrow"
+        ) from error
     return lambda columns, path: parquet.write_table(table(columns), path)

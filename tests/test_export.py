@@ -11,6 +11,9 @@ import pytest
 import fastenvs
 from fastenvs.gtb import EpisodeLog
 from fastenvs.log import EpisodeLog as PlainLog
+from metagrad.experiment import cli
+from metagrad.experiment.run import load_learners
+from metagrad.reports import export
 
 N, STEPS = 3, 24
 MODES = ("same_step", "next_step", "disabled")
@@ -275,3 +278,108 @@ def test_formats_that_cannot_be_written(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastenvs\[parquet\]'"):
         log.write(tmp_path / "out", "parquet")
     assert not (tmp_path / "out").exists()
+
+
+# ---------------------------------------------------------------------- of runs
+
+
+TINY = ["--episodes", "4", "--k", "2", "--eval-period", "2", "--eval-episodes", "2", "--test-episodes", "3",
+        "--checkpoint-period", "2", "--seeds", "2", "--first-seed", "7"]  # fmt: skip
+RUNS = {
+    "escape-room": ["--method", "metagrad", "--task.n-agents", "3"],
+    "cleanup": ["--method", "metagrad", "--task.steps", "6"],
+    "gtb": ["--method", "us-federal", "--task.steps", "30", "--agents.network.hidden", "6"],
+    "own:task": [],
+    "central": ["--method", "central", "--task.task.steps", "6"],
+}
+
+
+def mean(values, tables, like="episodes"):
+    """Sum of a column by seed, over three episodes."""
+    return np.array([values[tables[like]["seed"] == seed].sum() for seed in (7, 8)]) / 3
+
+
+def economy_scores(tables):
+    episodes, taxes = tables["episodes"], tables["taxes"]
+    found = {name: mean(episodes[name], tables) for name in ("productivity", "equality", "houses", "trades")}
+    found["welfare"] = mean(episodes["equality"] * episodes["productivity"], tables) / 4
+    found["rate"] = np.stack([mean(taxes[f"rate_{b}"], tables, "taxes") / 12 for b in range(7)], 1)  # 3 days, 4 agents
+    found |= {"tax_rank": mean(taxes["tax"], tables, "taxes"), "income_rank": mean(taxes["income"], tables, "taxes")}
+    coin = (tables["agents"]["coin"] + tables["agents"]["escrow_coin"]) * (tables["agents"]["step"] == 30)
+    found["coin_rank"] = mean(coin, tables, "agents")
+    return found | {"net_tax_rank": mean(taxes["net_tax"], tables, "taxes")}
+
+
+def cleanup_scores(tables):
+    agents, found = tables["agents"], {"welfare": mean(tables["episodes"]["designer_reward"], tables)}
+    found["waste_cleared"] = mean(agents["n_cleaned"], tables, "agents")
+    incentives = tables["episodes"].get("incentives", np.zeros(6))
+    found["incentives_paid"] = mean(incentives, tables)
+    for kind, name in enumerate(("cleaned", "collected", "other")):
+        chosen = agents["action_type"] == kind
+        found[f"n_{name}"] = mean(chosen, tables, "agents")
+        found[f"received_{name}"] = mean(chosen * agents.get("incentive", np.zeros(len(chosen))), tables, "agents")
+    return found
+
+
+def room_scores(tables):
+    agents, episodes = tables["agents"], tables["episodes"]
+    earned, paid = mean(episodes["designer_reward"], tables), mean(episodes["incentives"], tables)
+    found = {"r_id": earned - paid, "incentives_paid": paid, "steps_per_episode": mean(episodes["steps"], tables)}
+    found["reward_total"] = mean(agents["reward"] + agents["incentive"], tables, "agents")
+    for action, place in enumerate(("lever", "start", "door")):
+        found[f"incentive_{place}"] = mean(agents["incentive"] * (agents["action"] == action), tables, "agents")
+    return found
+
+
+def own_scores(tables):
+    found = {"welfare": mean(tables["steps"]["designer_reward"], tables, "steps")}
+    return found | {"payments": mean(tables["steps"]["incentives"], tables, "steps"),
+                    "steps": mean(tables["episodes"]["steps"], tables)}  # fmt: skip
+
+
+SCORES = {"escape-room": room_scores, "cleanup": cleanup_scores, "central": cleanup_scores, "gtb": economy_scores,
+          "own:task": own_scores}  # fmt: skip
+
+
+@pytest.mark.parametrize("game", list(RUNS))
+def test_sums_are_the_runs_own_scores(game, tmp_path, capsys):
+    """Of the very episodes that ``metagrad evaluate`` scores."""
+    run, out = tmp_path / "run", tmp_path / "tables"
+    assert cli.main(["train", "cleanup" if game == "central" else game, *TINY, *RUNS[game], "--out", str(run)]) == 0
+    learners = load_learners(run)
+    made = export.tables(learners)
+    scores = learners.evaluators("test", 3)()
+    for name, found in SCORES[game](made).items():
+        expected = scores[name]
+        if expected.ndim > found.ndim:  # by agent or rank
+            expected = expected.sum(-1)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9, err_msg=name)
+    for table in made.values():
+        assert set(table["seed"]) <= {7, 8}
+        assert set(table["episode"]) <= {0, 1, 2}
+    assert ("incentive" in made["agents"]) == (game != "central")
+    assert cli.main(["export", str(run), "--seed", "8", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out.replace("\n", "")  # which wraps
+    assert all(str(out / f"{name}.csv") in shown for name in made)
+    header, found = read(out / "agents.csv")
+    only = rows(made["agents"], seed=8)
+    assert header == list(only)
+    assert len(found) == len(only["seed"])
+    np.testing.assert_array_equal([float(row[header.index("reward")]) for row in found], only["reward"])
+
+
+def test_what_cannot_be_exported(tmp_path, capsys, monkeypatch):
+    run, out = tmp_path / "run", tmp_path / "tables"
+    assert cli.main(["train", "own:task", *TINY, "--out", str(run)]) == 0
+    for wrong, message in (
+        (["--seed", "3"], "--seed must be one of [7, 8], got 3"),
+        (["--episodes", "0"], "--episodes must be at least 1, got 0"),
+        (["--format", "xlsx"], "format must be one of csv, parquet, got 'xlsx'"),
+    ):  # fmt: skip
+        assert cli.main(["export", str(run), "--out", str(out), *wrong]) == 2
+        assert message in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert cli.main(["export", str(run), "--out", str(out), "--format", "parquet"]) == 2
+    assert "pip install 'fastenvs[parquet]'" in capsys.readouterr().err
+    assert not out.exists()

@@ -24,7 +24,12 @@ def order_table(n_prices: int) -> np.ndarray:
 
 def action_names(n_prices: int) -> tuple[str, ...]:
     """What the actions are called."""
-    orders = (f"{side} {price} for {good}" for good in ("stone", "wood") for side in ("bid", "ask") for price in range(n_prices))
+    orders = (
+        f"{side} {price} for {good}"
+        for good in ("stone", "wood")
+        for side in ("bid", "ask")
+        for price in range(n_prices)
+    )
     return ("nothing", "build", *orders, "left", "right", "up", "down")
 
 

@@ -223,7 +223,9 @@ def _export(args: list[str]) -> None:
 def _replay(args: list[str]) -> None:
     parser = _parser("replay", "Write an episode of a run's agents to look at.", runs=False)
     parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
-    parser.add_argument("--out", type=Path, help="a page (.html) or an animation (.gif; default: episode.gif in the run)")
+    parser.add_argument(
+        "--out", type=Path, help="a page (.html) or an animation (.gif; default: episode.gif in the run)"
+    )
     options = parser.parse_args(args)
     from metagrad.experiment.run import load_learners
     from metagrad.reports.replay import replay

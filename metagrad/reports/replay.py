@@ -125,11 +125,16 @@ def _shown(title: str, tables: dict[str, Table], film: Film) -> dict[str, Any]:
     names = getattr(env, "action_names", None)
     actions = by_step["action"].tolist()
     shown = {
-        "title": title, "steps": len(actions), "names": names and [*names], "actions": actions,
-        "colours": ["#%02x%02x%02x" % tuple(c) for c in _colours(env, n_agents)],
+        "title": title,
+        "steps": len(actions),
+        "names": names and [*names],
+        "actions": actions,
+        "colours": ["#" + c.tobytes().hex() for c in _colours(env, n_agents)],
         "pictures": [_png(picture) for picture in film.pictures],
         "agents": {name: _short(x) for name, x in by_step.items() if name not in _KEYS},
-        "totals": {name: _short(x) for name, x in tables["steps"].items() if name in ("welfare", "productivity", "equality")},
+        "totals": {
+            name: _short(x) for name, x in tables["steps"].items() if name in ("welfare", "productivity", "equality")
+        },
         "curves": _curves(by_step, film),
     }
     return shown | (_economy(tables, film) if film.books else {})

@@ -68,7 +68,8 @@ class Dashboard:
             asks, bids = s.books.depth[e].reshape(2, 2, -1)[:, good].astype(int)
             book.set_verts(_boxes(np.arange(len(asks)), np.concatenate([-bids, asks]), flat=True))
         coin = s.agents.coin[e] + s.agents.escrow_coin[e]
-        return any([bars.move(x) for bars, x in zip(self._owned, (coin, coin - s.taxes.last_coin[e]), strict=True)])
+        grown = [bars.move(x) for bars, x in zip(self._owned, (coin, coin - s.taxes.last_coin[e]), strict=True)]
+        return any(grown)
 
     def _paste(self, picture: np.ndarray) -> None:
         """Put the map where its axis is, as large as it fits, in whole pixels a cell."""
