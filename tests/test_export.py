@@ -326,7 +326,7 @@ def room_scores(tables):
     agents, episodes = tables["agents"], tables["episodes"]
     earned, paid = mean(episodes["designer_reward"], tables), mean(episodes["incentives"], tables)
     found = {"r_id": earned - paid, "incentives_paid": paid, "steps_per_episode": mean(episodes["steps"], tables)}
-    found["reward_total"] = mean(agents["reward"] + agents["incentive"], tables, "agents")
+    found["environment_return"] = mean(agents["reward"], tables, "agents")
     for action, place in enumerate(("lever", "start", "door")):
         found[f"incentive_{place}"] = mean(agents["incentive"] * (agents["action"] == action), tables, "agents")
     return found
@@ -354,7 +354,9 @@ def test_sums_are_the_runs_own_scores(game, tmp_path, capsys):
         expected = scores[name]
         if expected.ndim > found.ndim:  # by agent or rank
             expected = expected.sum(-1)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9, err_msg=name)
+        # Scores are sums of what a run keeps, in single precision; rewards of this game of its own are no whole numbers.
+        rounded = game == "own:task" and name == "welfare"
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 if rounded else 1e-9, err_msg=name)
     for table in made.values():
         assert set(table["seed"]) <= {7, 8}
         assert set(table["episode"]) <= {0, 1, 2}
