@@ -354,7 +354,7 @@ def test_sums_are_the_runs_own_scores(game, tmp_path, capsys):
         expected = scores[name]
         if expected.ndim > found.ndim:  # by agent or rank
             expected = expected.sum(-1)
-        # Scores are sums of what a run keeps, in single precision; rewards of this game of its own are no whole numbers.
+        # A run keeps rewards in single precision, and those of this game are no whole numbers.
         rounded = game == "own:task" and name == "welfare"
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 if rounded else 1e-9, err_msg=name)
     for table in made.values():

@@ -210,6 +210,7 @@ def test_pages_of_the_other_games(browser, game, tmp_path):
     tables = of_one(log, 0)
     steps = len(tables["steps"]["step"])
     tables["agents"]["incentive"] = np.full(steps * log.n_agents, 0.5)
+    tables["agents"]["odd"] = np.resize([np.nan, np.inf], steps * log.n_agents)
     path = tmp_path / "page.html"
     path.write_text(page(game, tables, film), encoding="utf-8")
     opened = Opened(browser, path, "#2")
@@ -219,6 +220,7 @@ def test_pages_of_the_other_games(browser, game, tmp_path):
     assert titles == [
         *pictured, "reward so far", "incentives received so far", "agents: what they did, and have after it",
     ]  # fmt: skip
+    assert "not finite" in opened.tab.inner_text("#agents table")
     assert data_of(path)["curves"][1]["values"][-1] == [0.5 * steps] * log.n_agents
     assert opened.complaints == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -21,6 +22,8 @@ from metagrad.reports.episodes import play
 
 #: Columns of the agents' table that are no state of an agent, or are shown otherwise.
 _KEYS = ("seed", "env", "episode", "step", "agent", "action")
+#: Columns of the steps that stand beside their number.
+_TOTALS = ("welfare", "productivity", "equality")
 
 
 def replay(learners: Learners, out: Path, seed: int | None = None) -> Path:
@@ -44,9 +47,8 @@ def replay(learners: Learners, out: Path, seed: int | None = None) -> Path:
         raise ValueError(f"--out must end in .gif or .html, got {out}")
     experiment = learners.experiment
     chosen = experiment.run.seeds[0] if seed is None else seed
-    seeds = next((t.seeds for t in learners.trainers if chosen in t.seeds), (chosen,))
-    copy = seeds.index(chosen)
-    film = Film(copy) if out.suffix == ".html" else Film(copy, experiment.task.camera)
+    place = next((t.seeds.index(chosen) for t in learners.trainers if chosen in t.seeds), 0)  # play() refuses others
+    film = Film(place) if out.suffix == ".html" else Film(place, experiment.task.camera)
     (played,) = play(learners, 1, [chosen], film.look)
     if out.suffix == ".gif":
         save_gif(film.pictures, out, 0.2)
@@ -73,6 +75,7 @@ class Film:
         self.books, self.income = list[np.ndarray](), list[np.ndarray]()
         self.env: Any = None
         self._camera, self._over = camera, False
+        self._shot: Callable[[], np.ndarray] | None = None
 
     def look(self, log: EpisodeLog) -> None:
         """See the copy after a step; where it shows its next episode already, the last look stays."""
@@ -80,8 +83,10 @@ class Film:
             return
         if self.env is None:
             self.env = log.env
-            own = self._camera or ((lambda env, copy: lambda: env.render(copy)) if hasattr(log, "render") else None)
-            self._shot = own and own(log.env, self.copy)
+            if self._camera is not None:
+                self._shot = self._camera(log.env, self.copy)
+            elif hasattr(log, "render"):
+                self._shot = lambda: log.render(self.copy)
         self._over = bool(log.restarted[self.copy])
         seen = (self.pictures, self.books, self.income)
         for kept, new in zip(seen, self._see(), strict=True):
@@ -125,18 +130,13 @@ def _shown(title: str, tables: dict[str, Table], film: Film) -> dict[str, Any]:
     names = getattr(env, "action_names", None)
     actions = by_step["action"].tolist()
     shown = {
-        "title": title,
-        "steps": len(actions),
-        "names": names and [*names],
-        "actions": actions,
-        "colours": ["#" + c.tobytes().hex() for c in _colours(env, n_agents)],
+        "title": title, "steps": len(actions), "names": names and [*names], "actions": actions,
+        "colours": ["#" + colour.tobytes().hex() for colour in _colours(env, n_agents)],
         "pictures": [_png(picture) for picture in film.pictures],
         "agents": {name: _short(x) for name, x in by_step.items() if name not in _KEYS},
-        "totals": {
-            name: _short(x) for name, x in tables["steps"].items() if name in ("welfare", "productivity", "equality")
-        },
+        "totals": {name: _short(x) for name, x in tables["steps"].items() if name in _TOTALS},
         "curves": _curves(by_step, film),
-    }
+    }  # fmt: skip
     return shown | (_economy(tables, film) if film.books else {})
 
 
@@ -171,10 +171,11 @@ def _colours(env: Any, n_agents: int) -> np.ndarray:
 
 
 def _short(x: np.ndarray) -> Any:
-    """Numbers to six digits, as nested lists."""
+    """Numbers to six digits as nested lists, None for those that are not finite."""
     if x.dtype.kind != "f":
         return x.astype(int).tolist()
-    return np.array([float(f"{value:.6g}") for value in x.ravel().tolist()]).reshape(x.shape).tolist()
+    flat = [float(f"{value:.6g}") if math.isfinite(value) else None for value in x.ravel().tolist()]
+    return np.array(flat, object).reshape(x.shape).tolist()
 
 
 def _png(picture: np.ndarray) -> str:
