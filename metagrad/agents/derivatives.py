@@ -11,6 +11,7 @@ from metagrad.agents.base import Adjoint, AgentState, Credit, Step
 from metagrad.batch import Batch
 from metagrad.networks.base import Obs
 from metagrad.optim import Params, value_at
+from metagrad.parallel import group
 
 
 class Differentiated(ActorCritic):
@@ -19,12 +20,12 @@ class Differentiated(ActorCritic):
     def score_vjp(self, state: AgentState, batch: Batch, weights: Tensor) -> Params:
         """``∇_θ Σ weights · log π(a|o)`` for weights ``[S, T, K, A]``."""
         seen = self._pass(state.policy, batch)
-        return seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score)
+        return group.means(seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score))
 
     def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor) -> Params:
         """The same for J sets of weights at once, on some of the rows: ``[G, R, J]`` to ``[J, G, ...]``."""
         seen = self._pass(policy, batch, rows)
-        return seen.forward.vjps(seen.acting.score, weights)
+        return group.means(seen.forward.vjps(seen.acting.score, weights))
 
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
         """Log-probabilities of what was done, ``[S, T, K, A]``."""
@@ -56,7 +57,7 @@ class Differentiated(ActorCritic):
     def hessian_vector(self, step: Step, u: Params) -> Params:
         """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""
         grad = torch.func.grad(lambda p: self.loss(p, step.batch, step.advantages, step.entropy, step.rows))
-        return torch.func.jvp(grad, (step.forward.params,), (u,))[1]
+        return group.means(torch.func.jvp(grad, (step.forward.params,), (u,))[1])
 
     def loss(
         self, policy: Params, batch: Batch, advantages: Tensor, entropy: float | None = None, rows: Tensor | None = None

@@ -20,21 +20,26 @@ from metagrad.agents.base import AgentState, Step
 from metagrad.agents.derivatives import Differentiated
 from metagrad.batch import Batch
 from metagrad.optim import Params, value_at
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
 def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Iterator[Tensor]:
-    """Rows ``[G, M]`` of each minibatch, drawn without replacement.
+    """Rows ``[G, M]`` of each minibatch, drawn without replacement; ``whole`` keeps sequences together.
 
-    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together.
+    The rows of an episode, which are much alike, are shuffled and dealt to the minibatches in turn, and those of the
+    next episode from where the last ended. So every minibatch has about as many rows of every episode as of the others.
     """
-    steps, (networks, n) = batch.actions.shape[1], next(iter(batch.obs.values())).shape[:2]
-    order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
-    for part in np.array_split(order, minibatches, axis=1):
-        rows = np.sort(part, axis=1)
+    (seeds, steps, k), (networks, n) = batch.actions.shape[:3], next(iter(batch.obs.values())).shape[:2]
+    across, along = n // steps // k, 1 if whole else steps  # rows of an episode in a step; steps that are shuffled
+    order = rng.by_episode("shuffles", 1, k, along * across)[:, 0].argsort(-1)
+    rows = (order // across * k + np.arange(k)[:, None]) * across + order % across  # [S, K, along * across]
+    dealt = (np.arange(rows[0].size) + (rows[0].size * group.rank() if rng.shared else 0)) % minibatches
+    for b in range(minibatches):
+        part = np.sort(rows.reshape(seeds, -1)[:, dealt == b], axis=1)
         if whole:
-            rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
-        yield torch.from_numpy(rows.repeat(networks // len(rows), 0)).to(batch.alive.device)
+            part = (np.arange(steps)[:, None] * (n // steps) + part[:, None]).reshape(seeds, -1)
+        yield torch.from_numpy(part.repeat(networks // seeds, 0)).to(batch.alive.device)
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class PolicyGradientAgents(Differentiated):
 
     def entropy_weight(self, state: AgentState, batch: Batch) -> float:
         """Weight of the entropy bonus in the steps on this batch."""
-        return value_at(self.entropy, state.batches * batch.k)
+        return value_at(self.entropy, state.batches * batch.k * group.size())
 
     def _policy_step(
         self, policy: Params, opt: Any, batch: Batch, rows: Tensor | None, advantages: Tensor, entropy: float
@@ -121,7 +126,7 @@ class PolicyGradientAgents(Differentiated):
         d_logits = weights[..., None] * score
         if seen.acting.entropy_gradient is not None:
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
-        grads = seen.forward.vjp(d_logits * -self._scale(batch, alive))
+        grads = group.means(seen.forward.vjp(d_logits * -self._scale(batch, alive)))
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
 
