@@ -69,11 +69,11 @@ def gathered(x: Tensor, axis: int) -> Tensor:
     """What all processes hold, side by side along an axis in the order of their numbers."""
     if size() == 1:
         return x
-    mine = x.movedim(axis, 0).contiguous()
-    shown = mine.view(torch.uint8) if mine.dtype == torch.bool else mine
-    parts = [torch.empty_like(shown) for _ in range(size())]
-    dist.all_gather(parts, shown)
-    return torch.cat(parts).view(mine.dtype).movedim(0, axis)
+    mine = x.detach().movedim(axis, 0).contiguous()
+    bits = mine.view(-1).view(torch.uint8)  # there are types that are not sent
+    parts = [torch.empty_like(bits) for _ in range(size())]
+    dist.all_gather(parts, bits)
+    return torch.cat([part.view(mine.dtype).view(mine.shape) for part in parts]).movedim(0, axis)
 
 
 def share(n: int) -> slice:
@@ -95,6 +95,6 @@ def own_copies(x: np.ndarray, n_seeds: int, k: int) -> np.ndarray:
 
 def all_copies(x: np.ndarray, n_seeds: int) -> np.ndarray:
     """Inverse of :func:`own_copies`, from the rows of all processes."""
-    bits = x.view(np.int64) if x.dtype == np.uint64 else x.view(np.int32) if x.dtype == np.uint32 else x
-    mine = torch.from_numpy(np.ascontiguousarray(bits).reshape(n_seeds, -1, *x.shape[1:]))
-    return gathered(mine, 1).contiguous().numpy().view(x.dtype).reshape(-1, *x.shape[1:])
+    mine = np.ascontiguousarray(x).reshape(n_seeds, -1)
+    every = gathered(torch.from_numpy(mine.view(np.uint8)), 1).contiguous().numpy()
+    return every.view(x.dtype).reshape(-1, *x.shape[1:])

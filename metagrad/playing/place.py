@@ -63,7 +63,7 @@ class Place:
         return flatten({"streams": self.rng.counters(), "env": state})
 
     def _gathered(self, name: str, x: np.ndarray) -> np.ndarray:
-        if name in _COMMON:
+        if _common(name, x):
             return x
         if not x.ndim or len(x) != self.env.num_envs:
             raise ValueError(f"the environment's {name} is not by copy, so that several processes cannot save it")
@@ -85,14 +85,15 @@ class Place:
             other, whole = self._made(), {name: t.cpu().numpy() for name, t in env.items()}
             n = len(self.rng.seeds)
             set_env_state(other, {
-                name: x if name in _COMMON else group.own_copies(x, n, self.k) for name, x in whole.items()
+                name: x if _common(name, x) else group.own_copies(x, n, self.k) for name, x in whole.items()
             })  # fmt: skip
         self.rng.set_counters({name: t.cpu().numpy() for name, t in streams.items()})
         self.env = other
 
 
-#: What an environment says of all its copies together.
-_COMMON = ("options", "resets")
+def _common(name: str, x: np.ndarray) -> bool:
+    """Whether this part of an environment's state is of all its copies together, or of none."""
+    return name in ("options", "resets") or x.size == 0
 
 
 def env_state(env: Any) -> dict[str, np.ndarray]:
