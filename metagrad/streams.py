@@ -40,7 +40,7 @@ class Streams:
 
     def __init__(self, seeds: Sequence[int], phase: str = "train", shared: bool = True) -> None:
         self.seeds, self.phase = tuple(int(s) for s in seeds), phase
-        self.shared = shared and group.size() > 1
+        self.parts = group.size() if shared else 1
         self._streams: dict[str, rng.Streams] = {}
 
     def derived(self, purpose: str, part: int = 0) -> list[int]:
@@ -65,10 +65,9 @@ class Streams:
 
     def by_episode(self, use: str, steps: int, k: int, width: int) -> np.ndarray:
         """The next uniforms for the ``k`` episodes of every seed that are played here, ``[S, steps, k, width]``."""
-        if not self.shared:
-            return self.uniforms(use, steps * k * width).reshape(-1, steps, k, width)
-        k *= group.size()
-        return self.uniforms(use, steps * k * width).reshape(-1, steps, k, width)[:, :, group.share(k)]
+        k *= self.parts
+        every = self.uniforms(use, steps * k * width).reshape(-1, steps, k, width)
+        return every[:, :, group.share(k)] if self.parts > 1 else every
 
     def _of(self, use: str) -> rng.Streams:
         if use not in self._streams:

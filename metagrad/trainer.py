@@ -313,7 +313,7 @@ class Evaluator:
             env, t.task, t.agents, t.state.agents, t.designer, t.state.designer, rng, epsilon=0.0, where=t.where,
         )  # fmt: skip
         batch = t.designer.pay(t.state.designer, batch, rng)
-        return batch.gathered() if rng.shared else batch
+        return batch.gathered() if rng.parts > 1 else batch
 
     def __call__(self) -> dict[str, np.ndarray]:
         """Scores of every seed."""

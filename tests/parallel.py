@@ -84,10 +84,9 @@ def own_game():
 
 def trainer(case):
     e = CASES[case]()
-    return Trainer(
-        e.task, e.agents, e.designer, seeds=(3,) if alone(e) else (3, 4), k=K, agent_batches=e.run.agent_batches, pipeline=e.run.pipeline,
-        dtype=torch.float64,
-    )  # fmt: skip
+    seeds = (3,) if alone(e) else (3, 4)
+    run = {"agent_batches": e.run.agent_batches, "pipeline": e.run.pipeline}
+    return Trainer(e.task, e.agents, e.designer, seeds=seeds, k=K, dtype=torch.float64, **run)
 
 
 def learned(made):

@@ -16,24 +16,6 @@ from metagrad.tasks.gtb import GatherTradeBuild, OwnedByRank, PerBracketCategori
 from metagrad.trainer import Trainer
 
 ITERATIONS = 5
-
-
-def rows_of_the_reference(batch, minibatches, whole, rng):
-    """Minibatches as that learner dealt them: all rows of a batch in one order, cut into parts."""
-    steps, n = batch.actions.shape[1], next(iter(batch.obs.values())).shape[1]
-    order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
-    for part in np.array_split(order, minibatches, axis=1):
-        rows = np.sort(part, axis=1)
-        if whole:
-            rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
-        yield torch.from_numpy(rows)
-
-
-@pytest.fixture(autouse=True)
-def _minibatches_of_the_reference(monkeypatch):
-    monkeypatch.setattr("metagrad.agents.policy_gradient.mixed_rows", rows_of_the_reference)
-
-
 NAMES = [n for n in reference.names() if n.startswith("gtb/")]
 TAX_MODES = {
     "free-market": "none", "us-federal": "us_federal", "saez": "saez", "fixed": "fixed", "metagrad": "external",

@@ -47,7 +47,8 @@ class Differentiated(ActorCritic):
         d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
-            d = full.scatter_(1, step.rows.expand(len(d), -1), d)
+            rows = step.rows.expand(len(d), -1)
+            d = full.scatter_add_(1, rows.clamp_min(0), d * (rows >= 0))
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)
@@ -79,7 +80,7 @@ class Differentiated(ActorCritic):
         logits = self.policy(policy, obs, batch.actions.shape[1])
         log_p = losses.log_probabilities(logits, batch.epsilon, obs.get("mask"))
         acted = losses.chosen(log_p, self._pick(self.rows.of(batch.actions), rows))
-        weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
+        weights, alive = self._counted(self.rows.of(advantages), rows), self._alive(batch, rows)
         if self.one_step:
             gain = acted * weights
         else:

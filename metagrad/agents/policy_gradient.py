@@ -25,21 +25,28 @@ from metagrad.streams import Streams
 
 
 def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Iterator[Tensor]:
-    """Rows ``[G, M]`` of each minibatch, drawn without replacement; ``whole`` keeps sequences together.
+    """Rows ``[G, M]`` of each minibatch, drawn without replacement.
 
-    The rows of an episode, which are much alike, are shuffled and dealt to the minibatches in turn, and those of the
-    next episode from where the last ended. So every minibatch has about as many rows of every episode as of the others.
+    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together. Processes that share the
+    episodes draw one order for all rows and take those that they hold; -1 stands where one seed has fewer than another.
     """
-    (seeds, steps, k), (networks, n) = batch.actions.shape[:3], next(iter(batch.obs.values())).shape[:2]
-    across, along = n // steps // k, 1 if whole else steps  # rows of an episode in a step; steps that are shuffled
-    order = rng.by_episode("shuffles", 1, k, along * across)[:, 0].argsort(-1)
-    rows = (order // across * k + np.arange(k)[:, None]) * across + order % across  # [S, K, along * across]
-    dealt = (np.arange(rows[0].size) + (rows[0].size * group.rank() if rng.shared else 0)) % minibatches
-    for b in range(minibatches):
-        part = np.sort(rows.reshape(seeds, -1)[:, dealt == b], axis=1)
+    (steps, k), (networks, n) = batch.actions.shape[1:3], next(iter(batch.obs.values())).shape[:2]
+    across = n // steps // k  # rows of an episode in a step
+    order = rng.uniforms("shuffles", n * rng.parts // (steps if whole else 1)).argsort(1)
+    for part in np.array_split(order, minibatches, axis=1):
+        rows = np.sort(_held(part, k, across, rng.parts) if rng.parts > 1 else part, axis=1)
         if whole:
-            part = (np.arange(steps)[:, None] * (n // steps) + part[:, None]).reshape(seeds, -1)
-        yield torch.from_numpy(part.repeat(networks // seeds, 0)).to(batch.alive.device)
+            rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
+        yield torch.from_numpy(rows.repeat(networks // len(rows), 0)).to(batch.alive.device)
+
+
+def _held(rows: np.ndarray, k: int, across: int, parts: int) -> np.ndarray:
+    """Of rows ``(step, episode, agent)`` of all episodes ``[S, M]`` those of the ``k`` held here, as they lie here."""
+    step, episode = np.divmod(rows // across, k * parts)
+    place = episode - group.share(k * parts).start
+    here = (place >= 0) & (place < k)
+    found = np.where(here, (step * k + place) * across + rows % across, -1)
+    return np.take_along_axis(found, (~here).argsort(1, kind="stable"), 1)[:, : here.sum(1).max()]
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class PolicyGradientAgents(Differentiated):
         self, policy: Params, opt: Any, batch: Batch, rows: Tensor | None, advantages: Tensor, entropy: float
     ) -> tuple[Params, Any, Step]:
         seen = self._pass(policy, batch, rows, entropy=bool(entropy))
-        weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
+        weights, alive = self._counted(self.rows.of(advantages), rows), self._alive(batch, rows)
         score = seen.acting.score
         if not self.one_step:
             ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()

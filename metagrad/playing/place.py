@@ -37,7 +37,7 @@ class Place:
 
     def _made(self) -> Any:
         """Copies for this process."""
-        if not self.rng.shared:
+        if self.rng.parts == 1:
             return self._whole()
         seeds = self.rng.env_seeds()
         n = len(seeds) * self.k
@@ -58,7 +58,7 @@ class Place:
     def tensors(self) -> dict[str, Tensor]:
         """How copies and streams go on, by name; the same whatever the number of processes."""
         state = env_state(self.env)
-        if self.rng.shared:
+        if self.rng.parts > 1:
             state = {name: self._gathered(name, x) for name, x in state.items()}
         return flatten({"streams": self.rng.counters(), "env": state})
 
@@ -81,7 +81,7 @@ class Place:
         set_env_state(other, env)
         if dry:
             return
-        if self.rng.shared:
+        if self.rng.parts > 1:
             other, whole = self._made(), {name: t.cpu().numpy() for name, t in env.items()}
             n = len(self.rng.seeds)
             set_env_state(other, {

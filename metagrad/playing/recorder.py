@@ -208,13 +208,13 @@ def as_bytes(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask).view(np.uint8)
 
 
-def steps_to_keep(used: int, steps: int, k: int, shared: bool) -> int:
+def steps_to_keep(used: int, steps: int, k: int, parts: int) -> int:
     """Steps of a batch, with trailing empty ones cut off where that changes no sum by a bit.
 
     How long the longest episode is depends on all seeds, and matrix kernels sum other numbers of rows in another order;
     but they do not tell multiples of 16 apart. Processes that share the episodes keep as many as one would.
     """
-    if shared:
-        used, k = group.most(used), k * group.size()
+    if parts > 1:
+        used, k = group.most(used), k * parts
     block = math.lcm(k, 16) // k
     return -(-used // block) * block if steps % block == 0 else steps

@@ -61,7 +61,7 @@ def rollout(
             break
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
-    batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.shared), epsilon, env.n_actions)
+    batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.parts), epsilon, env.n_actions)
     if acting is not None:
         batch.remember("acted", agent_state.policy, acting.finish)
     return batch.replace(values=agents.values(agent_state, batch))
