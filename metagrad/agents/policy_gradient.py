@@ -133,7 +133,10 @@ class PolicyGradientAgents(Differentiated):
         d_logits = weights[..., None] * score
         if seen.acting.entropy_gradient is not None:
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
-        grads = group.means(seen.forward.vjp(d_logits * -self._scale(batch, alive)))
+        count = (
+            d_logits.new_full((len(alive), 1), batch.k) if self.reduction == "episode" else alive.sum(1, keepdim=True)
+        )
+        grads = group.means_of_rows(seen.forward.vjp(-d_logits), count)
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
 

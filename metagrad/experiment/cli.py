@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 
     from metagrad.experiment.config import Experiment
 
+#: More processes than any machine has cores.
+MOST_PROCESSES = 1024
 GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
+       metagrad train ... --processes P
        metagrad train ... --track {{tensorboard,wandb}}
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
@@ -45,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    if args[0] == "train" and any(a.partition("=")[0] == "--processes" for a in args):
+        from metagrad.parallel.launch import launch
+
+        n, rest = split_processes(args)
+        return launch(n, rest) if 1 <= n <= MOST_PROCESSES else _say(f"--processes must be 1 to {MOST_PROCESSES}", 2)
     try:
         return _guarded(commands[args[0]], args[1:])
     except ModuleNotFoundError as error:
@@ -58,6 +66,8 @@ def _guarded(command: Any, args: list[str]) -> int:
     from metagrad.experiment.checkpoint import CheckpointError
     from metagrad.experiment.folder import RunError
     from metagrad.experiment.process import Stopped, any_terminal
+    from metagrad.parallel.group import Parted, leave
+    from metagrad.parallel.launch import PARTED
 
     with any_terminal():
         try:
@@ -66,12 +76,16 @@ def _guarded(command: Any, args: list[str]) -> int:
             return _say(error, 2)
         except KeyError as error:
             return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
+        except Parted as error:
+            return _say(error, PARTED)
         except MemoryError as error:
             return _say(f"there is not enough memory: {error}", 2)
         except Stopped as stopped:
             return _say(stopped, 128 + stopped.number)
         except KeyboardInterrupt:
             return _say("interrupted", 128 + signal.SIGINT)
+        finally:
+            leave()
     return 0
 
 
@@ -85,7 +99,9 @@ def _say(message: object, status: int) -> int:
 def _console(width: int | None = None) -> Console:
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    from metagrad.parallel import group
+
+    return Console(markup=False, emoji=False, highlight=False, width=width, quiet=group.follows())
 
 
 def _train(args: list[str]) -> None:
@@ -105,7 +121,10 @@ def _train(args: list[str]) -> None:
         console.print(f"run: {folder}")
         run.train(experiment, folder, console, trackers)
     from metagrad.experiment.metrics import plot_runs, read_metrics
+    from metagrad.parallel import group
 
+    if group.rank():
+        return
     figure = folder / "figure.png"
     up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
     if read_metrics(folder / "metrics.csv") and not up_to_date:
@@ -128,7 +147,16 @@ def _games() -> str:
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
         "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
+        "--processes P lets P processes of this machine share the K episodes.",
     ])  # fmt: skip
+
+
+def split_processes(args: list[str]) -> tuple[int, list[str]]:
+    """How many processes of this machine share the training, and the other arguments."""
+    parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--processes", type=int, required=True)
+    named, rest = parser.parse_known_args(args)
+    return named.processes, rest
 
 
 def split_trackers(args: list[str]) -> tuple[list[str], list[str]]:

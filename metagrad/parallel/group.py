@@ -7,7 +7,9 @@ that trains alone is a group of one: nothing is sent, and no number changes by a
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,6 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 Params = dict[str, Tensor]
+
+
+class Parted(RuntimeError):
+    """Another process of the group is gone."""
 
 
 def join(device: str = "cpu") -> None:
@@ -29,6 +35,11 @@ def leave() -> None:
     """Leave the group."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def follows() -> bool:
+    """Whether another process of this command leads, as the environment has it: that one alone writes and prints."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
 
 
 def size() -> int:
@@ -55,6 +66,13 @@ def means(params: Params) -> Params:
     return {name: part.view(p.shape) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
+def means_of_rows(sums: Params, count: Tensor) -> Params:
+    """Means over the rows of all processes, from sums ``[G, ...]`` over those at hand and their number ``[G, 1]``."""
+    found = means({"": count, **sums})
+    n = found.pop("")
+    return {name: p / n.view(-1, *[1] * (p.dim() - 1)) for name, p in found.items()}
+
+
 def total(x: Tensor) -> Tensor:
     """Sum over the processes."""
     return _reduced(x, dist.ReduceOp.SUM) if size() > 1 else x
@@ -72,7 +90,8 @@ def gathered(x: Tensor, axis: int) -> Tensor:
     mine = x.detach().movedim(axis, 0).contiguous()
     bits = mine.view(-1).view(torch.uint8)  # there are types that are not sent
     parts = [torch.empty_like(bits) for _ in range(size())]
-    dist.all_gather(parts, bits)
+    with _together():
+        dist.all_gather(parts, bits)
     return torch.cat([part.view(mine.dtype).view(mine.shape) for part in parts]).movedim(0, axis)
 
 
@@ -84,8 +103,17 @@ def share(n: int) -> slice:
 
 def _reduced(x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
     out = x.detach().clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(out, how)
+    with _together():
+        dist.all_reduce(out, how)
     return out
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise Parted("another process of the run is gone; what was saved is intact") from error
 
 
 def own_copies(x: np.ndarray, n_seeds: int, k: int) -> np.ndarray:
