@@ -67,7 +67,7 @@ def _guarded(command: Any, args: list[str]) -> int:
     from metagrad.experiment.folder import RunError
     from metagrad.experiment.process import Stopped, any_terminal
     from metagrad.parallel.group import Parted, leave
-    from metagrad.parallel.launch import PARTED
+    from metagrad.parallel.launch import PARTED, launched
 
     with any_terminal():
         try:
@@ -77,7 +77,7 @@ def _guarded(command: Any, args: list[str]) -> int:
         except KeyError as error:
             return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
         except Parted as error:
-            return _say(error, PARTED)
+            return PARTED if launched() else _say(error, PARTED)
         except MemoryError as error:
             return _say(f"there is not enough memory: {error}", 2)
         except Stopped as stopped:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -34,6 +35,7 @@ from metagrad.experiment.metrics import (
 from metagrad.experiment.process import Stopping, resume_command
 from metagrad.experiment.registry import game, starting_point
 from metagrad.parallel import group
+from metagrad.parallel.launch import orphaned
 
 
 def train(
@@ -234,8 +236,10 @@ class _Training:
     @staticmethod
     def _asked(stopping: Stopping) -> bool:
         """Whether this process, or another of its group, was asked to stop."""
-        stopping.asked = group.most(stopping.asked or 0) or None
-        return stopping.asked is not None
+        asked = group.most(stopping.asked or (signal.SIGHUP if orphaned() else 0))
+        if asked:  # another signal may have come meanwhile
+            stopping.asked = asked
+        return asked > 0
 
     def _rows(self, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         learners, diverged = self.learners, self.learners.diverged()

@@ -44,6 +44,16 @@ def launch(n: int, args: Sequence[str]) -> int:
         return _watched(processes, said)
 
 
+def launched() -> bool:
+    """Whether :func:`launch` started this process, and says what ends the run."""
+    return PARENT in os.environ
+
+
+def orphaned() -> bool:
+    """Whether the process that started this one by :func:`launch` is gone."""
+    return launched() and os.getppid() != int(os.environ[PARENT])
+
+
 def _pass_on(number: int, processes: list[subprocess.Popen]) -> None:
     for p in processes:
         p.send_signal(number)
