@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from metagrad.experiment.config import Experiment
 
-#: More processes than any machine has cores.
-MOST_PROCESSES = 1024
 GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
@@ -48,11 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
-    if args[0] == "train" and any(a.partition("=")[0] == "--processes" for a in args):
+    rest, course = split_course(args) if args[0] == "train" else (args, argparse.Namespace(processes=1))
+    if course.processes > 1:
         from metagrad.parallel.launch import launch
 
-        n, rest = split_processes(args)
-        return launch(n, rest) if 1 <= n <= MOST_PROCESSES else _say(f"--processes must be 1 to {MOST_PROCESSES}", 2)
+        return launch(course.processes, [*rest, *(f"--track={name}" for name in course.track)])
     try:
         return _guarded(commands[args[0]], args[1:])
     except ModuleNotFoundError as error:
@@ -111,15 +109,15 @@ def _train(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_games())
         return
-    args, trackers = split_trackers(args)
+    args, course = split_course(args)
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        run.resume(folder := parser.parse_args(args).resume, console, trackers)
+        run.resume(folder := parser.parse_args(args).resume, console, course.track)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
-        run.train(experiment, folder, console, trackers)
+        run.train(experiment, folder, console, course.track)
     from metagrad.experiment.metrics import plot_runs, read_metrics
     from metagrad.parallel import group
 
@@ -151,20 +149,13 @@ def _games() -> str:
     ])  # fmt: skip
 
 
-def split_processes(args: list[str]) -> tuple[int, list[str]]:
-    """How many processes of this machine share the training, and the other arguments."""
-    parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--processes", type=int, required=True)
-    named, rest = parser.parse_known_args(args)
-    return named.processes, rest
-
-
-def split_trackers(args: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of ``metagrad train`` that say what a run does, and who else is told its metrics."""
+def split_course(args: list[str]) -> tuple[list[str], argparse.Namespace]:
+    """The arguments of ``metagrad train`` that say what a run does; and by how many processes, and who else is told."""
     parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
     parser.add_argument("--track", action="append", choices=("tensorboard", "wandb"), default=[])
+    parser.add_argument("--processes", type=int, choices=range(1, 1025), default=1, metavar="1 to 1024")
     named, rest = parser.parse_known_args(args)
-    return rest, named.track
+    return rest, named
 
 
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
