@@ -149,11 +149,18 @@ def _games() -> str:
     ])  # fmt: skip
 
 
+def _some(text: str) -> int:
+    """A number of processes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be 1 to 1,024, got {text!r}")
+    return int(text)
+
+
 def split_course(args: list[str]) -> tuple[list[str], argparse.Namespace]:
     """The arguments of ``metagrad train`` that say what a run does; and by how many processes, and who else is told."""
     parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
     parser.add_argument("--track", action="append", choices=("tensorboard", "wandb"), default=[])
-    parser.add_argument("--processes", type=int, choices=range(1, 1025), default=1, metavar="1 to 1024")
+    parser.add_argument("--processes", type=_some, default=1)
     named, rest = parser.parse_known_args(args)
     return rest, named
 
