@@ -250,7 +250,7 @@ def columns():
 def test_figures_of_runs():
     metrics, made = columns(), SimpleNamespace(task=task())
     panels = task().panels([(made, "metagrad", metrics), (made, "the same", metrics)])
-    assert len(panels) == 13
+    assert len(panels) == 14
     axes = {name: Figure().subplots() for name in panels}
     for name, panel in panels.items():
         panel(axes[name])
