@@ -86,10 +86,10 @@ def _say(message: object, status: int) -> int:
     return status
 
 
-def _console(width: int | None = None) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    return Console(markup=False, emoji=False, highlight=False)
 
 
 def _train(args: list[str]) -> None:
@@ -210,11 +210,11 @@ def _compare(args: list[str]) -> None:
     options = _parser("compare", about, runs=True).parse_args(args)
     from metagrad.reports import tables
 
-    runs, console = tables.read_finished(options.runs), _console(width=1000)
-    console.print(tables.markdown(tables.comparison(runs)))
-    console.print(f"{tables.MEANING}.")
-    if (differences := tables.differences(runs)).rows:
-        console.print(tables.markdown(differences))
+    runs = tables.read_finished(options.runs)
+    differences = tables.differences(runs)
+    print(tables.markdown(tables.comparison(runs)), f"{tables.MEANING}.", sep="\n\n")
+    if differences.rows:
+        print("", tables.markdown(differences), sep="\n")
 
 
 def _report(args: list[str]) -> None:

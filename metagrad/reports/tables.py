@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich import box
 from rich.table import Table
 from rich.text import Text
 from scipy import stats
@@ -180,14 +179,12 @@ def differences(runs: Sequence[Finished]) -> Cells:
     return Cells(header, rows)
 
 
-def markdown(cells: Cells) -> Table:
-    """A table in Markdown."""
-    table = Table(box=box.MARKDOWN)
-    for column in cells.header:
-        table.add_column(_plain(column))
-    for row in cells.rows:
-        table.add_row(*(_plain(cell.replace("|", "\\|")) for cell in row))
-    return table
+def markdown(cells: Cells) -> str:
+    """A table in Markdown, with columns under one another."""
+    rows = [[" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in (cells.header, *cells.rows)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    rows.insert(1, ["-" * width for width in widths])
+    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in rows)
 
 
 def _aim(target: float | None, summary: dict[str, Any]) -> tuple[str, str]:
