@@ -1,6 +1,7 @@
 """Agents of the economy on the core: what they are paid, seeds, evaluation, resumption, phases, figures."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -248,14 +249,16 @@ def columns():
 
 
 def test_figures_of_runs():
-    page, metrics = Figure(), columns()
-    task().draw(page, [(None, "metagrad", metrics), (None, "the same", metrics)])
-    assert len(page.axes) == 12
-    welfare, rates, bars = page.axes[0], page.axes[4], page.axes[7]
-    np.testing.assert_allclose(welfare.lines[0].get_ydata(), metrics["welfare"].reshape(3, 2).mean(1))
-    assert len(rates.lines) == 4  # two runs of two seeds
+    metrics, made = columns(), SimpleNamespace(task=task())
+    panels = task().panels([(made, "metagrad", metrics), (made, "the same", metrics)])
+    assert len(panels) == 14
+    axes = {name: Figure().subplots() for name in panels}
+    for name, panel in panels.items():
+        panel(axes[name])
+    np.testing.assert_allclose(axes["welfare"].lines[0].get_ydata(), metrics["welfare"].reshape(3, 2).mean(1))
+    assert len(axes["rates"].lines) == 2
     np.testing.assert_allclose(
-        [bar.get_height() for bar in bars.patches[:4]],
+        [bar.get_height() for bar in axes["coin"].patches[:4]],
         [metrics[f"coin_rank_{i}"].reshape(3, 2)[-1].mean() for i in range(4)],
     )
 

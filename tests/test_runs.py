@@ -94,9 +94,12 @@ def test_plots(finished, tmp_path):
 
 def test_compare(finished, capsys):
     assert cli.main(["compare", str(finished), str(finished)]) == 0
-    shown = capsys.readouterr().out.strip().splitlines()
+    table, meaning, differences = capsys.readouterr().out.split("\n\n")
     result = json.loads((finished / "results.json").read_text())
+    shown = table.splitlines()
     assert len(shown) == 4
+    assert "standard error" in meaning
+    assert "| 0 of 2" in differences.splitlines()[2]
     assert f"| {sum(result['r_id']) / 2:.2f} ±" in shown[2]
 
 

@@ -102,6 +102,27 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+#: What of an experiment is named by flags of its own.
+_NAMED = ("game", "preset", "method", "seeds")
+
+
+def flags(base: Any, mine: Any, path: str = "") -> list[str]:
+    """Words of the command line that make ``mine`` of ``base``; parts that are of another kind are left out."""
+    words = []
+    for f in fields(mine):
+        value, before, name = getattr(mine, f.name), getattr(base, f.name), f.name.replace("_", "-")
+        if value == before or (f.name in _NAMED and isinstance(mine, Experiment | RunOptions)):
+            continue
+        if is_dataclass(value):
+            below = "" if isinstance(value, RunOptions) else f"{path}{name}."
+            words += flags(before, value, below) if type(before) is type(value) else []
+        elif isinstance(value, bool):
+            words.append(f"--{path}{name}" if value else f"--{path}no-{name}")
+        else:
+            words += [f"--{path}{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+    return words
+
+
 def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experiment:
     """The experiment with the options that ``args`` name replaced.
 
@@ -126,8 +147,8 @@ def _mirror(value: Any) -> type:
     help_of, hints = _help(cls), typing.get_type_hints(cls)
     for name in (f.name for f in fields(value)):
         mine = getattr(value, name)
-        if cls in (Experiment, RunOptions) and name in ("game", "preset", "method", "seeds"):
-            continue  # they are named by flags of their own
+        if cls in (Experiment, RunOptions) and name in _NAMED:
+            continue
         if is_dataclass(mine):
             kind: Any = _mirror(mine)
             if fields(kind):

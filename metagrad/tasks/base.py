@@ -116,9 +116,12 @@ class VectorTask:
             raise TaskError(f"{self.name} cannot be replayed: its environments have no method render(copy)")
         return lambda: env.render(copy)
 
-    def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
-        """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
-        figures.curves(figure, runs)
+    def panels(self, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> dict[str, Callable[[Any], None]]:
+        """Panels of a figure of runs (experiment, label, columns of metrics.csv) by name.
+
+        Each draws on a matplotlib axis that it is given. By default there is one for every score over training.
+        """
+        return figures.curves(runs)
 
     def _one(self, num_envs: int, seed: Any) -> Any:
         parameters = inspect.signature(self._make).parameters.values()
@@ -315,7 +318,7 @@ class JointAction(Checked, VectorTask):
             raise TaskError("one mind for all cannot heed the agents' masks")
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
         joint = Interface(1, inner.n_actions**inner.n_agents, inner.horizon, seen, inner.designer)
-        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "draw")}
+        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "panels")}
         for name, value in {"name": f"{self.task.name} (central)", "interface": joint, **of_the_game}.items():
             object.__setattr__(self, name, value)
 

@@ -15,7 +15,7 @@ from fastenvs.gtb.config import make_options
 from metagrad.batch import Batch
 from metagrad.checks import Count, Share
 from metagrad.tasks.base import FastTask, TaskError
-from metagrad.tasks.figures import Runs
+from metagrad.tasks.figures import Panels, Runs
 from metagrad.tasks.gtb import figures
 from metagrad.tasks.gtb.tax_math import RULES
 
@@ -131,9 +131,9 @@ class GatherTradeBuild(FastTask):
         scores |= {f"{name}_rank": _by_rank(extra, name) for name in BY_RANK}
         return {name: x.cpu().numpy() for name, x in scores.items()}
 
-    def draw(self, figure: Any, runs: Runs) -> None:
-        """Draw runs: training, rates, who earns and pays."""
-        figures.draw(figure, runs)
+    def panels(self, runs: Runs) -> Panels:
+        """Panels of runs: training, rates, who earns and pays."""
+        return figures.panels(runs)
 
     def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
         """Pictures of one copy: map, order books, tax schedule, what the agents have."""
