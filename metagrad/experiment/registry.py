@@ -164,7 +164,8 @@ def _readable(hint: Any) -> Any:
         return functools.reduce(operator.or_, kinds) if kinds else None
     if origin is tuple:
         entries = [entry if entry is Ellipsis else _readable(entry) for entry in args]
-        return None if None in entries else tuple.__class_getitem__(tuple(entries))
+        endless = any(typing.get_args(entry)[-1:] == (Ellipsis,) for entry in entries)  # where would each end?
+        return None if None in entries or endless else tuple.__class_getitem__(tuple(entries))
     return hint if hint in (*_PLAIN, type(None)) or origin is typing.Literal else None
 
 

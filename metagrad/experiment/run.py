@@ -286,8 +286,12 @@ def _flags(experiment: Experiment) -> list[str]:
         if isinstance(value, bool):
             flags.append(f"--task.{name}" if value else f"--task.no-{name}")
         else:
-            flags += [f"--task.{name}", *map(str, value if isinstance(value, tuple) else (value,))]
+            flags += [f"--task.{name}", *map(str, _leaves(value))]
     return flags
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for part in value for leaf in _leaves(part)] if isinstance(value, tuple) else [value]
 
 
 def _shown(console: Console, summary: dict[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
         if taxes.tax_day[0]:
             kept |= {
                 "income": taxes.income, "taxed_coin": taxes.coin_before, "rates": taxes.live, "cap": s.rates.cap,
-                "tax": taxes.paid, "net_tax": taxes.paid - taxes.rebate[:, None],
+                "tax": taxes.paid, "net_tax": taxes.paid - taxes.rebate.reshape(len(wealth), -1),
             }  # fmt: skip
         if s.clock.time[0] == self.steps:
             traded = s.events.trade_value.sum(-1)

@@ -24,6 +24,7 @@ class Rules(NamedTuple):
     start_coin: float  # of every agent
     equal_worth: bool  # whether welfare is mean coin times equality, or mean coin weighted by its inverse
     productivity_weight: float  # share of pure productivity in the former
+    rebate: str  # how the revenue is shared out
 
     @classmethod
     def of(cls, options: Options) -> Rules:
@@ -32,7 +33,7 @@ class Rules(NamedTuple):
             raise ValueError("planner_objective 'inverse_income_utility' cannot be followed from coin alone")
         return cls(
             tuple(options.cutoffs.tolist()), options.utility_eta, options.start_coin,
-            options.planner_objective == "equality_x_productivity", options.productivity_only_weight,
+            options.planner_objective == "equality_x_productivity", options.productivity_only_weight, options.rebate,
         )  # fmt: skip
 
 
@@ -98,20 +99,32 @@ def taxable(income: Tensor, rules: Rules) -> Tensor:
     return (income[..., None] - cutoffs).clamp_min(0.0).minimum(upper - cutoffs)
 
 
+def shared_out(paid: Tensor, income: Tensor, rules: Rules) -> Tensor:
+    """What everybody gets of all that was paid, ``[..., A]`` or, where all get the same, ``[..., 1]``."""
+    if rules.rebate == "equal":
+        return paid.mean(-1, keepdim=True)
+    if rules.rebate == "need":
+        parts = 1 / income.clamp_min(1.0)
+    else:  # n for the lowest income, 1 for the highest; those who are equal have the mean of their ranks
+        mine, other = income[..., :, None], income[..., None, :]
+        parts = income.shape[-1] + 0.5 - (other < mine).sum(-1) - (other == mine).sum(-1) / 2
+    return parts / parts.sum(-1, keepdim=True) * paid.sum(-1, keepdim=True)
+
+
 def transfers(rates: Tensor, income: Tensor, coin: Tensor, rules: Rules) -> Tensor:
     """Rebate less tax, ``[..., A]``, for rates ``[..., B]``.
 
     The tax is limited by the coin at hand; where it is, the derivative is 0.
     """
     paid = (taxable(income, rules) * rates[..., None, :]).sum(-1).minimum(coin)
-    return paid.mean(-1, keepdim=True) - paid
+    return shared_out(paid, income, rules) - paid
 
 
 def transfer_derivatives(rates: Tensor, income: Tensor, coin: Tensor, rules: Rules) -> Tensor:
     """Derivative of :func:`transfers` by the rates, ``[..., A, B]``."""
     base = taxable(income, rules)
     base = base * ((base * rates[..., None, :]).sum(-1, keepdim=True) < coin[..., None])
-    return base.mean(-2, keepdim=True) - base
+    return shared_out(base.mT, income[..., None, :], rules).mT - base
 
 
 def utility(coin: Tensor, rules: Rules) -> Tensor:
