@@ -65,6 +65,16 @@ def economy():
     return GatherTradeBuild(steps=10, tax_period=5)
 
 
+def needy_economy():
+    return GatherTradeBuild(
+        steps=10, tax_period=5, brackets=(0, 1.5, 4), rebate="need", skills=(0.5, 1.2, 2, 4), utility_eta=0.5,
+    )  # fmt: skip
+
+
+def ranked_economy():
+    return GatherTradeBuild(steps=10, tax_period=5, brackets=(0,), rebate="rank", productivity_only_weight=0.4)
+
+
 def linear_payments(eta, batch):
     seen = next(iter(batch.designer_obs.values())).flatten(3)
     rate = (seen @ eta["w"][:, None] + eta["b"][:, None, None]).tanh() + 0.5
@@ -163,6 +173,7 @@ ROWS = [
     (river, "pictures_sgd", ByAction(TRUNK, view=OverviewAndCleaners()), 2),
     (wide_river, "pictures", OVERVIEW, 1),
     *((economy, a, TAXES, 1) for a in ECONOMY),
+    *((make, "workers", TAXES, 1) for make in (needy_economy, ranked_economy)),
     # Further steps meet kinks: a tax that is just the coin at hand.
     (economy, "workers", TAXES, 2),
     (economy, "workers_convolutions", TAXES, 2),

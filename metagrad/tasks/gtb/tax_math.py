@@ -106,8 +106,8 @@ def shared_out(paid: Tensor, income: Tensor, rules: Rules) -> Tensor:
     if rules.rebate == "need":
         parts = 1 / income.clamp_min(1.0)
     else:  # n for the lowest income, 1 for the highest; those who are equal have the mean of their ranks
-        mine, other = income[..., :, None], income[..., None, :]
-        parts = income.shape[-1] + 0.5 - (other < mine).sum(-1) - (other == mine).sum(-1) / 2
+        above = (income[..., :, None] - income[..., None, :]).sign()
+        parts = income.shape[-1] + 0.5 - (1 + above).sum(-1) / 2
     return parts / parts.sum(-1, keepdim=True) * paid.sum(-1, keepdim=True)
 
 
