@@ -16,6 +16,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from metagrad.experiment.config import as_written_now
+
 FORMAT = "metagrad-checkpoint-2"
 KEEP = 2
 
@@ -87,6 +89,7 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
     theirs = sidecar.get("config")
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{path / 'state.json'} does not say which configuration it is of")
+    theirs = theirs if theirs == config else as_written_now(theirs)
     if config is not None and theirs != config:
         differing = ", ".join(sorted(_differing(config, theirs)))
         raise CheckpointError(f"checkpoint {path} belongs to another configuration: {differing}")
