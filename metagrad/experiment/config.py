@@ -103,13 +103,6 @@ def from_dict(values: Any, path: str = "") -> Any:
         raise ConfigError(located(error, cls, path)) from error
 
 
-def as_written_now(values: dict[str, Any]) -> dict[str, Any]:
-    """A configuration, perhaps of an earlier version, with the options of today; what is none stays as it is."""
-    with contextlib.suppress(ConfigError):
-        return to_dict(from_dict(values))
-    return values
-
-
 def located(error: Exception, cls: type, path: str) -> str:
     """What was wrong with an option of a class, by the path to it."""
     text, own = str(error), f"{cls.__name__}."
