@@ -558,7 +558,7 @@ def test_a_phase_needs_its_agents(tmp_path, capsys):
     assert cli.main([*command, "--first-seed", "7", "--task.steps", "20"]) == 2
     shown = capsys.readouterr().err
     made = shown.split("`")[1]
-    wanted = "gtb --method free-market --seeds 1 --first-seed 7 --task.steps 20 --task.anneal paper --out "
+    wanted = "gtb --method free-market --seeds 1 --first-seed 7 --task.steps 20 --task.anneal -888.88"
     assert made.startswith(f"metagrad train {wanted}")
     assert "--init-from" in shown
     assert not (tmp_path / "two").exists()
