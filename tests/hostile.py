@@ -145,7 +145,8 @@ def disguised(value, rng):
         choices += [int(value)] * value.is_integer() + [np.float32(value)] * (float(np.float32(value)) == value)
         return choices[rng.integers(len(choices))]
     if isinstance(value, tuple):
-        return list(value) if rng.random() < 0.5 else np.array(value)
+        ragged = len({np.shape(entry) for entry in value}) > 1
+        return list(value) if rng.random() < 0.5 or ragged else np.array(value)
     return np.str_(value) if isinstance(value, str) else value
 
 
