@@ -121,7 +121,8 @@ def test_saez_learns_from_incomes():
     actions = np.full((2, 100), 40)
     paid = [env.step(actions)[4]["tax_paid"].sum(1) for _ in range(6)]
     assert (env.state.saez.appended == 600).all()
-    assert len(np.unique(paid)) == 12
+    assert len(np.unique(paid[:5])) == 10
+    assert paid[5][0] == paid[5][1]
     assert (env.state.saez.running_mean > 0).any()
 
 
