@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import _tax  # type: ignore[attr-defined]
-from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where
+from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where, shown
 from fastenvs.guard import Guarded, exclusive
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
@@ -99,7 +99,7 @@ class PeriodicTax(Guarded):
 
     def __init__(self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10) -> None:
         super().__init__()
-        self._cutoffs = _check_cutoffs(cutoffs)
+        self._cutoffs = check_cutoffs(cutoffs)
         self._period = positive_int("period", period)
         n, a = positive_int("num_economies", num_economies), positive_int("n_agents", n_agents)
         affordable(f"num_economies = {n:,} economies", n, 200 * (a + len(self._cutoffs)))
@@ -342,17 +342,18 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
 def _check_schedule(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike):
     """Contiguous float64 arrays ``[N, A]``, ``[N, B]``, ``[B]``, checked."""
     z = numbers_of("income", income)
-    m = _check_cutoffs(cutoffs)
+    m = check_cutoffs(cutoffs)
     if z.ndim != 2 or z.shape[1] == 0:
         raise ValueError(f"income must have shape [N, A], got {list(z.shape)}")
     refuse_where("income", z, ~(np.abs(z) <= MAX_COIN), "must be finite")
     return z, check_rates(rates, (len(z), len(m))), m
 
 
-def _check_cutoffs(cutoffs: ArrayLike) -> np.ndarray:
-    m = numbers_of("cutoffs", cutoffs)
+def check_cutoffs(cutoffs: ArrayLike, name: str = "cutoffs") -> np.ndarray:
+    """Lower edges of brackets as float64 ``[B]``, rising strictly from 0; ``name`` is what an error calls them."""
+    m = numbers_of(name, cutoffs)
     if m.ndim != 1 or len(m) == 0 or m[0] != 0 or not np.isfinite(m).all() or (np.diff(m) <= 0).any():
-        raise ValueError(f"cutoffs must rise strictly from 0 and be finite, got {m}")
+        raise ValueError(f"{name} must rise strictly from 0 and be finite, got {shown(m.tolist())}")
     return m
 
 

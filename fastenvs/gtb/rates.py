@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastenvs.cycle import restart
-from fastenvs.gtb.config import Options
+from fastenvs.gtb.config import PAPER_ANNEAL, Options
 from fastenvs.jit import kernel, part
 from fastenvs.tax import US_FEDERAL_RATES
 
@@ -28,7 +28,7 @@ def make_config(options: Options) -> RateConfig:
     """The source of rates that a tax mode means."""
     fixed = {"us_federal": US_FEDERAL_RATES, "fixed": options.fixed_rates, "none": (0.0,) * len(options.cutoffs)}
     mode = {"external": EXTERNAL, "planner": DESIGNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
-    warmup, slope = options.anneal or (0.0, 0.0)
+    warmup, slope = PAPER_ANNEAL if options.anneal == "paper" else options.anneal or (0.0, 0.0)
     return RateConfig(
         mode,
         0.0 if options.tax_mode == "none" else options.rate_max,
