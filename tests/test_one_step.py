@@ -43,14 +43,15 @@ def test_matches_the_naive_reference(play):
         if o.announce:
             assert obs["agents"]["mask"].sum() == copies * a
             obs, rewards, over, cut, info = env.step(rng.integers(0, env.n_actions, (copies, a)))
-            assert not (rewards.any() or info["designer_reward"].any() or over.any() or cut.any())
-            assert not info["tax_day"].any()
+            for quiet in (rewards, info["designer_reward"], over, cut, info["tax_day"]):
+                assert not quiet.any()
             assert obs["agents"]["mask"].all()
             np.testing.assert_array_equal(obs["designer"]["flat"][:, :b], rates.astype(np.float32))
             flat = obs["agents"]["flat"]
             np.testing.assert_array_equal(flat[..., 1 : 1 + b], np.repeat(rates[:, None], a, 1).astype(np.float32))
-            np.testing.assert_allclose(flat[..., 0], np.log(skills), rtol=1e-6, atol=1e-7)
-            assert not o.agent_ids or (flat[..., 1 + b :] == np.eye(a)).all()
+            np.testing.assert_allclose(flat[..., 0], np.log10(skills), rtol=1e-6, atol=1e-7)
+        assert not o.agent_ids or (obs["agents"]["flat"][..., -a:] == np.eye(a)).all()
+        assert obs["agents"]["flat"].shape[-1] == 1 + b * o.announce + a * o.agent_ids
         actions = rng.integers(0, env.n_actions, (copies, a))
         obs, rewards, over, cut, info = env.step(actions)
         assert over.all()

@@ -3,7 +3,8 @@
 :class:`VectorAgents` has one entry an agent, :class:`VectorTeam` one a copy, whose agents act together, and
 :class:`VectorDesigner` one a copy, whose designer acts while the agents follow a policy. Importing this module
 registers ids for :func:`gymnasium.make_vec`: ``fastenvs/EscapeRoom-v0``, ``fastenvs/Cleanup-v0``,
-``fastenvs/GTB-v0`` and ``fastenvs/OneStepEconomy-v0`` are teams, the same with ``-agents`` or ``-designer`` before the version are the others.
+``fastenvs/GTB-v0`` and ``fastenvs/OneStepEconomy-v0`` are teams, the same with ``-agents`` or ``-designer`` before the
+version are the others.
 
 As in :class:`gymnasium.vector.SyncVectorEnv`, a seed ``s`` resets copy ``i`` as one copy alone is reset by ``s + i``,
 and every array of ``info`` has a mask of the entries that it holds for. Results equal those of ``SyncVectorEnv`` over

@@ -52,8 +52,8 @@ class Options:
     saez_welfare, saez_elasticity
         Welfare weights of mode ``saez``, and a fixed elasticity instead of the estimated one.
     announce : bool
-        Whether an episode has a first step in which agents do nothing: rates that are set in it are seen before
-        labour is chosen.
+        Whether an episode has a first step in which agents do nothing, and rates that are set in it are seen before
+        labour is chosen. Without, agents learn of rates by what they are left with.
     agent_ids : bool
         Whether agents see who they are, one-hot.
     """
@@ -64,7 +64,7 @@ class Options:
     skill_cap: float = 10.0
     draw_skills: bool = False
     max_labor: float = 100.0
-    labor_levels: int = 101
+    labor_levels: int = 201
     labor_cost: float = 1e-4
     labor_exponent: float = 3.0
     utility_eta: float = 0.23
@@ -102,9 +102,8 @@ class Options:
             raise ValueError("skills are given: draw_skills would draw others")
 
     def _check_rates(self) -> None:
-        rising = all(low < high for low, high in zip(self.brackets, self.brackets[1:], strict=False))
-        if not (0 < len(self.brackets) <= tax.MAX_BRACKETS and self.brackets[0] == 0 and rising):
-            raise ValueError(f"brackets must rise strictly from 0, got {self.brackets}")
+        if len(tax.check_cutoffs(self.brackets, "brackets")) > tax.MAX_BRACKETS:
+            raise ValueError(f"brackets must be at most {tax.MAX_BRACKETS}, got {len(self.brackets)}")
         if self.tax_mode == "us_federal" and len(self.brackets) != len(US_BRACKETS):
             raise ValueError(f"tax_mode 'us_federal' needs {len(US_BRACKETS)} brackets, got {len(self.brackets)}")
         if (self.fixed_rates is not None) != (self.tax_mode == "fixed"):
@@ -116,6 +115,7 @@ class Options:
     # ------------------------------------------------------------------ what follows
 
     start_coin = 0.0
+    productivity_only_weight = 0.0
 
     @property
     def steps(self) -> int:
@@ -158,5 +158,5 @@ class Options:
     def bytes_each(self) -> int:
         """About how much memory a copy takes: its state, and its observations, kept twice."""
         a, b = self.n_agents, len(self.brackets)
-        views = a * (4 * (1 + b + a * self.agent_ids) + self.labor_levels * self.announce) + 4 * (a + b)
+        views = a * (4 * (1 + b * self.announce + a * self.agent_ids) + self.labor_levels * self.announce) + 4 * (a + b)
         return 2 * views + b * len(self.rate_choices) + 150 * (a + b) + 8_000 * (self.tax_mode == "saez")

@@ -70,7 +70,7 @@ class State(NamedTuple):
 class Views(NamedTuple):
     """Observations of N copies."""
 
-    agents: np.ndarray  # float32 [N, A, 1 + B], or [N, A, 1 + B + A]
+    agents: np.ndarray  # float32 [N, A, F], F = 1, plus B with `announce`, plus A with `agent_ids`
     mask: np.ndarray  # uint8 [N, A, L], or without rows
     designer: np.ndarray  # float32 [N, B + A]
 
@@ -178,13 +178,13 @@ def observe(config, state, out, mask, lo, hi):
             out.designer[e, b] = state.taxes.live[e, b]
         for i in range(n_agents):
             out.designer[e, n_brackets + i] = 0.01 * state.taxes.income[e, i] if over else 0.0
-            out.agents[e, i, 0] = np.log(state.skill[e, i])
-            for b in range(n_brackets):
-                out.agents[e, i, 1 + b] = state.taxes.live[e, b]
+            out.agents[e, i, 0] = np.log10(state.skill[e, i])
             if config.agent_ids:
                 for j in range(n_agents):
-                    out.agents[e, i, 1 + n_brackets + j] = 1.0 if i == j else 0.0
+                    out.agents[e, i, out.agents.shape[2] - n_agents + j] = 1.0 if i == j else 0.0
             if config.announce:
+                for b in range(n_brackets):
+                    out.agents[e, i, 1 + b] = state.taxes.live[e, b]
                 for action in range(out.mask.shape[2]):
                     out.mask[e, i, action] = action == 0 or choosing
 
@@ -211,10 +211,10 @@ class OneStepEconomy(VecEnv):
     """N copies of the one-step economy.
 
     Action k of an agent is to work ``options.hours[k]`` hours. Agents see, ``obs["agents"]["flat"]`` float32
-    ``[N, A, 1 + B]``, the logarithm of their skill and the rates in force, and, with ``agent_ids``, who they are; with
-    ``announce`` there is a ``mask`` uint8 ``[N, A, L]``. The designer sees, ``obs["designer"]["flat"]`` float32
-    ``[N, B + A]``, rates and, once the episode is over, incomes in hundreds of coins, not skills; in tax mode
-    ``planner`` it has a ``mask`` uint8 ``[N, B, 1 + R]`` of ones.
+    ``[N, A, F]``, the decimal logarithm of their skill, with ``announce`` the rates in force, and with ``agent_ids``
+    who they are; with ``announce`` there is a ``mask`` uint8 ``[N, A, L]``. The designer sees,
+    ``obs["designer"]["flat"]`` float32 ``[N, B + A]``, rates and, once the episode is over, incomes in hundreds of
+    coins, not skills; in tax mode ``planner`` it has a ``mask`` uint8 ``[N, B, 1 + R]`` of ones.
 
     Rewards are utilities, less that of having and doing nothing. ``info`` has, besides ``designer_reward`` (welfare,
     likewise): ``reward`` float64 ``[N, A]``; of the last episode that ended ``labor`` and ``utility`` ``[N, A]``,
@@ -261,7 +261,7 @@ class OneStepEconomy(VecEnv):
             self.state.coin, np.zeros((n, a)),
         )  # fmt: skip
         self._views = Views(
-            np.zeros((n, a, 1 + b + a * o.agent_ids), np.float32),
+            np.zeros((n, a, 1 + b * o.announce + a * o.agent_ids), np.float32),
             np.zeros((n if o.announce else 0, a, o.labor_levels), np.uint8),
             np.zeros((n, b + a), np.float32),
         )
@@ -282,7 +282,7 @@ class OneStepEconomy(VecEnv):
     def set_rates(self, new: ArrayLike) -> None:
         """Put rates ``[N, B]`` or ``[B]`` in [0, 1] in force at once, in tax mode ``external``; they survive resets.
 
-        Agents see them in the next observations.
+        With ``announce`` agents see them in the next observations.
         """
         if self.options.tax_mode != "external":
             raise ValueError(f"set_rates needs tax_mode 'external', this one is {self.options.tax_mode!r}")

@@ -1,10 +1,10 @@
 """The answer of the one-step economy: what agents do under a schedule, and which schedule is best.
 
 Agents are in a Nash equilibrium: each works the hours, out of the game's levels, that are best for it given what the
-others do. An agent knows that a share ``1 / A`` of its own tax comes back to it, as it does in the game; the more agents
-there are, the less that matters. The equilibrium is found by best responses in turn, from nobody working, the most
-skilled agent first, until nobody moves. Each agent's best response falls with the tax that the others pay, and with
-nothing else that they do; in games of that form (strategic substitutes in an aggregate) such responses come to rest.
+others do. An agent knows that a share ``1 / A`` of its own tax comes back to it, as it does in the game; the more
+agents there are, the less that matters. The equilibrium is found by best responses in turn, from nobody working, the
+last agent first, until nobody moves. Of what the others do, an agent's best response depends on the tax that they pay
+alone, and falls with it; in games of that form (strategic substitutes in an aggregate) such responses come to rest.
 Where there are several equilibria, this is the one that is meant.
 """
 
