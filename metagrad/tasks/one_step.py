@@ -115,7 +115,8 @@ def one_step_100() -> Experiment:
     four = one_step_4()
     agents = replace(
         four.agents, network=Levels(HUNDRED.labor_levels, MLP((32,), head_scale=0.1), width=0.025),
-        critic=Critic(MLP((32,), initial="torch"), Adam(1e-2)), share_parameters=True, reduction="rows",
+        optimiser=Adam(3e-3, beta2=0.99), critic=Critic(MLP((32,), initial="torch"), Adam(1e-2)),
+        share_parameters=True, reduction="rows",
     )  # fmt: skip
     return _preset("one_step_100", HUNDRED, agents, four.designer, four.run)
 
