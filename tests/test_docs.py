@@ -11,12 +11,12 @@ import matplotlib
 import pytest
 import torch
 
-from metagrad.experiment.cli import parse_train, split_trackers
+from metagrad.experiment.cli import parse_train, split_course
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
-COMMANDS = ("train", "evaluate", "plot", "compare", "replay")
+COMMANDS = ("train", "evaluate", "plot", "compare", "export", "replay")
 
 
 def name(page):
@@ -69,11 +69,14 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
         return
     assert command in COMMANDS
     if command == "train" and "--help" not in rest and "--resume" not in rest:
-        parse_train(split_trackers(rest)[0])
+        parse_train(split_course(rest)[0])
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare") else 1)
-        known = {"evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out")}
+        known = {
+            "evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out"),
+            "export": ("--episodes", "--seed", "--out", "--format"),
+        }  # fmt: skip
         for flag in known[command]:
             parser.add_argument(flag)
         parser.parse_args(rest)

@@ -140,10 +140,21 @@ class Policies(Checked):
             return x
         if rows.dim() == 1 or len(rows) == 1:
             return x.index_select(1, rows.flatten())
-        return torch.stack([one.index_select(0, mine) for one, mine in zip(x, rows, strict=True)])
+        return torch.stack([one.index_select(0, mine.clamp_min(0)) for one, mine in zip(x, rows, strict=True)])
+
+    def _counted(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        """The same of numbers ``[G, R]``, with 0 where a seed has no row."""
+        some = self._pick(x, rows)
+        return some if rows is None or len(rows) == 1 else some * (rows >= 0)
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        return self._pick(self.rows.of(batch.agents_alive), rows)
+        return self._counted(self.rows.of(batch.agents_alive), rows)
+
+    def _count(self, batch: Batch, alive: Tensor) -> Tensor:
+        """What the loss divides its sum over the rows at hand by, ``[G, 1]``."""
+        if self.reduction == "episode":
+            return alive.new_full((len(alive), 1), batch.k)
+        return alive.sum(1, keepdim=True)
 
     def _scale(self, batch: Batch, alive: Tensor) -> Tensor | float:
         """What the loss multiplies its sum over rows by."""

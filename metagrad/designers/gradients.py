@@ -18,6 +18,7 @@ from metagrad.designers.base import Notes, Transition
 from metagrad.designers.incentives import Incentive
 from metagrad.metagradient import Path
 from metagrad.optim import Params
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
@@ -43,6 +44,8 @@ class DesignerGradients:
     """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
 
     incentive: Incentive
+    optimiser: optim.Optimiser
+    pooled: bool
     cost: float
     cost_optimiser: optim.Optimiser | None
     gamma: float
@@ -66,7 +69,7 @@ class DesignerGradients:
         terms = dict(self._paths(state, agents, t.fresh, model, t.after, epoch, t))
         if self.cost or self.cost_optimiser is not None:
             parts = [self.incentive.cost_grad(state.eta, batch, self.gamma) for batch in t.batches]
-            terms["cost"] = mean_of(parts)
+            terms["cost"] = group.means(mean_of(parts))
         return terms
 
     def _paths(
@@ -84,7 +87,7 @@ class DesignerGradients:
 
     def direct_grad(self, eta: Params, fresh: Batch) -> Params:
         """Gradient of its loss at fixed behaviour."""
-        return grad_of(lambda p: -self._direct(p, fresh).sum(), eta)
+        return group.means(grad_of(lambda p: -self._direct(p, fresh).sum(), eta))
 
     def _direct(self, eta: Params, fresh: Batch) -> Tensor:
         value = self.incentive.direct(eta, fresh, self.gamma)
@@ -165,7 +168,7 @@ class DesignerGradients:
         self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, model: Model,
         terms: dict[str, Params],
     ) -> Notes:  # fmt: skip
-        """Each term's norm, and each path's cosine between the two halves of the fresh episodes."""
+        """Each term's norm, and each path's cosine between the two halves of the fresh episodes (of every process)."""
         assert t.fresh is not None
         n, k = len(t.fresh.alive), t.fresh.k
         notes = {f"{name}_norm": vectors(part, n).norm(dim=1) for name, part in terms.items()}
@@ -178,6 +181,24 @@ class DesignerGradients:
         for name, part in halves[0].items():
             notes[f"{name}_cosine"] = torch.cosine_similarity(vectors(part, n), vectors(halves[1][name], n), 1)
         return notes
+
+
+def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[str, Params]) -> MetaGradientState:
+    """One step on the weighted sum of the terms; one on the cost alone if that has an optimiser of its own."""
+    factors = {"chain": designer.chain, "direct": designer.direct}
+    if designer.cost_optimiser is None:
+        factors["cost"] = designer.cost
+    total: Params = {}
+    for name, factor in factors.items():
+        if name in terms:
+            total = optim.add(total, terms[name], factor) if total else scaled(terms[name], factor)
+    if designer.pooled:
+        total, terms = mean_over_seeds(total), {name: mean_over_seeds(part) for name, part in terms.items()}
+    eta, opt = designer.optimiser.step(state.eta, total, state.opt) if total else (state.eta, state.opt)
+    cost_opt = state.cost_opt
+    if designer.cost_optimiser is not None:
+        eta, cost_opt = designer.cost_optimiser.step(eta, terms["cost"], cost_opt)
+    return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
 
 
 def vectors(params: Params, n: int) -> Tensor:
@@ -196,3 +217,13 @@ def mean_of(parts: Sequence[Params]) -> Params:
     for part in parts[1:]:
         total = optim.add(total, part)
     return scaled(total, 1.0 / len(parts))
+
+
+def first_for_all(params: Params) -> Params:
+    """What the first seed has, for every seed."""
+    return {name: p[:1].expand_as(p).clone() for name, p in params.items()}
+
+
+def mean_over_seeds(params: Params) -> Params:
+    """The mean over the seeds, for every seed."""
+    return {name: p.mean(0, keepdim=True).expand_as(p).clone() for name, p in params.items()}

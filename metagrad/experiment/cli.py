@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``evaluate``, ``plot``, ``compare`` and ``replay``."""
+"""Command line: ``metagrad train``, ``evaluate``, ``plot``, ``compare``, ``export`` and ``replay``."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 GAMES = "{escape-room,cleanup,gtb,one-step-economy,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
+       metagrad train ... --processes P
        metagrad train ... --track {{tensorboard,wandb}}
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
        metagrad compare RUN [RUN ...]
-       metagrad replay RUN [--seed N] [--out FILE]
+       metagrad export RUN [--episodes N] [--seed N] [--out FOLDER] [--format {{csv,parquet}}]
+       metagrad replay RUN [--seed N] [--out FILE.html or FILE.gif]
        metagrad --version
 
 `metagrad train --help` lists games and methods, `metagrad train escape-room --help` all options of that game."""
@@ -35,7 +37,10 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "replay": _replay}
+    commands = {
+        "train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "export": _export,
+        "replay": _replay,
+    }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
 
@@ -45,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    rest, course = split_course(args) if args[0] == "train" else (args, argparse.Namespace(processes=1))
+    if course.processes > 1:
+        from metagrad.parallel.launch import launch
+
+        return launch(course.processes, [*rest, *(f"--track={name}" for name in course.track)])
     try:
         return _guarded(commands[args[0]], args[1:])
     except ModuleNotFoundError as error:
@@ -58,6 +68,8 @@ def _guarded(command: Any, args: list[str]) -> int:
     from metagrad.experiment.checkpoint import CheckpointError
     from metagrad.experiment.folder import RunError
     from metagrad.experiment.process import Stopped, any_terminal
+    from metagrad.parallel.group import Parted, leave
+    from metagrad.parallel.launch import PARTED, launched
 
     with any_terminal():
         try:
@@ -66,12 +78,16 @@ def _guarded(command: Any, args: list[str]) -> int:
             return _say(error, 2)
         except KeyError as error:
             return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
+        except Parted as error:
+            return PARTED if launched() else _say(error, PARTED)
         except MemoryError as error:
             return _say(f"there is not enough memory: {error}", 2)
         except Stopped as stopped:
             return _say(stopped, 128 + stopped.number)
         except KeyboardInterrupt:
             return _say("interrupted", 128 + signal.SIGINT)
+        finally:
+            leave()
     return 0
 
 
@@ -85,7 +101,9 @@ def _say(message: object, status: int) -> int:
 def _console(width: int | None = None) -> Console:
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False, width=width)
+    from metagrad.parallel import group
+
+    return Console(markup=False, emoji=False, highlight=False, width=width, quiet=group.follows())
 
 
 def _train(args: list[str]) -> None:
@@ -95,17 +113,20 @@ def _train(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_games())
         return
-    args, trackers = split_trackers(args)
+    args, course = split_course(args)
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        run.resume(folder := parser.parse_args(args).resume, console, trackers)
+        run.resume(folder := parser.parse_args(args).resume, console, course.track)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
-        run.train(experiment, folder, console, trackers)
+        run.train(experiment, folder, console, course.track)
     from metagrad.experiment.metrics import plot_runs, read_metrics
+    from metagrad.parallel import group
 
+    if group.rank():
+        return
     figure = folder / "figure.png"
     up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
     if read_metrics(folder / "metrics.csv") and not up_to_date:
@@ -128,15 +149,24 @@ def _games() -> str:
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
         "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
+        "--processes P lets P processes of this machine share the K episodes.",
     ])  # fmt: skip
 
 
-def split_trackers(args: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of ``metagrad train`` that say what a run does, and who else is told its metrics."""
+def _some(text: str) -> int:
+    """A number of processes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be 1 to 1,024, got {text!r}")
+    return int(text)
+
+
+def split_course(args: list[str]) -> tuple[list[str], argparse.Namespace]:
+    """The arguments of ``metagrad train`` that say what a run does; and by how many processes, and who else is told."""
     parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
     parser.add_argument("--track", action="append", choices=("tensorboard", "wandb"), default=[])
+    parser.add_argument("--processes", type=_some, default=1)
     named, rest = parser.parse_known_args(args)
-    return rest, named.track
+    return rest, named
 
 
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
@@ -201,17 +231,33 @@ def _compare(args: list[str]) -> None:
     _console(width=400).print(comparison_table(options.runs))
 
 
+def _export(args: list[str]) -> None:
+    parser = _parser("export", "Write test episodes of a run as tables: agents by step, trades, tax days.", runs=False)
+    parser.add_argument("--episodes", type=int, help="for each seed (default: the run's own test exactly)")
+    parser.add_argument("--seed", type=int, help="whose episodes (default: all seeds')")
+    parser.add_argument("--out", type=Path, help="default: tables in the run")
+    parser.add_argument("--format", default="csv", help="csv (the default) or parquet")
+    options = parser.parse_args(args)
+    from metagrad.reports.export import export
+
+    seeds = None if options.seed is None else [options.seed]
+    out = options.out or options.run / "tables"
+    for path in export(options.run, out, options.episodes, seeds, options.format):
+        _console().print(f"table: {path}")
+
+
 def _replay(args: list[str]) -> None:
-    parser = _parser("replay", "Write an episode of a run's agents as an animation (GIF).", runs=False)
+    parser = _parser("replay", "Write an episode of a run's agents to look at.", runs=False)
     parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
-    parser.add_argument("--out", type=Path, help="default: episode.gif in the run")
+    parser.add_argument(
+        "--out", type=Path, help="a page (.html) or an animation (.gif; default: episode.gif in the run)"
+    )
     options = parser.parse_args(args)
     from metagrad.experiment.run import load_learners
+    from metagrad.reports.replay import replay
 
-    learners = load_learners(options.run)
-    if options.seed is not None and options.seed not in learners.experiment.run.seeds:
-        raise ValueError(f"--seed must be one of {list(learners.experiment.run.seeds)}, got {options.seed}")
-    _console().print(f"episode: {learners.replay(options.out or options.run / 'episode.gif', options.seed)}")
+    out = options.out or options.run / "episode.gif"
+    _console().print(f"episode: {replay(load_learners(options.run), out, options.seed)}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,9 +98,11 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
         """Draw runs: training, rates, who earns and pays."""
         figures.draw(figure, runs)
 
-    def frame(self, env: Any, copy: int) -> np.ndarray:
-        """Picture of one copy: map, order books, tax schedule, what the agents have."""
-        return figures.frame(env, copy)
+    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
+        """Pictures of one copy: map, order books, tax schedule, what the agents have."""
+        from metagrad.tasks.gtb.frames import Dashboard  # matplotlib takes its time
+
+        return Dashboard(env, copy)
 
 
 def share_memories(mine: Any, of_training: Any, n_seeds: int) -> None:
