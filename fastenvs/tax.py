@@ -33,6 +33,8 @@ MAX_BRACKETS = 1000
 REBATES = ("equal", "need", "rank")
 #: Amounts up to here can be summed over all agents.
 MAX_COIN = 1e290
+#: Bounds of amounts in a restored state, far above what any play brings, and of rates.
+MONEY, RATE = (0.0, 1e30), (0.0, 1.0)
 
 
 class Taxes(NamedTuple):
@@ -75,6 +77,16 @@ def make_taxes(n: int, n_agents: int, n_brackets: int, rebate: str = "equal") ->
         arrays[name] = np.zeros(shapes[axis], dtype)
     arrays["position"].fill(1)
     return Taxes(**arrays)
+
+
+def bounds(period: int, n_choices: int) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the arrays of :class:`Taxes` in a restored state, where they are bounded."""
+    count = (0, 2_000_000_000)
+    return {
+        "position": (1, period), "choice": (0, max(0, n_choices - 1)), "n_days": count, "occupancy": count,
+        **dict.fromkeys(("live", "shown", "last_marginal", "marginal", "marginal_now"), RATE),
+        **dict.fromkeys(("last_coin", "paid", "rebate", "paid_sum", "income_sum"), MONEY), "tax_day": (0, 1),
+    }  # fmt: skip
 
 
 class PeriodicTax(Guarded):

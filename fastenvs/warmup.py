@@ -21,6 +21,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"steps": 2, "tax_period": 1, "rebate": "need"},
         {"steps": 2, "tax_period": 1, "tax_mode": "saez", "autoreset": "next_step"},
     ),
+    "one_step_economy": ({}, {"tax_mode": "saez", "n_agents": 100}),
 }
 
 

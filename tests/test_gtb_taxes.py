@@ -441,7 +441,6 @@ def test_a_schedule_starts_with_its_rate():
         (lambda: trainer(designer(), 1, game={"tax_mode": "us_federal"}), "external"),
         (lambda: trainer(designer(), 1, game={"tax_period": 30}), "tax day"),
         (lambda: trainer(designer(TaxSchedule()), 2, k=1), "baseline"),
-        (lambda: trainer(designer(direct=1.0), 1, game={"n_agents": 30, "fixed_four": False}), "30 agents"),
     ],
     ids=str,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastenvs.cycle import restart
 from fastenvs.gtb.config import Options
 from fastenvs.jit import kernel, part
 from fastenvs.tax import US_FEDERAL_RATES
@@ -84,15 +85,8 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        taxes.position[e] = 1
-        taxes.n_days[e] = 0
-        taxes.rate_sum[e] = 0.0
-        taxes.occupancy[e] = 0
-        taxes.effective_sum[e] = 0.0
-        taxes.paid_sum[e] = 0.0
-        taxes.income_sum[e] = 0.0
-        taxes.choice[e] = 0
         if config.mode == FIXED:
+            taxes.n_days[e] = 0  # the first period's
             put_in_force(config, rates, taxes, e)
         for b in range(taxes.live.shape[1]):
             if config.mode == DESIGNER:
@@ -101,13 +95,7 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
                 taxes.live[e, b] = 0.0  # until it is asked
             elif config.mode == SAEZ:
                 taxes.live[e, b] = saez_means[e % saez_means.shape[0], b]  # of its own memory, or the one
-            taxes.shown[e, b] = taxes.live[e, b]
-        for i in range(agents.coin.shape[1]):
-            taxes.last_coin[e, i] = agents.coin[e, i] + agents.escrow_coin[e, i]
-            taxes.last_income[e, i] = 0.0
-            taxes.last_marginal[e, i] = 0.0
-            taxes.sorted_income[e, i] = 0.0
-            taxes.marginal_now[e, i] = taxes.live[e, 0]
+        restart(taxes, agents.coin, agents.escrow_coin, e)
         rates.fresh[e] = True
         if config.mode == DESIGNER:
             rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])

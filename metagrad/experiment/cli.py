@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from metagrad.experiment.config import Experiment
 
-GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
+GAMES = "{escape-room,cleanup,gtb,one-step-economy,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
        metagrad train ... --processes P

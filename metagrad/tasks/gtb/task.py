@@ -47,11 +47,7 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
             env.state.clock.completed[:] = episodes
             return
         env.reset_completed(episodes)
-        for mine, of_training in zip(env.state.saez, source.state.saez, strict=True):
-            if len(mine):
-                by_seed = mine.reshape(n_seeds, -1, *mine.shape[1:])
-                theirs = of_training.reshape(n_seeds, -1, *mine.shape[1:])
-                by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
+        share_memories(env.state.saez, source.state.saez, n_seeds)
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """What scores and taxes need of a step.
@@ -107,6 +103,15 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
         from metagrad.tasks.gtb.frames import Dashboard  # matplotlib takes its time
 
         return Dashboard(env, copy)
+
+
+def share_memories(mine: Any, of_training: Any, n_seeds: int) -> None:
+    """Bring what Saez's formula has learned in training to the copies of an evaluation, seed by seed."""
+    for array, learned in zip(mine, of_training, strict=True):
+        if len(array):
+            by_seed = array.reshape(n_seeds, -1, *array.shape[1:])
+            theirs = learned.reshape(n_seeds, -1, *array.shape[1:])
+            by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
 
 
 def _mean_rates(extra: dict[str, Tensor], n_brackets: int) -> Tensor:

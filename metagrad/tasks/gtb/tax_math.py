@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastenvs.gtb.config import Options
+from fastenvs.metrics import SORTED_GINI
 from metagrad import estimators
 from metagrad.parallel import group
 
@@ -168,10 +169,12 @@ def reward_change(rates: Tensor, base: Tensor, record: TaxRecord, floor: float, 
 
 
 def equality(wealth: Tensor) -> Tensor:
-    """``1 - Gini`` over the last axis, as the economy defines it for fewer than 30 agents."""
-    n = wealth.shape[-1]
+    """``1 - Gini`` over the last axis, by the formulas of :func:`fastenvs.metrics.gini` for few agents and for many."""
+    n, total = wealth.shape[-1], wealth.sum(-1)
+    if n >= SORTED_GINI:
+        return 2 / (n + 1) * wealth.sort(-1).values.cumsum(-1).sum(-1) / (total + 1e-10)
     difference = (wealth[..., :, None] - wealth[..., None, :]).abs().sum((-1, -2))
-    return 1 - difference / (2 * n * wealth.sum(-1) + 1e-10) / ((n - 1) / n)
+    return 1 - difference / (2 * n * total + 1e-10) / ((n - 1) / n)
 
 
 def welfare(wealth: Tensor, rules: Rules) -> Tensor:
