@@ -116,6 +116,7 @@ class Options:
 
     start_coin = 0.0
     productivity_only_weight = 0.0
+    rebate = "equal"
 
     @property
     def steps(self) -> int:
