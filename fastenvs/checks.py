@@ -10,7 +10,7 @@ import operator
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +113,8 @@ def shown(value: Any) -> str:
 def normalise(options: Any) -> None:
     """Bring every field of a frozen dataclass to its declared type, or say which one cannot be.
 
-    Known are ``int``, ``float``, ``bool``, ``Literal``, ``str | Path``, tuples of these, and each of them or ``None``.
+    Known are ``int``, ``float``, ``bool``, ``Literal``, ``str | Path``, tuples of these, functions, and unions of a
+    tuple with what is no tuple; each of them or ``None``.
     """
     for name, hint in hints_of(type(options)).items():  # type: ignore[arg-type]
         object.__setattr__(options, name, _as_type(name, getattr(options, name), hint))
@@ -131,12 +132,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
     if origin is typing.Literal:
         return one_of(name, value, args)
     if origin in (typing.Union, types.UnionType):
-        if set(args) == {str, Path}:
-            return as_path(name, value)
         if value is None and type(None) in args:
             return None
-        (hint,) = (a for a in args if a is not type(None))
-        return _as_type(name, value, hint)
+        return _as_one_of(name, value, [a for a in args if a is not type(None)])
     if origin is tuple:
         return _as_tuple(name, value, args)
     if hint is int:
@@ -145,6 +143,19 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
             raise ValueError(f"{name} must be at most {MAX_INT} in size, got {shown(number)}")
         return number
     return {float: as_float, bool: as_bool}[hint](name, value)
+
+
+def _as_one_of(name: str, value: Any, hints: list) -> Any:
+    """``value`` as the type of a union that it can be of: a function, a text or path, or what is none of these."""
+    by_origin = {typing.get_origin(hint): hint for hint in hints if hint not in (str, Path)}
+    if Callable in by_origin and callable(value):
+        return value
+    rest = [hint for origin, hint in by_origin.items() if origin not in (Callable, typing.Literal)]
+    if isinstance(value, str | os.PathLike) or not rest:
+        if Path in hints:
+            return as_path(name, value)
+        rest = [by_origin.get(typing.Literal, *rest)]
+    return _as_type(name, value, rest[0])
 
 
 def _as_tuple(name: str, value: Any, args: tuple) -> tuple:

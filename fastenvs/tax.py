@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import _tax  # type: ignore[attr-defined]
-from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where
+from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where, shown
 from fastenvs.guard import Guarded, exclusive
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
@@ -27,6 +27,8 @@ ZERO_INCOME = 1e-6
 MAX_BRACKETS = 1000
 #: Amounts up to here can be summed over all agents.
 MAX_COIN = 1e290
+#: Bounds of amounts in a restored state, far above what any play brings, and of rates.
+MONEY, RATE = (0.0, 1e30), (0.0, 1.0)
 
 
 class Taxes(NamedTuple):
@@ -70,6 +72,16 @@ def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
     return Taxes(**arrays)
 
 
+def bounds(period: int, n_choices: int) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the arrays of :class:`Taxes` in a restored state, where they are bounded."""
+    count = (0, 2_000_000_000)
+    return {
+        "position": (1, period), "choice": (0, max(0, n_choices - 1)), "n_days": count, "occupancy": count,
+        **dict.fromkeys(("live", "shown", "last_marginal", "marginal", "marginal_now"), RATE),
+        **dict.fromkeys(("last_coin", "paid", "rebate", "paid_sum", "income_sum"), MONEY), "tax_day": (0, 1),
+    }  # fmt: skip
+
+
 class PeriodicTax(Guarded):
     """Taxes that fall due on the last step of every period, on their own.
 
@@ -87,7 +99,7 @@ class PeriodicTax(Guarded):
 
     def __init__(self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10) -> None:
         super().__init__()
-        self._cutoffs = _check_cutoffs(cutoffs)
+        self._cutoffs = check_cutoffs(cutoffs)
         self._period = positive_int("period", period)
         n, a = positive_int("num_economies", num_economies), positive_int("n_agents", n_agents)
         affordable(f"num_economies = {n:,} economies", n, 200 * (a + len(self._cutoffs)))
@@ -330,17 +342,18 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
 def _check_schedule(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike):
     """Contiguous float64 arrays ``[N, A]``, ``[N, B]``, ``[B]``, checked."""
     z = numbers_of("income", income)
-    m = _check_cutoffs(cutoffs)
+    m = check_cutoffs(cutoffs)
     if z.ndim != 2 or z.shape[1] == 0:
         raise ValueError(f"income must have shape [N, A], got {list(z.shape)}")
     refuse_where("income", z, ~(np.abs(z) <= MAX_COIN), "must be finite")
     return z, check_rates(rates, (len(z), len(m))), m
 
 
-def _check_cutoffs(cutoffs: ArrayLike) -> np.ndarray:
-    m = numbers_of("cutoffs", cutoffs)
+def check_cutoffs(cutoffs: ArrayLike, name: str = "cutoffs") -> np.ndarray:
+    """Lower edges of brackets as float64 ``[B]``, rising strictly from 0; ``name`` is what an error calls them."""
+    m = numbers_of(name, cutoffs)
     if m.ndim != 1 or len(m) == 0 or m[0] != 0 or not np.isfinite(m).all() or (np.diff(m) <= 0).any():
-        raise ValueError(f"cutoffs must rise strictly from 0 and be finite, got {m}")
+        raise ValueError(f"{name} must rise strictly from 0 and be finite, got {shown(m.tolist())}")
     return m
 
 

@@ -20,6 +20,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
         {"steps": 2, "tax_period": 1, "anneal": (1.0, 0.1)},
         {"steps": 2, "tax_period": 1, "tax_mode": "saez", "autoreset": "next_step"},
     ),
+    "one_step_economy": ({}, {"tax_mode": "saez", "n_agents": 100}),
 }
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from metagrad import losses, optim
-from metagrad.agents.base import Adjoint, AgentState, Step
+from metagrad.agents.base import Adjoint, AgentState, Interface, Step
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, CountOrNone, Positive
@@ -30,7 +30,7 @@ from metagrad.optim import Params
 class Path(Protocol):
     """How far the designer follows the agents' learning."""
 
-    def init(self, agents: AgentState, incentive: Any, eta: Params) -> Any:
+    def init(self, agents: AgentState, incentive: Any, game: Interface) -> Any:
         """The state to begin with."""
 
     def advance(self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step]) -> Any:
@@ -55,7 +55,7 @@ class LastSteps(Checked):
 
     m: CountOrNone = 0
 
-    def init(self, agents: AgentState, incentive: Any, eta: Params) -> None:
+    def init(self, agents: AgentState, incentive: Any, game: Interface) -> None:
         """No state."""
 
     def advance(self, state: Any, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step]) -> Any:
@@ -106,9 +106,9 @@ class Sensitivity(Checked):
     response_time: Positive = 64.0
     stride: Count = 8
 
-    def init(self, agents: AgentState, incentive: Any, eta: Params) -> Response:
+    def init(self, agents: AgentState, incentive: Any, game: Interface) -> Response:
         """No response yet."""
-        n = incentive.levers
+        n = incentive.levers(game)
         params, moment = ({name: p.new_zeros(n, *p.shape) for name, p in agents.policy.items()} for _ in range(2))
         return Response(params, moment, 0)
 

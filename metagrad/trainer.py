@@ -91,7 +91,7 @@ class _Saved:
         self._check_filled(rest, state.iteration)
         if not dry:
             self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
-            pending = batch_of(held, self.where.device) if held else None
+            pending = batch_of(held, self.where.device).replace(options=self.task.interface.options) if held else None
             self.state, self.env_steps = state._replace(pending=pending), steps
 
     def _check_filled(self, found: dict[str, Tensor], iteration: int) -> None:

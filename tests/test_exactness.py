@@ -9,6 +9,7 @@ import pytest
 import torch
 from games import Lights
 
+from fastenvs.cleanup import PRESETS
 from metagrad import (
     ByAction,
     ByActionType,
@@ -57,7 +58,7 @@ def river():
 
 
 def wide_river():
-    return Cleanup("authors_10x10", 6)
+    return Cleanup(**{**PRESETS["authors_10x10"], "steps": 6})
 
 
 def economy():

@@ -174,7 +174,7 @@ def test_existing_folder_is_not_touched(finished, capsys):
     ("options", "message"),
     [
         (["--task.n-agents", "2", "--task.min-at-lever", "3"], "never open"),
-        (["--task.n-agents", "0"], "--task.n-agents must be a number of at least 1"),
+        (["--task.n-agents", "0"], "--task.n-agents must be an integer of at least 1"),
         (["--k", "0"], "--k must be a number of at least 1"),
         (["--seeds", "0"], "--seeds"),
         (["--agents.gamma", "1.5"], "--agents.gamma must be a number of at least 0 and at most 1, got 1.5"),

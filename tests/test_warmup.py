@@ -22,11 +22,12 @@ SETTINGS = {
     "escape_room": [{}, {"n_agents": 5, "min_at_lever": 2}, {"n_agents": 50}, {"randomize": True}],
     "cleanup": [{"preset": "authors_10x10"}, {"preset": "large"}, {"observation": "planes"}, {"movement": "orderly"}],
     "gtb": GTB,
+    "one_step_economy": [{}, {"tax_mode": "planner", "announce": True}, {"tax_mode": "saez"}, {"draw_skills": True}],
 }
 for name, settings in SETTINGS.items():
     for options in settings:
         for autoreset in ("same_step", "next_step", "disabled"):
-            limit = {"max_steps" if name == "escape_room" else "steps": 11}
+            limit = {"escape_room": {"max_steps": 11}, "one_step_economy": {}}.get(name, {"steps": 11})
             env = fastenvs.make(name, 3, seed=0, autoreset=autoreset, **{**options, **limit})
             env.reset()
             rng = np.random.default_rng(0)

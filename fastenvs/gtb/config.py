@@ -66,12 +66,13 @@ class Options:
         Steps between tax days.
     rate_min, rate_max, rate_step : float
         Rates that the designer may choose; rate_max also caps the others where annealed.
-    brackets : {"us", "linear", "log"}
-        Spacing of the brackets; ``usd_scale`` dollars a coin, or ``n_brackets`` up to ``top_cutoff``.
+    brackets : {"us", "linear", "log"} or tuple of float
+        The US federal brackets, at ``usd_scale`` dollars a coin; ``n_brackets`` brackets up to ``top_cutoff``, equally
+        spaced or doubling; or lower edges of your own, in coin, rising from 0.
     fixed_rates : tuple of float, optional
         Rates of mode ``fixed``.
-    anneal : (float, float), optional
-        Warm-up and slope, in completed episodes, of the cap on rates.
+    anneal : (float, float) or "paper", optional
+        Warm-up and slope, in completed episodes, of the cap on rates; the paper's grows from 0.1 to 1 over 8,000.
     saez_welfare, saez_elasticity, saez_shared
         Welfare weights of mode ``saez``, a fixed elasticity instead of the estimated one, and whether the
         copies pool their memories.
@@ -113,12 +114,12 @@ class Options:
     rate_min: float = 0.0
     rate_max: float = 1.0
     rate_step: float = 0.05
-    brackets: Literal["us", "linear", "log"] = "us"
+    brackets: Literal["us", "linear", "log"] | tuple[float, ...] = "us"
     usd_scale: float = 1000.0
     n_brackets: int = 5
     top_cutoff: float = 100.0
     fixed_rates: tuple[float, ...] | None = None
-    anneal: tuple[float, float] | None = None
+    anneal: tuple[float, float] | Literal["paper"] | None = None
     saez_welfare: Literal["inverse_income", "uniform"] = "inverse_income"
     saez_elasticity: float | None = None
     saez_shared: bool = False
@@ -148,6 +149,8 @@ class Options:
     @cached_property
     def cutoffs(self) -> np.ndarray:
         """Lower edges of the brackets, ``[B]``."""
+        if isinstance(self.brackets, tuple):
+            return tax.check_cutoffs(self.brackets, "brackets")
         if self.brackets == "us":
             return tax.us_federal_brackets(self.usd_scale)
         maker = tax.linear_brackets if self.brackets == "linear" else tax.log_brackets
@@ -261,6 +264,10 @@ def _check_rates(o: Options) -> None:
     if o.tax_mode == "us_federal" and o.brackets != "us":
         raise ValueError("tax_mode 'us_federal' needs brackets 'us'")
     n_brackets = len(o.cutoffs)  # makes them, which checks their options
+    if n_brackets > tax.MAX_BRACKETS:
+        raise ValueError(f"brackets must be at most {tax.MAX_BRACKETS}, got {n_brackets}")
+    if n_brackets < 2 and o.tax_mode == "saez":
+        raise ValueError("brackets must be at least 2 with tax_mode 'saez'")
     if (o.fixed_rates is not None) != (o.tax_mode == "fixed"):
         raise ValueError("fixed_rates go with tax_mode 'fixed', and it needs them")
     if o.fixed_rates is not None and (len(o.fixed_rates) != n_brackets or not all(0 <= r <= 1 for r in o.fixed_rates)):

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastenvs.gtb.config import Options
+from fastenvs.cycle import restart
+from fastenvs.gtb.config import PAPER_ANNEAL, Options
 from fastenvs.jit import kernel, part
 from fastenvs.tax import US_FEDERAL_RATES
 
@@ -27,7 +28,7 @@ def make_config(options: Options) -> RateConfig:
     """The source of rates that a tax mode means."""
     fixed = {"us_federal": US_FEDERAL_RATES, "fixed": options.fixed_rates, "none": (0.0,) * len(options.cutoffs)}
     mode = {"external": EXTERNAL, "planner": DESIGNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
-    warmup, slope = options.anneal or (0.0, 0.0)
+    warmup, slope = PAPER_ANNEAL if options.anneal == "paper" else options.anneal or (0.0, 0.0)
     return RateConfig(
         mode,
         0.0 if options.tax_mode == "none" else options.rate_max,
@@ -73,26 +74,12 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        taxes.position[e] = 1
-        taxes.n_days[e] = 0
-        taxes.rate_sum[e] = 0.0
-        taxes.occupancy[e] = 0
-        taxes.effective_sum[e] = 0.0
-        taxes.paid_sum[e] = 0.0
-        taxes.income_sum[e] = 0.0
-        taxes.choice[e] = 0
         for b in range(taxes.live.shape[1]):
             if config.mode == DESIGNER:
                 taxes.live[e, b] = config.choices[0]
             elif config.mode == SAEZ:
                 taxes.live[e, b] = saez_means[e % saez_means.shape[0], b]  # of its own memory, or the one
-            taxes.shown[e, b] = taxes.live[e, b]
-        for i in range(agents.coin.shape[1]):
-            taxes.last_coin[e, i] = agents.coin[e, i] + agents.escrow_coin[e, i]
-            taxes.last_income[e, i] = 0.0
-            taxes.last_marginal[e, i] = 0.0
-            taxes.sorted_income[e, i] = 0.0
-            taxes.marginal_now[e, i] = taxes.live[e, 0]
+        restart(taxes, agents.coin, agents.escrow_coin, e)
         rates.fresh[e] = True
         if config.mode == DESIGNER:
             rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])

@@ -90,8 +90,8 @@ def from_dict(values: Any, path: str = "") -> Any:
             raise ConfigError(f"{path or 'the configuration'} must name one import")
         return imported(values["import"])
     cls = _class_of(values.get("type"), path)
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(values.keys() - known - {"type"})
+    values = getattr(cls, "upgraded", dict)(values)
+    unknown = sorted(values.keys() - {f.name for f in fields(cls)} - {"type"})
     if unknown:
         raise ConfigError(f"unknown option {shown(_joined(path, unknown[0]))}")
     arguments = {name: from_dict(v, _joined(path, name)) for name, v in values.items() if name != "type"}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import operator
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -166,28 +168,34 @@ _PLAIN = (bool, int, float, str)
 
 def _leaf_type(value: Any, hint: Any) -> Any:
     """How a leaf is read; None for what the command line cannot give."""
+    kind = _readable(hint)
+    if kind not in (None, type(None)):
+        return kind
+    kinds = {type(v) for v in value} if isinstance(value, tuple) else {type(value)}
+    if len(kinds) > 1 or not kinds <= set(_PLAIN):  # nothing is declared, and the value tells nothing
+        return None
+    return tuple.__class_getitem__((*kinds, ...)) if isinstance(value, tuple) else type(value)
+
+
+def _readable(hint: Any) -> Any:
+    """What of a declared type a text can be read as; None for nothing."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, tuple):
-        kinds = {type(v) for v in value}
-        entry: Any = kinds.pop() if len(kinds) == 1 else args[0] if args and args[0] in _PLAIN else float
-        return tuple.__class_getitem__((entry, ...)) if kinds | {entry} <= set(_PLAIN) else None
-    if origin is typing.Literal:
-        return hint
-    options = args if origin in (typing.Union, types.UnionType) else (hint,)
-    if value is None:
-        return next((a | None for a in options if a in _PLAIN), None)
-    if isinstance(value, _PLAIN):
-        kind = float if float in options else type(value)
-        return kind | None if type(None) in options else kind
-    return None
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in map(_readable, args) if kind is not None]
+        return functools.reduce(operator.or_, kinds) if kinds else None
+    if origin is tuple:
+        entries = [entry if entry is Ellipsis else _readable(entry) for entry in args]
+        return None if None in entries else tuple.__class_getitem__(tuple(entries))
+    return hint if hint in (*_PLAIN, type(None)) or origin is typing.Literal else None
 
 
 def _help(cls: type) -> dict[str, str]:
     """What a class says of its parameters."""
     out: dict[str, str] = {}
-    for parameter in docstring_parser.parse(cls.__doc__ or "").params:
-        text = " ".join((parameter.description or "").split())
-        out |= {name.strip(): text for name in parameter.arg_name.split(",")}
+    for base in reversed(cls.__mro__):  # a task says what is other than in its game
+        for parameter in docstring_parser.parse(base.__doc__ or "").params:
+            text = " ".join((parameter.description or "").split())
+            out |= {name.strip(): text for name in parameter.arg_name.split(",")}
     return out
 
 

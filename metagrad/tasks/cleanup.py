@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from metagrad.agents.critics import Critic, DesignerCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
-from metagrad.checks import Count
 from metagrad.designers import ByActionType, DualRL, MetaGradient, SquashedGaussian
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
@@ -39,30 +38,30 @@ OPTIMUM = 41.85
 
 
 @dataclass(frozen=True)
-class Cleanup(FastTask):
+class Cleanup(FastTask, Options):  # type: ignore[misc]
     """Cleanup: apples grow while somebody cleans the river, which pays nothing.
 
-    The designer's picture shows the whole map.
+    Its parameters are the :class:`options of the game <fastenvs.cleanup.Options>`.
 
     Parameters
     ----------
-    preset : {"paper_7x7", "authors_10x10", "large"}
-        Map, number of agents, and rules.
-    steps : int
-        Length of an episode.
+    planner_view_size : int, optional
+        Radius of the designer's window; None for one that shows the whole map.
     """
-
-    preset: Literal["paper_7x7", "authors_10x10", "large"] = "paper_7x7"
-    steps: Count = 50
 
     name = "cleanup"
     fields = ("welfare", "incentives_paid", "waste_cleared")
 
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Runs once named the game's preset."""
+        return {**MAPS.get(str(saved.get("preset")), {}), **{n: x for n, x in saved.items() if n != "preset"}}
+
     def options(self) -> dict[str, Any]:
         """Those of the environment."""
-        game = Options(**MAPS[self.preset])
-        whole_map = max(game.view_size, *(n // 2 for n in game.symbols.shape))
-        return {**super().options(), "planner_view_size": whole_map}
+        whole_map = max(self.view_size, *(n // 2 for n in self.symbols.shape))
+        radius = whole_map if self.planner_view_size is None else self.planner_view_size
+        return {**super().options(), "planner_view_size": radius}
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """The type of every agent's action, whether it chose to clean, and the units of waste it removed."""
@@ -85,7 +84,7 @@ class Cleanup(FastTask):
 
     def bounds(self) -> dict[str, float]:
         """Best possible social welfare, where it is known."""
-        return {"best possible": OPTIMUM} if (self.preset, self.steps) == ("paper_7x7", 50) else {}
+        return {"best possible": OPTIMUM} if self == Cleanup() else {}
 
     def panels(self, runs: Runs) -> Panels:
         """Panels of runs: welfare and payments over training, and what every agent did in the end."""
@@ -153,7 +152,16 @@ def cleanup_paper() -> Experiment:
     return Experiment("cleanup", "cleanup_paper", "metagrad", Cleanup(), agents, designer, run)
 
 
-PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (cleanup, cleanup_paper)}
+def _on(name: str, game: str) -> Callable[[], Experiment]:
+    """The first preset's agents and designer on another map; episodes are as long."""
+    return lambda: replace(cleanup(), preset=name, task=Cleanup(**{**MAPS[game], "steps": 50}))
+
+
+PRESETS: dict[str, Callable[[], Experiment]] = {
+    **{f.__name__: f for f in (cleanup, cleanup_paper)},
+    "cleanup_10x10": _on("cleanup_10x10", "authors_10x10"),
+    "cleanup_large": _on("cleanup_large", "large"),
+}
 
 
 # ---------------------------------------------------------------------- methods

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from fastenvs.escape_room import Options
 from metagrad.agents.critics import Critic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
-from metagrad.checks import Count
 from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive
 from metagrad.designers.dual_rl import Head, SquashedGaussian
 from metagrad.networks.mlp import MLP, Normal
 from metagrad.optim import SGD, Adam, Linear
-from metagrad.tasks.base import FastTask, TaskError, per_agent, per_seed
+from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
 from metagrad.tasks.figures import Panels, Runs, by_seed, colour, curves
@@ -27,36 +27,18 @@ PLACES = ("lever", "start", "door")
 
 
 @dataclass(frozen=True)
-class EscapeRoom(FastTask):
+class EscapeRoom(FastTask, Options):  # type: ignore[misc]
     """Escape Room: M of N agents have to pull a lever so that the others can leave.
 
-    Parameters
-    ----------
-    n_agents : int
-        Number of agents, N.
-    min_at_lever : int
-        Agents that have to pull the lever, M.
-    max_steps : int
-        Step limit of an episode.
-    randomize : bool
-        Start episodes at random places.
+    Its parameters are the :class:`options of the game <fastenvs.escape_room.Options>`, by default those of ER(5, 2).
     """
 
-    n_agents: Count = 5
-    min_at_lever: Count = 2
-    max_steps: Count = 5
-    randomize: bool = False
+    n_agents: int = 5
+    min_at_lever: int = 2
 
     name = "escape-room"
     limit = "max_steps"
     fields = ("r_id", "environment_return", "incentives_paid", "steps_per_episode")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_at_lever > self.n_agents:
-            raise TaskError(
-                f"task.min_at_lever is {self.min_at_lever} with {self.n_agents} agents: the door could never open"
-            )
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """Designer return (incentives subtracted), its parts, and what every agent did and received."""

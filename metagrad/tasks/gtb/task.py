@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastenvs.gtb import PAPER_ANNEAL
-from fastenvs.gtb.config import make_options
+from fastenvs.gtb import Options
 from metagrad.batch import Batch
-from metagrad.checks import Count, Share
-from metagrad.tasks.base import FastTask, TaskError
+from metagrad.tasks.base import FastTask
 from metagrad.tasks.figures import Panels, Runs
 from metagrad.tasks.gtb import figures
-from metagrad.tasks.gtb.tax_math import RULES
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -24,54 +21,24 @@ BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", 
 
 
 @dataclass(frozen=True)
-class GatherTradeBuild(FastTask):
+class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
     """Gather-Trade-Build: agents with different skills gather, trade and build, and are taxed.
 
-    Parameters
-    ----------
-    tax_mode : {"external", "planner", "us_federal", "fixed", "saez", "none"}
-        Who sets the rates: a designer that gives rates, one that chooses among levels, the US schedule, ``rates``,
-        Saez's formula, or nobody.
-    map : str
-        Named map, or the path of one.
-    n_agents : int
-        Number of agents.
-    fixed_four : bool
-        Start in the corners with the pay of a drawn skill rank.
-    steps : int
-        Length of an episode.
-    tax_period : int
-        Steps between tax days.
-    anneal : bool
-        Let a cap on the rates grow from 0.1 to 1 over 8,000 episodes.
-    rates : tuple of float
-        Rates by bracket of tax mode ``fixed``.
+    Its parameters are the :class:`options of the game <fastenvs.gtb.Options>`.
     """
-
-    tax_mode: Literal["external", "planner", "us_federal", "fixed", "saez", "none"] = "external"
-    map: str = "pure_mixed_15"
-    n_agents: Count = 4
-    fixed_four: bool = True
-    steps: Count = 100
-    tax_period: Count = 10
-    anneal: bool = False
-    rates: tuple[Share, ...] = (0.5,) * 7
 
     name = "gtb"
     fields = ("welfare", "productivity", "equality", "houses")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            make_options("paper", **self.options())
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"task: {error}") from error
-
-    def options(self) -> dict[str, Any]:
-        """Those of the environment."""
-        shared = {name: value for name, value in super().options().items() if name != "rates"}
-        fixed_rates = self.rates if self.tax_mode == "fixed" else None
-        return {**shared, "anneal": PAPER_ANNEAL if self.anneal else None, "fixed_rates": fixed_rates}
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Runs once held rates, whatever the tax mode, and the paper's annealing or none."""
+        now = {name: value for name, value in saved.items() if name != "rates"}
+        if "rates" in saved and now.get("tax_mode") == "fixed":
+            now["fixed_rates"] = saved["rates"]
+        if isinstance(now.get("anneal"), bool):
+            now["anneal"] = "paper" if now["anneal"] else None
+        return now
 
     def prepare(self, env: Any, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """Let annealing go by training episodes, and evaluations see the schedule of training as it stands."""
@@ -125,7 +92,7 @@ class GatherTradeBuild(FastTask):
             "equality": last["equality"].mean(1),
             "houses": last["houses"].sum(2).mean(1),
             "trades": last["trades"].mean(1),
-            "rate": _mean_rates(extra),
+            "rate": _mean_rates(extra, len(self.cutoffs)),
         }
         scores |= {f"{name}_rank": _by_rank(extra, name) for name in BY_RANK}
         return {name: x.cpu().numpy() for name, x in scores.items()}
@@ -139,11 +106,11 @@ class GatherTradeBuild(FastTask):
         return figures.frame(env, copy)
 
 
-def _mean_rates(extra: dict[str, Tensor]) -> Tensor:
+def _mean_rates(extra: dict[str, Tensor], n_brackets: int) -> Tensor:
     """Rates in force on the tax days, ``[S, B]``; 0 without any."""
     days = extra["tax_day"][0, :, 0].bool()
     if not days.any():
-        return torch.zeros(len(extra["tax_day"]), len(RULES.cutoffs), dtype=torch.float64)
+        return torch.zeros(len(extra["tax_day"]), n_brackets, dtype=torch.float64)
     return extra["rates"][:, days].mean((1, 2))
 
 
