@@ -113,7 +113,7 @@ def flags(base: Any, mine: Any, path: str = "") -> list[str]:
     words = []
     for f in fields(mine):
         value, before, name = getattr(mine, f.name), getattr(base, f.name), f.name.replace("_", "-")
-        if value == before or f.name in _NAMED:
+        if value == before or (f.name in _NAMED and isinstance(mine, Experiment | RunOptions)):
             continue
         if is_dataclass(value):
             below = "" if isinstance(value, RunOptions) else f"{path}{name}."
