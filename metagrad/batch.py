@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metagrad.networks.base import Obs
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 T = TypeVar("T")
@@ -153,6 +154,18 @@ class Batch:
             return x[(slice(None),) * axes.index("K") + (share,)]
 
         return self._picked(pick)
+
+    def gathered(self) -> Batch:
+        """The episodes of all processes, in the order of their numbers."""
+        rows = Rows(self.shared)
+
+        def gather(axes: str, x: Tensor) -> Tensor:
+            if axes[0] == "G":
+                by_episode = rows.back(x, self.actions if axes == "GR" else self.actions[:, :1])
+                return rows.of(group.gathered(by_episode, 2))
+            return group.gathered(x, axes.index("K"))
+
+        return self if group.size() == 1 else self._picked(gather)
 
     def _picked(self, pick: Callable[[str, Tensor], Tensor]) -> Batch:
         """Every entry by its axes."""

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metagrad.parallel import group
+
 #: Keeps a division by a standard deviation finite.
 GUARD = 1e-8
 
@@ -65,10 +67,10 @@ def between(rewards: Tensor, starts: Sequence[int], gamma: float) -> Tensor:
 
 def leave_one_out(returns: Tensor) -> Tensor:
     """Returns ``[S, T, K]`` less the mean over the other episodes at the same step; unchanged for one episode."""
-    k = returns.shape[2]
+    k = returns.shape[2] * group.size()
     if k == 1:
         return returns
-    return returns - (returns.sum(2, keepdim=True) - returns) / (k - 1)
+    return returns - (group.total(returns.sum(2, keepdim=True)) - returns) / (k - 1)
 
 
 def discounts(like: Tensor, gamma: float) -> Tensor:
@@ -83,16 +85,21 @@ def sum_over_agents(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def sum_over_seed(x: Tensor) -> Tensor:
-    """Sum over all axes but the first, ``[S]``, seed by seed."""
-    return x.sum()[None] if len(x) == 1 else torch.stack([one.sum() for one in x])
+    """Sum over all axes but the first, ``[S]``, seed by seed; mean over the processes."""
+    return group.mean(x.sum()[None] if len(x) == 1 else torch.stack([one.sum() for one in x]))
 
 
 class Moments(NamedTuple):
-    """What a seed's advantages are normalised by, ``[S, 1, 1, 1]`` each, and how many there are."""
+    """What a seed's advantages are normalised by, ``[S, 1, 1, 1]`` each."""
 
     mean: Tensor
     std: Tensor
-    n: Tensor
+    n: Tensor  # how many there are, mean over the processes
+
+    @property
+    def free(self) -> Tensor:
+        """Their number less the one that their mean takes; that one is a share of every process."""
+        return (self.n - 1 / group.size()).clamp_min(1)
 
 
 def moments(x: Tensor, alive: Tensor) -> Moments:
@@ -100,8 +107,8 @@ def moments(x: Tensor, alive: Tensor) -> Moments:
     n = (sum_over_seed(alive) * x.shape[-1])[:, None, None, None]
     mean = sum_over_seed(x)[:, None, None, None] / n
     apart = (x - mean) * alive[..., None]
-    std = (sum_over_seed(apart * apart)[:, None, None, None] / (n - 1).clamp_min(1)).sqrt()
-    return Moments(mean, std, n)
+    of = Moments(mean, mean, n)
+    return of._replace(std=(sum_over_seed(apart * apart)[:, None, None, None] / of.free).sqrt())
 
 
 def normalise(x: Tensor, alive: Tensor, by: Moments) -> Tensor:
@@ -120,4 +127,4 @@ def normalise_transposed(d: Tensor, x: Tensor, alive: Tensor, by: Moments) -> Te
     a = normalise(x, alive, by)
     along = sum_over_seed(d * a)[:, None, None, None]
     spread = by.std.clamp_min(torch.finfo(x.dtype).tiny)
-    return centred(d, alive, by) - a * (along / ((by.n - 1).clamp_min(1) * spread))
+    return centred(d, alive, by) - a * (along / (by.free * spread))

@@ -25,6 +25,7 @@ from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, CountOrNone, Positive
 from metagrad.optim import Params
+from metagrad.parallel import group
 
 
 class Path(Protocol):
@@ -70,7 +71,7 @@ class LastSteps(Checked):
         followed, back, total = list(steps[-self.m :]), Adjoint(adjoint), None
         for j, step in reversed(list(enumerate(followed))):
             credit, back = agents.backward(step, back._replace(last=j == 0))
-            part = incentive.vjp(eta, step.batch, credit, giver)
+            part = group.means(incentive.vjp(eta, step.batch, credit, giver))
             total = part if total is None else optim.add(total, part)
         if total is None:
             raise ValueError("a meta-gradient needs at least one step of the agents")
@@ -126,13 +127,14 @@ class Sensitivity(Checked):
         ]
         rows = some.flatten()
         weights = weights[:, rows]
-        reached = weights.flatten(0, 1).any(0)  # levers that touch anybody; the derivative by the others is 0
+        touched = group.mean(weights.flatten(0, 1).any(0).to(weights.dtype))
+        reached = touched > 0  # levers that touch anybody; the derivative by the others is 0
         weights = weights[..., reached] * -agents.row_scale(batch, rows)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
         found = agents.score_vjps(first.forward.params, batch, weights, rows)
         for name, column in found.items():
             d_grads[name][reached] = column
-        memory = max(0.0, 1 - batch.k / self.response_time)
+        memory = max(0.0, 1 - batch.k * group.size() / self.response_time)
         taken = sum(step.batch is batch for step in steps)
         moved = agents.optimiser.pushforward(last.grads, last.opt, state.params, state.moment, d_grads, taken, memory)
         return Response(*moved, state.steps + 1)
@@ -144,7 +146,7 @@ class Sensitivity(Checked):
         """``∇_η J`` through the response carried so far."""
         parts = [torch.einsum("bg...,g...->gb", state.params[name], v) for name, v in adjoint.items()]
         by_seed = torch.stack(parts).sum(0).unflatten(0, (len(fresh.alive), -1)).sum(1)
-        return incentive.levers_vjp(eta, fresh, by_seed)
+        return group.means(incentive.levers_vjp(eta, fresh, by_seed))
 
 
 # ---------------------------------------------------------------------- the oracle

@@ -12,6 +12,7 @@ import numpy as np
 
 from fastenvs import rng
 from fastenvs.jit import wrapping
+from metagrad.parallel import group
 
 #: What random numbers are for. A purpose's place in this list keys its streams: new ones go to the end.
 PURPOSES = (
@@ -28,20 +29,28 @@ class Streams:
     """The random streams of S seeds in one phase of a run.
 
     Training, the evaluations beside it (``eval``) and the ``test`` at the end each draw from streams of their own.
+
+    Parameters
+    ----------
+    seeds : sequence of int
+    phase : {"train", "eval", "test"}
+    shared : bool
+        Whether the processes of a group share the episodes; all draw the same numbers, and each uses its own.
     """
 
-    def __init__(self, seeds: Sequence[int], phase: str = "train") -> None:
+    def __init__(self, seeds: Sequence[int], phase: str = "train", shared: bool = True) -> None:
         self.seeds, self.phase = tuple(int(s) for s in seeds), phase
+        self.parts = group.size() if shared else 1
         self._streams: dict[str, rng.Streams] = {}
 
-    def derived(self, purpose: str) -> list[int]:
+    def derived(self, purpose: str, part: int = 0) -> list[int]:
         """One derived seed for each seed."""
-        key = (PURPOSES.index(purpose),)
+        key = (PURPOSES.index(purpose), *([part] if part else []))
         return [int(np.random.SeedSequence(s, spawn_key=key).generate_state(1, np.uint64)[0]) for s in self.seeds]
 
-    def env_seeds(self) -> list[int]:
-        """Seeds for the environments of this phase, one for each seed."""
-        return self.derived(f"{self.phase} environment")
+    def env_seeds(self, part: int = 0) -> list[int]:
+        """Seeds for the environments of this phase, one for each seed; others for other parts of the copies."""
+        return self.derived(f"{self.phase} environment", part)
 
     def generators(self, purpose: str) -> list[np.random.Generator]:
         """Fresh generators for initial parameters, one for each seed."""
@@ -53,6 +62,12 @@ class Streams:
         with wrapping():
             rng.fill_uniform(self._of(use), out)
         return out
+
+    def by_episode(self, use: str, steps: int, k: int, width: int) -> np.ndarray:
+        """The next uniforms for the ``k`` episodes of every seed that are played here, ``[S, steps, k, width]``."""
+        k *= self.parts
+        every = self.uniforms(use, steps * k * width).reshape(-1, steps, k, width)
+        return every[:, :, group.share(k)] if self.parts > 1 else every
 
     def _of(self, use: str) -> rng.Streams:
         if use not in self._streams:

@@ -15,9 +15,7 @@ from metagrad.batch import (
     batch_of,
     below,
     check_batch,
-    check_env,
     check_names,
-    check_streams,
     check_tensor,
     flatten,
     has_empty,
@@ -25,8 +23,13 @@ from metagrad.batch import (
 )  # fmt: skip
 from metagrad.designers.base import Designer, Notes, Transition
 from metagrad.networks.base import Where
-from metagrad.rollout import rollout
+from metagrad.parallel import group
+from metagrad.playing.place import Place
+from metagrad.playing.rollout import rollout
 from metagrad.streams import Streams
+
+#: Beginnings of the names of what a :class:`Place` saves.
+_PLACE = ("env/", "streams/")
 
 
 class TrainState(NamedTuple):
@@ -46,8 +49,7 @@ class _Saved:
     agents: Any
     designer: Designer
     task: Any
-    env: Any
-    rng: Streams
+    place: Place
     where: Where
     seeds: tuple[int, ...]
     k: int
@@ -59,8 +61,8 @@ class _Saved:
         """Everything that decides how training goes on, by name."""
         flat = flatten(self.state._replace(pending=None))
         if self.state.pending is not None:
-            flat |= flatten(self.state.pending, "pending/")
-        flat |= flatten({"streams": self.rng.counters(), "env": env_state(self.env), "env_steps": self.env_steps})
+            flat |= flatten(self.state.pending.gathered(), "pending/")
+        flat |= self.place.tensors() | flatten({"env_steps": self.env_steps})
         return {name: t.detach() for name, t in flat.items()}
 
     def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
@@ -77,21 +79,23 @@ class _Saved:
         ValueError
             If an entry is missing, unknown, or of another shape or type; nothing is changed then.
         """
-        held, env, streams = (below(tensors, prefix) for prefix in ("pending/", "env/", "streams/"))
+        held, place = below(tensors, "pending/"), {n: t for n, t in tensors.items() if n.startswith(_PLACE)}
         state = unflatten(self.state._replace(pending=None), tensors)
         steps = unflatten({"env_steps": self.env_steps}, tensors)["env_steps"]
-        _check_place(self.task, self.rng, self.env.num_envs, env, streams)
-        if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(streams["actions"].any()):
+        self.place.load(place, dry=True)
+        if state.iteration < 0 or state.episodes < 0 or bool(state.episodes) != bool(place["streams/actions"].any()):
             raise ValueError("iteration and episodes do not go with the streams")
         if self.pipeline and self.designer.validation != "none" and state.iteration:
             check_batch(held, self.sample(), len(self.seeds), self.k, "pending/")
         elif held:
             raise ValueError(f"pending/{min(held)} is unknown")
-        rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", "env/", "streams/"))}
+        rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", *_PLACE))}
         self._check_filled(rest, state.iteration)
         if not dry:
-            self.env = _place(self.task, self.rng, self.env.num_envs, env, streams)
+            self.place.load(place)
             pending = batch_of(held, self.where.device).replace(options=self.task.interface.options) if held else None
+            if pending is not None and group.size() > 1:
+                pending = pending.episodes(group.share(self.k))
             self.state, self.env_steps = state._replace(pending=pending), steps
 
     def _check_filled(self, found: dict[str, Tensor], iteration: int) -> None:
@@ -204,14 +208,23 @@ class Trainer(_Saved):
         self.task, self.agents, self.designer = task, agents, designer
         self.seeds, self.k, self.agent_batches, self.pipeline = tuple(seeds), k, agent_batches, pipeline
         self.where = Where(device, dtype)
-        self.rng = Streams(seeds)
-        self.env = task.make(len(self.seeds) * k, self.rng.env_seeds())
+        self.place = Place(task, seeds, k)
         designer.check(self.env, k)
         first = agents.init(task.interface, self.rng, self.where)
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)
         self.env_steps = np.zeros(len(self.seeds), np.int64)
         self._keep = designer.validation != "none" and getattr(agents, "keeps_passes", False)
+
+    @property
+    def env(self) -> Any:
+        """The environment, of which this process plays all copies or its share."""
+        return self.place.env
+
+    @property
+    def rng(self) -> Streams:
+        """The random streams of training."""
+        return self.place.rng
 
     # ------------------------------------------------------------------ training
 
@@ -224,7 +237,7 @@ class Trainer(_Saved):
             epsilon=self.agents.epsilon(s.iteration), where=self.where, keep=self._keep,
         )  # fmt: skip
         self.state = s._replace(episodes=s.episodes + self.k)
-        self.env_steps += batch.alive.sum((1, 2)).long().cpu().numpy()
+        self.env_steps += group.total(batch.alive.sum((1, 2)).long().cpu()).numpy()
         return self.designer.pay(s.designer, batch, self.rng)
 
     def iterate(self, diagnose: bool = False) -> Notes:
@@ -284,87 +297,27 @@ class Evaluator:
     def __init__(self, trainer: Trainer, phase: str, episodes: int) -> None:
         if episodes < 1:
             raise ValueError(f"episodes must be at least 1, got {episodes}")
-        self.trainer, self.rng = trainer, Streams(trainer.seeds, phase)
-        self.env = trainer.task.make(len(trainer.seeds) * episodes, self.rng.env_seeds())
+        self.trainer, self.place = trainer, Place(trainer.task, trainer.seeds, episodes, phase)
+        self.tensors, self.load = self.place.tensors, self.place.load  # streams and environment, for checkpoints
+
+    @property
+    def env(self) -> Any:
+        """The environment."""
+        return self.place.env
 
     def play(self) -> Batch:
         """The episodes themselves, payments included."""
-        t = self.trainer
-        t.task.prepare(self.env, t.state.episodes, t.env, len(t.seeds))
+        t, env, rng = self.trainer, self.place.env, self.place.rng
+        t.task.prepare(env, t.state.episodes, t.env, len(t.seeds))
         batch = rollout(
-            self.env, t.task, t.agents, t.state.agents, t.designer, t.state.designer, self.rng,
-            epsilon=0.0, where=t.where,
+            env, t.task, t.agents, t.state.agents, t.designer, t.state.designer, rng, epsilon=0.0, where=t.where,
         )  # fmt: skip
-        return t.designer.pay(t.state.designer, batch, self.rng)
+        batch = t.designer.pay(t.state.designer, batch, rng)
+        return batch.gathered() if rng.parts > 1 else batch
 
     def __call__(self) -> dict[str, np.ndarray]:
         """Scores of every seed."""
         return self.trainer.task.scores(self.play())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Positions of the random streams, for checkpoints."""
-        return flatten({"streams": self.rng.counters(), "env": env_state(self.env)})
-
-    def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
-        """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
-        env, streams = below(tensors, "env/"), below(tensors, "streams/")
-        check_names({n: t for n, t in tensors.items() if not n.startswith(("env/", "streams/"))}, [])
-        _check_place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
-        if not dry:
-            self.env = _place(self.trainer.task, self.rng, self.env.num_envs, env, streams)
-
-
-def _check_place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams: dict[str, Tensor]) -> None:
-    """Refuse a saved environment and random streams that do not fit."""
-    check_streams(streams, rng, "streams/")
-    other = task.make(copies, rng.env_seeds())
-    if streams["actions"].any():
-        other.reset()
-    check_env(env, env_state(other))
-    set_env_state(other, env)
-
-
-def _place(task: Any, rng: Streams, copies: int, env: dict[str, Tensor], streams: dict[str, Tensor]) -> Any:
-    """The environment as it was saved; the random streams go on from where they were."""
-    rng.set_counters({name: t.cpu().numpy() for name, t in streams.items()})
-    made = task.make(copies, rng.env_seeds())
-    set_env_state(made, env)
-    return made
-
-
-def env_state(env: Any) -> dict[str, np.ndarray]:
-    """What decides how an environment goes on between episodes, as arrays.
-
-    An environment that has ``snapshot`` and ``restore`` is asked; of others the number of resets is kept, from which
-    their next seeds follow.
-    """
-    inner = getattr(env, "env", env)
-    if hasattr(inner, "snapshot"):
-        try:
-            return {name.replace("/", "."): x for name, x in inner.snapshot().items()}
-        except RuntimeError:  # not reset yet
-            return {}
-    if hasattr(inner, "resets"):
-        return {"resets": np.array(inner.resets)}
-    return {}
-
-
-def set_env_state(env: Any, state: dict[str, Tensor]) -> None:
-    """Inverse of :func:`env_state`."""
-    inner = getattr(env, "env", env)
-    if not state:
-        return
-    if hasattr(inner, "snapshot"):
-        if not getattr(inner, "_started", True):
-            inner.reset()
-        like = inner.snapshot()
-        arrays = {name.replace(".", "/"): t.cpu().numpy() for name, t in state.items()}
-        missing = like.keys() - arrays.keys()
-        if missing:
-            raise ValueError(f"the saved environment lacks {', '.join(sorted(missing))}")
-        inner.restore({name: x.view(like[name].dtype) for name, x in arrays.items()})
-    else:
-        inner.resets = int(state["resets"].item())
 
 
 def _check(seeds: Sequence[int], k: int, agent_batches: int) -> None:
@@ -373,3 +326,5 @@ def _check(seeds: Sequence[int], k: int, agent_batches: int) -> None:
     for name, value in (("k", k), ("agent_batches", agent_batches)):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
+    if k % group.size():
+        raise ValueError(f"{group.size()} processes cannot share k = {k} episodes evenly")

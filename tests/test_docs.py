@@ -11,7 +11,7 @@ import matplotlib
 import pytest
 import torch
 
-from metagrad.experiment.cli import parse_train, split_trackers
+from metagrad.experiment.cli import parse_train, split_course
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -69,7 +69,7 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
         return
     assert command in COMMANDS
     if command == "train" and "--help" not in rest and "--resume" not in rest:
-        parse_train(split_trackers(rest)[0])
+        parse_train(split_course(rest)[0])
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare", "report") else 1)

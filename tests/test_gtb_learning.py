@@ -17,7 +17,7 @@ from metagrad.experiment.metrics import row_of
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
 from metagrad.optim import Adam, Linear
-from metagrad.recorder import choose
+from metagrad.playing.recorder import choose
 from metagrad.tasks.base import TaskError
 from metagrad.tasks.gtb import METHODS, PRESETS, GatherTradeBuild, OwnedByRank, TaxSchedule
 from metagrad.tasks.gtb.presets import WINDOW

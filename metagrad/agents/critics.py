@@ -15,6 +15,7 @@ from metagrad.batch import Batch
 from metagrad.checks import Checked, PositiveShare, Share
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where
 from metagrad.networks.mlp import MLP
+from metagrad.parallel import group
 
 _MEMORY = 0.9  # of the normal equations, a batch
 _RIDGE = 1e-3  # of the features' variances
@@ -60,7 +61,7 @@ class Critic(Checked):
             return values
         return self.network.forward(state.target, self.read(obs), steps).out[..., 0]
 
-    def step(self, state: CriticState, forward: Forward, error: Tensor, count: Tensor | int) -> CriticState:
+    def step(self, state: CriticState, forward: Forward, error: Tensor, count: Tensor) -> CriticState:
         """One step on the mean of squared errors.
 
         Parameters
@@ -69,10 +70,10 @@ class Critic(Checked):
             The network's pass over the rows.
         error : Tensor ``[G, R]``
             Values less targets, 0 for rows that do not count.
-        count : Tensor ``[G, 1]`` or int
+        count : Tensor ``[G, 1]``
             Rows that do.
         """
-        grads = forward.vjp((error * (2.0 / count))[..., None])
+        grads = group.means_of_rows(forward.vjp((error * 2.0)[..., None]), count)
         params, opt = self.optimiser.step(state.params, grads, state.opt)
         if self.target_tau == 1:
             return CriticState(params, params, opt)
@@ -156,9 +157,9 @@ class LinearCritic:
         """Take in the returns of a batch of designer's rewards ``[S, T, K]``."""
         x = self.features(batch)
         joint = torch.cat([x, estimators.discounted_sums(rewards.to(x.dtype), gamma)[..., None]], -1)
-        mean = joint.mean(2)
+        mean = group.mean(joint.mean(2))
         apart = (joint - mean[:, :, None]).flatten(1, 2)
-        products = torch.bmm(apart.transpose(1, 2), apart) / apart.shape[1]
+        products = group.mean(torch.bmm(apart.transpose(1, 2), apart) / apart.shape[1])
         new = {"mean": mean, "products": products, "weight": x.new_ones(len(x), 1, 1)}
         return {name: torch.lerp(t, state.get(name, torch.zeros_like(t)), _MEMORY) for name, t in new.items()}
 

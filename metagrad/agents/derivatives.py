@@ -11,6 +11,7 @@ from metagrad.agents.base import Adjoint, AgentState, Credit, Step
 from metagrad.batch import Batch
 from metagrad.networks.base import Obs
 from metagrad.optim import Params, value_at
+from metagrad.parallel import group
 
 
 class Differentiated(ActorCritic):
@@ -19,12 +20,12 @@ class Differentiated(ActorCritic):
     def score_vjp(self, state: AgentState, batch: Batch, weights: Tensor) -> Params:
         """``∇_θ Σ weights · log π(a|o)`` for weights ``[S, T, K, A]``."""
         seen = self._pass(state.policy, batch)
-        return seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score)
+        return group.means(seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score))
 
     def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor) -> Params:
         """The same for J sets of weights at once, on some of the rows: ``[G, R, J]`` to ``[J, G, ...]``."""
         seen = self._pass(policy, batch, rows)
-        return seen.forward.vjps(seen.acting.score, weights)
+        return group.means(seen.forward.vjps(seen.acting.score, weights))
 
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
         """Log-probabilities of what was done, ``[S, T, K, A]``."""
@@ -46,7 +47,8 @@ class Differentiated(ActorCritic):
         d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
-            d = full.scatter_(1, step.rows.expand(len(d), -1), d)
+            rows = step.rows.expand(len(d), -1)
+            d = full.scatter_add_(1, rows.clamp_min(0), d * (rows >= 0))
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)
@@ -56,7 +58,7 @@ class Differentiated(ActorCritic):
     def hessian_vector(self, step: Step, u: Params) -> Params:
         """Hessian of the loss of a step times ``u``, by forward over reverse differentiation."""
         grad = torch.func.grad(lambda p: self.loss(p, step.batch, step.advantages, step.entropy, step.rows))
-        return torch.func.jvp(grad, (step.forward.params,), (u,))[1]
+        return group.means(torch.func.jvp(grad, (step.forward.params,), (u,))[1])
 
     def loss(
         self, policy: Params, batch: Batch, advantages: Tensor, entropy: float | None = None, rows: Tensor | None = None
@@ -78,7 +80,7 @@ class Differentiated(ActorCritic):
         logits = self.policy(policy, obs, batch.actions.shape[1])
         log_p = losses.log_probabilities(logits, batch.epsilon, obs.get("mask"))
         acted = losses.chosen(log_p, self._pick(self.rows.of(batch.actions), rows))
-        weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
+        weights, alive = self._counted(self.rows.of(advantages), rows), self._alive(batch, rows)
         if self.one_step:
             gain = acted * weights
         else:

@@ -140,10 +140,15 @@ class Policies(Checked):
             return x
         if rows.dim() == 1 or len(rows) == 1:
             return x.index_select(1, rows.flatten())
-        return torch.stack([one.index_select(0, mine) for one, mine in zip(x, rows, strict=True)])
+        return torch.stack([one.index_select(0, mine.clamp_min(0)) for one, mine in zip(x, rows, strict=True)])
+
+    def _counted(self, x: Tensor, rows: Tensor | None) -> Tensor:
+        """The same of numbers ``[G, R]``, with 0 where a seed has no row."""
+        some = self._pick(x, rows)
+        return some if rows is None or len(rows) == 1 else some * (rows >= 0)
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        return self._pick(self.rows.of(batch.agents_alive), rows)
+        return self._counted(self.rows.of(batch.agents_alive), rows)
 
     def _scale(self, batch: Batch, alive: Tensor) -> Tensor | float:
         """What the loss multiplies its sum over rows by."""

@@ -20,21 +20,33 @@ from metagrad.agents.base import AgentState, Step
 from metagrad.agents.derivatives import Differentiated
 from metagrad.batch import Batch
 from metagrad.optim import Params, value_at
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
 def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Iterator[Tensor]:
     """Rows ``[G, M]`` of each minibatch, drawn without replacement.
 
-    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together.
+    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together. Processes that share the
+    episodes draw one order for all rows and take those that they hold; -1 stands where one seed has fewer than another.
     """
-    steps, (networks, n) = batch.actions.shape[1], next(iter(batch.obs.values())).shape[:2]
-    order = rng.uniforms("shuffles", n // steps if whole else n).argsort(1)
+    (steps, k), (networks, n) = batch.actions.shape[1:3], next(iter(batch.obs.values())).shape[:2]
+    across = n // steps // k  # rows of an episode in a step
+    order = rng.uniforms("shuffles", n * rng.parts // (steps if whole else 1)).argsort(1)
     for part in np.array_split(order, minibatches, axis=1):
-        rows = np.sort(part, axis=1)
+        rows = np.sort(_held(part, k, across, rng.parts) if rng.parts > 1 else part, axis=1)
         if whole:
             rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
         yield torch.from_numpy(rows.repeat(networks // len(rows), 0)).to(batch.alive.device)
+
+
+def _held(rows: np.ndarray, k: int, across: int, parts: int) -> np.ndarray:
+    """Of rows ``(step, episode, agent)`` of all episodes ``[S, M]`` those of the ``k`` held here, as they lie here."""
+    step, episode = np.divmod(rows // across, k * parts)
+    place = episode - group.share(k * parts).start
+    here = (place >= 0) & (place < k)
+    found = np.where(here, (step * k + place) * across + rows % across, -1)
+    return np.take_along_axis(found, (~here).argsort(1, kind="stable"), 1)[:, : here.sum(1).max()]
 
 
 @dataclass(frozen=True)
@@ -107,13 +119,13 @@ class PolicyGradientAgents(Differentiated):
 
     def entropy_weight(self, state: AgentState, batch: Batch) -> float:
         """Weight of the entropy bonus in the steps on this batch."""
-        return value_at(self.entropy, state.batches * batch.k)
+        return value_at(self.entropy, state.batches * batch.k * group.size())
 
     def _policy_step(
         self, policy: Params, opt: Any, batch: Batch, rows: Tensor | None, advantages: Tensor, entropy: float
     ) -> tuple[Params, Any, Step]:
         seen = self._pass(policy, batch, rows, entropy=bool(entropy))
-        weights, alive = self._pick(self.rows.of(advantages), rows), self._alive(batch, rows)
+        weights, alive = self._counted(self.rows.of(advantages), rows), self._alive(batch, rows)
         score = seen.acting.score
         if not self.one_step:
             ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
@@ -121,7 +133,10 @@ class PolicyGradientAgents(Differentiated):
         d_logits = weights[..., None] * score
         if seen.acting.entropy_gradient is not None:
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
-        grads = seen.forward.vjp(d_logits * -self._scale(batch, alive))
+        count = (
+            d_logits.new_full((len(alive), 1), batch.k) if self.reduction == "episode" else alive.sum(1, keepdim=True)
+        )
+        grads = group.means_of_rows(seen.forward.vjp(-d_logits), count)
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
 

@@ -17,6 +17,7 @@ from metagrad.designers.base import Designer
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
@@ -96,9 +97,9 @@ class AMD(Checked, Designer):
         return AMDState(eta, opt), batch.replace(payments=torch.stack(paid, 1))
 
     def _learn(self, eta: Params, opt: Any, forward: Forward, d_out: Tensor, alive: Tensor) -> tuple[Params, Any]:
-        moved, after = self.optimiser.step(eta, self._clipped(forward.vjp(d_out)), opt)
+        moved, after = self.optimiser.step(eta, self._clipped(group.means(forward.vjp(d_out))), opt)
         # A seed whose episodes are all over has nothing to learn from, however long those of others go on.
-        active = alive.amax(1, keepdim=True) > 0
+        active = group.mean(alive.amax(1, keepdim=True)) > 0
         kept = after._replace(m=_where(active, after.m, opt.m), v=_where(active, after.v, opt.v))
         return _where(active, moved, eta), kept
 

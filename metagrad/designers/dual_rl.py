@@ -20,6 +20,7 @@ from metagrad.designers.incentives import StateAndActions, View
 from metagrad.networks.base import Network, Where, sigmoid
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 #: Names in ``batch.extra`` of what a head drew, and of the steps in which it acted.
@@ -90,9 +91,8 @@ class Choices(Head):
 
 def step_uniforms(rng: Streams, batch: Batch, width: int) -> Tensor:
     """Uniforms ``[S, T, K, width]`` in float64; as many are drawn for a short batch as for the longest."""
-    drawn = torch.from_numpy(rng.uniforms("designer", batch.horizon * batch.k * width))
-    steps = batch.alive.shape[1]
-    return drawn.view(len(drawn), batch.horizon, batch.k, width)[:, :steps].to(batch.alive.device)
+    drawn = torch.from_numpy(rng.by_episode("designer", batch.horizon, batch.k, width))
+    return drawn[:, : batch.alive.shape[1]].to(batch.alive.device)
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,7 @@ class DualRL(Checked, Designer):
         if bonus is not None:
             d_outputs = d_outputs + self.entropy * seen.alive[..., None] * bonus
         scale = 1.0 / seen.k if self.reduction == "episode" else 1.0 / (seen.k * seen.alive.shape[1])
-        grads = self._forward(state, seen).vjp((d_outputs * -scale).flatten(1, 2))
+        grads = group.means(self._forward(state, seen).vjp((d_outputs * -scale).flatten(1, 2)))
         eta, opt = self.optimiser.step(state.eta, grads, state.opt)
         return state._replace(eta=eta, opt=opt)
 

@@ -18,6 +18,7 @@ from metagrad.designers.base import Notes, Transition
 from metagrad.designers.incentives import Incentive
 from metagrad.metagradient import Path
 from metagrad.optim import Params
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
@@ -66,7 +67,7 @@ class DesignerGradients:
         terms = dict(self._paths(state, agents, t.fresh, model, t.after, epoch, t))
         if self.cost or self.cost_optimiser is not None:
             parts = [self.incentive.cost_grad(state.eta, batch, self.gamma) for batch in t.batches]
-            terms["cost"] = mean_of(parts)
+            terms["cost"] = group.means(mean_of(parts))
         return terms
 
     def _paths(
@@ -84,7 +85,7 @@ class DesignerGradients:
 
     def direct_grad(self, eta: Params, fresh: Batch) -> Params:
         """Gradient of its loss at fixed behaviour."""
-        return grad_of(lambda p: -self._direct(p, fresh).sum(), eta)
+        return group.means(grad_of(lambda p: -self._direct(p, fresh).sum(), eta))
 
     def _direct(self, eta: Params, fresh: Batch) -> Tensor:
         value = self.incentive.direct(eta, fresh, self.gamma)
@@ -165,7 +166,7 @@ class DesignerGradients:
         self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, model: Model,
         terms: dict[str, Params],
     ) -> Notes:  # fmt: skip
-        """Each term's norm, and each path's cosine between the two halves of the fresh episodes."""
+        """Each term's norm, and each path's cosine between the two halves of the fresh episodes (of every process)."""
         assert t.fresh is not None
         n, k = len(t.fresh.alive), t.fresh.k
         notes = {f"{name}_norm": vectors(part, n).norm(dim=1) for name, part in terms.items()}

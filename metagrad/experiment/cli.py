@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
+       metagrad train ... --processes P
        metagrad train ... --track {{tensorboard,wandb}}
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE] [--panels NAME ...]
@@ -49,6 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked = bool(args) and args[0] in ("-h", "--help")
         print(USAGE, file=sys.stdout if asked else sys.stderr)
         return 0 if asked else 2
+    rest, course = split_course(args) if args[0] == "train" else (args, argparse.Namespace(processes=1))
+    if course.processes > 1:
+        from metagrad.parallel.launch import launch
+
+        return launch(course.processes, [*rest, *(f"--track={name}" for name in course.track)])
     try:
         return _guarded(commands[args[0]], args[1:])
     except ModuleNotFoundError as error:
@@ -62,6 +68,8 @@ def _guarded(command: Any, args: list[str]) -> int:
     from metagrad.experiment.checkpoint import CheckpointError
     from metagrad.experiment.folder import RunError
     from metagrad.experiment.process import Stopped, any_terminal
+    from metagrad.parallel.group import Parted, leave
+    from metagrad.parallel.launch import PARTED, launched
 
     with any_terminal():
         try:
@@ -70,12 +78,16 @@ def _guarded(command: Any, args: list[str]) -> int:
             return _say(error, 2)
         except KeyError as error:
             return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
+        except Parted as error:
+            return PARTED if launched() else _say(error, PARTED)
         except MemoryError as error:
             return _say(f"there is not enough memory: {error}", 2)
         except Stopped as stopped:
             return _say(stopped, 128 + stopped.number)
         except KeyboardInterrupt:
             return _say("interrupted", 128 + signal.SIGINT)
+        finally:
+            leave()
     return 0
 
 
@@ -89,7 +101,9 @@ def _say(message: object, status: int) -> int:
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(markup=False, emoji=False, highlight=False)
+    from metagrad.parallel import group
+
+    return Console(markup=False, emoji=False, highlight=False, quiet=group.follows())
 
 
 def _train(args: list[str]) -> None:
@@ -99,19 +113,22 @@ def _train(args: list[str]) -> None:
     if not args or args[0] in ("-h", "--help"):
         print(_games())
         return
-    args, trackers = split_trackers(args)
+    args, course = split_course(args)
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        summary = run.resume(folder := parser.parse_args(args).resume, console, trackers)
+        summary = run.resume(folder := parser.parse_args(args).resume, console, course.track)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
-        summary = run.train(experiment, folder, console, trackers)
+        summary = run.train(experiment, folder, console, course.track)
     from metagrad.experiment.metrics import read_metrics
+    from metagrad.parallel import group
     from metagrad.reports.figures import plot_runs
     from metagrad.reports.tables import results_table
 
+    if group.rank():
+        return
     with contextlib.suppress(OSError):  # a terminal that is gone does not keep a run from ending well
         console.print(results_table(summary))
     figure = folder / "figure.png"
@@ -136,15 +153,24 @@ def _games() -> str:
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
         "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
+        "--processes P lets P processes of this machine share the K episodes.",
     ])  # fmt: skip
 
 
-def split_trackers(args: list[str]) -> tuple[list[str], list[str]]:
-    """The arguments of ``metagrad train`` that say what a run does, and who else is told its metrics."""
+def _some(text: str) -> int:
+    """A number of processes."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be 1 to 1,024, got {text!r}")
+    return int(text)
+
+
+def split_course(args: list[str]) -> tuple[list[str], argparse.Namespace]:
+    """The arguments of ``metagrad train`` that say what a run does; and by how many processes, and who else is told."""
     parser = argparse.ArgumentParser(prog="metagrad train", add_help=False, allow_abbrev=False)
     parser.add_argument("--track", action="append", choices=("tensorboard", "wandb"), default=[])
+    parser.add_argument("--processes", type=_some, default=1)
     named, rest = parser.parse_known_args(args)
-    return rest, named.track
+    return rest, named
 
 
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:

@@ -65,6 +65,20 @@ class Held:
                 )
 
 
+class NotHeld(contextlib.nullcontext):
+    """The folder for a process that follows another, which holds it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(self)
+        self.folder = folder
+
+    def watch(self, path: Path, opened: int) -> None:
+        """Nothing to watch."""
+
+    def check(self) -> None:
+        """Nothing to refuse."""
+
+
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
     """Turn a failed write into a message that says what is safe."""

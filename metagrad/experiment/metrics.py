@@ -57,6 +57,26 @@ class Metrics:
         return self._file.tell()
 
 
+class Unwritten(contextlib.nullcontext):
+    """What stands for metrics.csv in a process that follows another, which writes it."""
+
+    path = Path(os.devnull)
+
+    def __init__(self) -> None:
+        super().__init__(self)
+
+    def fileno(self) -> int:
+        """Nothing is open."""
+        return 0
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        """Nothing to write."""
+
+    def size(self) -> int:
+        """Nothing was written."""
+        return 0
+
+
 class _TensorBoard:
     """Events of every seed in a folder of its own; what a killed run wrote after ``episode`` is hidden."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,12 +19,13 @@ from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
-from metagrad.experiment.folder import Held, RunError, explained, read_experiment, read_results, write_results
+from metagrad.experiment.folder import Held, NotHeld, RunError, explained, read_experiment, read_results, write_results
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import (
     LiveProgress,
     Metrics,
     Trackers,
+    Unwritten,
     headline,
     read_metrics,
     results,
@@ -31,6 +33,8 @@ from metagrad.experiment.metrics import (
 )
 from metagrad.experiment.process import Stopping, resume_command
 from metagrad.experiment.registry import flags, game, starting_point
+from metagrad.parallel import group
+from metagrad.parallel.launch import orphaned
 
 
 def train(
@@ -58,6 +62,13 @@ def train(
     """
     folder, console = Path(folder), console or Console(markup=False, emoji=False, highlight=False)
     trackers = Trackers(track)
+    group.join(experiment.run.device)
+    if group.rank():
+        learners = Learners(experiment)
+        learners.check_scores()
+        _adopt(learners)
+        with Stopping(folder) as stopping, NotHeld(folder) as held:
+            return _Training(learners, held, console, Trackers(())).run(stopping)
     with Stopping(folder) as stopping:
         with explained(folder):
             # One who was killed while it was written leaves an unfinished config.json behind.
@@ -78,8 +89,9 @@ def train(
 
 def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[str, Any]:
     """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
-    experiment, trackers = read_experiment(folder), Trackers(track)
-    with Stopping(folder) as stopping, Held(folder) as held:
+    experiment, trackers = read_experiment(folder), Trackers(() if group.follows() else track)
+    group.join(experiment.run.device)
+    with Stopping(folder) as stopping, (NotHeld if group.rank() else Held)(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
         if not begun and (reason := _without_checkpoint(folder)):
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
@@ -156,7 +168,7 @@ def evaluate(folder: Path, episodes: int | None = None) -> dict[str, Any]:
 class _Training:
     """The course of a run, from learners that are new or as of a checkpoint, to its results."""
 
-    def __init__(self, learners: Learners, held: Held, console: Console, trackers: Trackers) -> None:
+    def __init__(self, learners: Learners, held: Held | NotHeld, console: Console, trackers: Trackers) -> None:
         self.learners, self.held, self.console, self.trackers = learners, held, console, trackers
         self.experiment, self.folder = learners.experiment, held.folder
         self.evaluators = learners.evaluators("eval", self.experiment.run.eval_episodes)
@@ -184,7 +196,8 @@ class _Training:
         run, learners = self.experiment.run, self.learners
         # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
         self._save(self.before.metrics_size)
-        with Metrics(self.folder / "metrics.csv", self.before.metrics_size) as metrics:
+        file = Unwritten() if group.rank() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
+        with file as metrics:
             self.held.watch(metrics.path, metrics.fileno())
             follow = self.trackers.following(self.folder, self.experiment, learners.episode)
             progress = LiveProgress(self.experiment, learners.episode, self.console)
@@ -192,16 +205,18 @@ class _Training:
                 self._train(metrics, progress, stopping)
                 self._save(metrics.size())
         scores = learners.evaluators("test", run.test_episodes)()
+        if group.rank():
+            return {}
         self.held.check()
         seen = read_metrics(self.folder / "metrics.csv")
         summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
         write_results(self.folder, summary)
         return summary
 
-    def _train(self, metrics: Metrics, progress: LiveProgress, stopping: Stopping) -> None:
+    def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping) -> None:
         run, learners = self.experiment.run, self.learners
         first, began = learners.episode, time.perf_counter()
-        while learners.episode < run.episodes and stopping.asked is None:
+        while learners.episode < run.episodes and not self._asked(stopping):
             last, coming = learners.episode, learners.next_episode()
             evaluates = coming // run.eval_period > last // run.eval_period
             learners.iterate(diagnose=evaluates)
@@ -216,6 +231,14 @@ class _Training:
                 progress.update(episode, rate, headline(self.experiment.task, scores))
             if episode // run.checkpoint_period > last // run.checkpoint_period:
                 self._save(metrics.size())
+
+    @staticmethod
+    def _asked(stopping: Stopping) -> bool:
+        """Whether this process, or another of its group, was asked to stop."""
+        asked = group.most(stopping.asked or (signal.SIGHUP if orphaned() else 0))
+        if asked:  # another signal may have come meanwhile
+            stopping.asked = asked
+        return asked > 0
 
     def _rows(self, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
         learners, diverged = self.learners, self.learners.diverged()
@@ -236,6 +259,8 @@ class _Training:
         tensors |= {f"eval/{n}": t for n, t in self.evaluators.tensors().items()}
         values = {"wall_time": self.seconds, "metrics_size": metrics_size}
         folder, number = self.folder / "checkpoints", self.learners.episode
+        if group.rank():
+            return
         checkpoint.save(folder, number, tensors, values, to_dict(self.experiment))
 
 

@@ -39,7 +39,7 @@ class PerBracketCategorical(Choices):
         logits = outputs.reshape(mask.shape)
         p = losses.probabilities(logits, 0.0, torch.from_numpy(mask.copy()).to(logits.device)).p
         below = p.double().cumsum(-1).cpu().numpy()[..., :-1]
-        uniform = rng.uniforms("designer", mask[..., 0].size // len(rng.seeds)).reshape(mask.shape[:2])
+        uniform = rng.by_episode("designer", 1, len(mask) // len(rng.seeds), mask.shape[1]).reshape(mask.shape[:2])
         # A uniform above the sum of rounded probabilities would land on the last choice, allowed or not.
         last = mask.shape[-1] - 1 - mask[..., ::-1].argmax(-1)
         choices = np.minimum((uniform[..., None] >= below).sum(-1), last)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastenvs.gtb.config import Options
 from metagrad import estimators
+from metagrad.parallel import group
 
 
 class Rules(NamedTuple):
@@ -225,7 +226,7 @@ def others_by_rank(x: Tensor, rank: Tensor) -> Tensor:
     """Mean over the other episodes, at the same step and skill rank; ``x [.., K, A, B]``, ``rank [K, A]``."""
     order = rank.argsort(1)[..., None].expand(x.shape[-3:]).expand_as(x)
     by_rank = x.gather(-2, order)
-    mean = (by_rank.sum(-3, keepdim=True) - by_rank) / (x.shape[-3] - 1)
+    mean = (group.total(by_rank.sum(-3, keepdim=True)) - by_rank) / (x.shape[-3] * group.size() - 1)
     return torch.empty_like(x).scatter_(-2, order, mean)
 
 
@@ -239,7 +240,7 @@ def advantage_derivatives(record: TaxRecord, decay: float, floor: float, baselin
     weight, coming = delays(record, decay)
     ahead = torch.einsum("tp,pkib->tkib", weight, reward_derivatives(record, floor))
     if not baseline:
-        return ahead - ahead.mean((0, 1, 2))
+        return ahead - group.mean(ahead.mean((0, 1, 2)))
     rest = ahead - coming.sum(1)[:, None, None, None] * present_derivatives(record, floor)
     return rest - others_by_rank(rest, record.rank)
 

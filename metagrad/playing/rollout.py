@@ -11,7 +11,7 @@ from metagrad.agents.base import Agents, AgentState
 from metagrad.batch import Batch, as_dict
 from metagrad.designers.base import Designer
 from metagrad.networks.base import Where
-from metagrad.recorder import Recorder, as_bytes, choose
+from metagrad.playing.recorder import Recorder, as_bytes, choose, steps_to_keep
 from metagrad.streams import Streams
 
 
@@ -38,7 +38,7 @@ def rollout(
     k, acting = env.num_envs // n_seeds, None
     record = Recorder(n_seeds, k, n_agents, horizon, where, agents.share_parameters)
     actions, log_prob = np.zeros((n_seeds, k, n_agents), np.int64), np.zeros((n_seeds, k, n_agents))
-    uniform = rng.uniforms("actions", horizon * k * n_agents).reshape(n_seeds, horizon, -1)
+    uniform = rng.by_episode("actions", horizon, k, n_agents).reshape(n_seeds, horizon, -1)
     unmasked = np.empty((0, n_agents, env.n_actions), np.uint8)
     obs, _ = env.reset()
     designer.begin(designer_state, env, rng)
@@ -61,7 +61,7 @@ def rollout(
             break
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
-    batch = record.batch(t + 1, epsilon, env.n_actions)
+    batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.parts), epsilon, env.n_actions)
     if acting is not None:
         batch.remember("acted", agent_state.policy, acting.finish)
     return batch.replace(values=agents.values(agent_state, batch), options=task.interface.options)

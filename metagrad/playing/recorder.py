@@ -12,6 +12,7 @@ from torch import Tensor
 from fastenvs.jit import kernel
 from metagrad.batch import Batch
 from metagrad.networks.base import Obs, Where
+from metagrad.parallel import group
 
 
 @kernel
@@ -172,9 +173,8 @@ class Recorder:
         """Pictures of bytes stay bytes, all other observations are floats of the run's type."""
         return x.dtype if x.dtype == np.uint8 and x.ndim > leading + 1 else self.float
 
-    def batch(self, used: int, epsilon: float, n_actions: int) -> Batch:
-        """All that was written of ``used`` steps; with payments of zero, and without values."""
-        steps = steps_to_keep(used, self.steps, self.k)
+    def batch(self, steps: int, epsilon: float, n_actions: int) -> Batch:
+        """All that was written of the first steps; with payments of zero, and without values."""
 
         def cut(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
             return {name: self._tensor(x[:, :steps]) for name, x in arrays.items()}
@@ -208,11 +208,13 @@ def as_bytes(mask: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(mask).view(np.uint8)
 
 
-def steps_to_keep(used: int, steps: int, k: int) -> int:
+def steps_to_keep(used: int, steps: int, k: int, parts: int) -> int:
     """Steps of a batch, with trailing empty ones cut off where that changes no sum by a bit.
 
     How long the longest episode is depends on all seeds, and matrix kernels sum other numbers of rows in another order;
-    but they do not tell multiples of 16 apart.
+    but they do not tell multiples of 16 apart. Processes that share the episodes keep as many as one would.
     """
+    if parts > 1:
+        used, k = group.most(used), k * parts
     block = math.lcm(k, 16) // k
     return -(-used // block) * block if steps % block == 0 else steps

@@ -1,0 +1,128 @@
+"""The processes that train as one.
+
+Each holds all parameters and plays its share of the K episodes. What a learner derives from episodes is a mean over
+them, so the mean over the processes of what each finds on its share is what one process would find on all. A process
+that trains alone is a group of one: nothing is sent, and no number changes by a bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Params = dict[str, Tensor]
+
+
+class Parted(RuntimeError):
+    """Another process of the group is gone."""
+
+
+def join(device: str = "cpu") -> None:
+    """Enter the group that the environment names, as ``torchrun`` does; without one this process trains alone."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+        if device.startswith("cuda"):
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+
+
+def leave() -> None:
+    """Leave the group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def follows() -> bool:
+    """Whether another process of this command leads, as the environment has it: that one alone writes and prints."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and int(os.environ.get("RANK", "0")) > 0
+
+
+def size() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Number of this process; 0 leads."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def mean(x: Tensor) -> Tensor:
+    """Mean over the processes."""
+    return _reduced(x, dist.ReduceOp.SUM) / size() if size() > 1 else x
+
+
+def means(params: Params) -> Params:
+    """Means over the processes, in one message."""
+    if size() == 1:
+        return params
+    flat = mean(torch.cat([p.reshape(-1) for p in params.values()]))
+    parts = flat.split([p.numel() for p in params.values()])
+    return {name: part.view(p.shape) for (name, p), part in zip(params.items(), parts, strict=True)}
+
+
+def means_of_rows(sums: Params, count: Tensor) -> Params:
+    """Means over the rows of all processes, from sums ``[G, ...]`` over those at hand and their number ``[G, 1]``."""
+    found = means({"": count, **sums})
+    n = found.pop("")
+    return {name: p / n.view(-1, *[1] * (p.dim() - 1)) for name, p in found.items()}
+
+
+def total(x: Tensor) -> Tensor:
+    """Sum over the processes."""
+    return _reduced(x, dist.ReduceOp.SUM) if size() > 1 else x
+
+
+def most(x: int) -> int:
+    """The largest number of any process."""
+    return int(_reduced(torch.tensor(x), dist.ReduceOp.MAX)) if size() > 1 else x
+
+
+def gathered(x: Tensor, axis: int) -> Tensor:
+    """What all processes hold, side by side along an axis in the order of their numbers."""
+    if size() == 1:
+        return x
+    mine = x.detach().movedim(axis, 0).contiguous()
+    bits = mine.view(-1).view(torch.uint8)  # there are types that are not sent
+    parts = [torch.empty_like(bits) for _ in range(size())]
+    with _together():
+        dist.all_gather(parts, bits)
+    return torch.cat([part.view(mine.dtype).view(mine.shape) for part in parts]).movedim(0, axis)
+
+
+def share(n: int) -> slice:
+    """Which of ``n`` episodes are for this process; the number of processes must divide ``n``."""
+    each = n // size()
+    return slice(rank() * each, (rank() + 1) * each)
+
+
+def _reduced(x: Tensor, how: dist.ReduceOp.RedOpType) -> Tensor:
+    out = x.detach().clone(memory_format=torch.contiguous_format)
+    with _together():
+        dist.all_reduce(out, how)
+    return out
+
+
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise Parted("another process of the run is gone; what was saved is intact") from error
+
+
+def own_copies(x: np.ndarray, n_seeds: int, k: int) -> np.ndarray:
+    """Rows for this process of what stands for K copies of each of S seeds, ``[S * K, ...]``."""
+    return x.reshape(n_seeds, k, *x.shape[1:])[:, share(k)].reshape(-1, *x.shape[1:])
+
+
+def all_copies(x: np.ndarray, n_seeds: int) -> np.ndarray:
+    """Inverse of :func:`own_copies`, from the rows of all processes."""
+    mine = np.ascontiguousarray(x).reshape(n_seeds, -1)
+    every = gathered(torch.from_numpy(mine.view(np.uint8)), 1).contiguous().numpy()
+    return every.view(x.dtype).reshape(-1, *x.shape[1:])

@@ -1,0 +1,1 @@
+"""Playing episodes: environments and their random streams, rollouts, and what they write down."""
