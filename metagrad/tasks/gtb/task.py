@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,9 +102,11 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
         """Panels of runs: training, rates, who earns and pays."""
         return figures.panels(runs)
 
-    def frame(self, env: Any, copy: int) -> np.ndarray:
-        """Picture of one copy: map, order books, tax schedule, what the agents have."""
-        return figures.frame(env, copy)
+    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
+        """Pictures of one copy: map, order books, tax schedule, what the agents have."""
+        from metagrad.tasks.gtb.frames import Dashboard  # matplotlib takes its time
+
+        return Dashboard(env, copy)
 
 
 def _mean_rates(extra: dict[str, Tensor], n_brackets: int) -> Tensor:
