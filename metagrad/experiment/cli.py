@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        "train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "report": _report, "export": _export,
-        "replay": _replay,
+        "train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "report": _report,
+        "export": _export, "replay": _replay,
     }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
