@@ -55,6 +55,10 @@ class Learners(Parts):
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, run = experiment, experiment.run
         torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
+        if getattr(experiment.designer, "pooled", False) and size.alone(experiment):
+            raise ConfigError(
+                "designer.pooled must be false: these networks do not stack, so each seed trains by itself"
+            )
         groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
         try:
             torch.zeros(1, device=run.device).numpy(force=True)
