@@ -264,9 +264,8 @@ def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):
     "options",
     [
         "escape-room --preset er_2_1 --seeds 3", "escape-room --task.n-agents 7 --task.randomize --k 4",
-        "gtb --method fixed --task.rates 0.1 0.2 0.3 0.4 0.4 0.4 0.4 --agents.optimiser.lr 0.01 --first-seed 7",
+        "gtb --method fixed --task.fixed-rates 0.1 0.2 0.3 0.4 0.4 0.4 0.4 --agents.optimiser.lr 0.01 --first-seed 7",
         "cleanup --no-pipeline --designer.incentive.scale 3 --target None --task.steps 7",
-        "cleanup --task.preset large",
     ],
 )  # fmt: skip
 def test_the_command_line_of_a_run_makes_it_again(options):

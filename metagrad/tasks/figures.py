@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -119,6 +120,23 @@ def curves(runs: Runs, units: dict[str, str] | None = None) -> Panels:
         name: partial(curve, runs=runs, name=name, unit=unit, bounds={} if i else task.bounds())
         for i, (name, unit) in enumerate(known.items())
     }
+
+
+def rates(axis: Any, runs: Runs) -> None:
+    """Marginal rates at the end over the income of a tax period, of games with brackets (``task.cutoffs``)."""
+    edges = [np.asarray(experiment.task.cutoffs) for experiment, *_ in runs]
+    top = 1.5 * max(cutoffs[-1] for cutoffs in edges)
+    for i, (cutoffs, (*_, metrics)) in enumerate(zip(edges, runs, strict=True)):
+        last = all_at_end(metrics, "rate_")
+        mean, width = ([*values, values[-1]] for values in (last.mean(1), error(last)))
+        axis.step([*cutoffs, top], mean, where="post", **line(i))
+        low, high = np.subtract(mean, width), np.add(mean, width)
+        axis.fill_between([*cutoffs, top], low, high, step="post", alpha=0.2, color=colour(i), lw=0)
+    ticks = [*edges[0], top]
+    axis.set_xscale("symlog", linthresh=ticks[1], linscale=0.6)
+    axis.set_xticks(ticks[:-1], [f"{a:.3g}" if b > 1.4 * a else "" for a, b in itertools.pairwise(ticks)])
+    axis.set_xticks([], minor=True)
+    axis.set(xlabel="income of a tax period (coin, log)", ylabel="marginal tax rate", xlim=(0, top), ylim=(-0.02, 1.02))
 
 
 def said(runs: Runs) -> str:

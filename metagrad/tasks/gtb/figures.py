@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastenvs.gtb.config import make_options
 from metagrad.tasks.figures import (
     MARKERS,
     Panels,
@@ -22,6 +20,7 @@ from metagrad.tasks.figures import (
     error,
     line,
     numbered,
+    rates,
 )
 
 #: Scores over training, and accounts of an episode by skill rank, with their units.
@@ -38,28 +37,11 @@ def panels(runs: Runs) -> Panels:
     """Panels of runs: training, rates, productivity and equality, and who earns and pays."""
     return {
         **curves(runs, _CURVES),
-        "rates": partial(_rates, runs=runs),
+        "rates": partial(rates, runs=runs),
         "lowest_rates": partial(_lowest_rates, runs=runs),
         "frontier": partial(_frontier, runs=runs),
         **{name: partial(_by_rank, runs=runs, name=name, text=text) for name, text in _BY_RANK.items()},
     }
-
-
-def _rates(axis: Any, runs: Runs) -> None:
-    """Marginal rates over the income of a tax period (figures 3, 5, 9 of the paper)."""
-    cutoffs = [np.asarray(make_options("paper", **experiment.task.options()).cutoffs) for experiment, *_ in runs]
-    top = 1.5 * max(edges[-1] for edges in cutoffs)
-    for i, (edges, (*_, metrics)) in enumerate(zip(cutoffs, runs, strict=True)):
-        rates = all_at_end(metrics, "rate_")
-        mean, width = ([*values, values[-1]] for values in (rates.mean(1), error(rates)))
-        axis.step([*edges, top], mean, where="post", **line(i))
-        low, high = np.subtract(mean, width), np.add(mean, width)
-        axis.fill_between([*edges, top], low, high, step="post", alpha=0.2, color=colour(i), lw=0)
-    ticks = [*cutoffs[0], top]
-    axis.set_xscale("symlog", linthresh=ticks[1], linscale=0.6)
-    axis.set_xticks(ticks[:-1], [f"{a:.3g}" if b > 1.4 * a else "" for a, b in itertools.pairwise(ticks)])
-    axis.set_xticks([], minor=True)
-    axis.set(xlabel="income of a tax period (coin, log)", ylabel="marginal tax rate", xlim=(0, top), ylim=(-0.02, 1.02))
 
 
 def _lowest_rates(axis: Any, runs: Runs) -> None:
