@@ -224,6 +224,8 @@ def imported(source: str) -> Any:
     """What ``module:name`` stands for; modules are looked for in the working folder too."""
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    if not all(source.partition(":")[::2]):
+        raise ImportError("it must be module:name")
     return pkgutil.resolve_name(source)
 
 

@@ -151,13 +151,13 @@ def parallel_env(
 
 def _masked(tree: Any) -> Any:
     """The same observations, with the mask by PettingZoo's name and type."""
-    if not isinstance(tree, dict):
+    if not isinstance(tree, dict) or "mask" not in tree:
         return tree
     return {name: array for name, array in tree.items() if name != "mask"} | {"action_mask": tree["mask"].view(np.int8)}
 
 
 def _masked_space(space: Space) -> Space:
-    if not isinstance(space, Dict):
+    if not isinstance(space, Dict) or "mask" not in space.spaces:
         return space
     parts = {name: part for name, part in space.items() if name != "mask"}
     return Dict({**parts, "action_mask": Box(0, 1, space["mask"].shape, np.int8)})

@@ -66,7 +66,8 @@ class VecAgents(VectorBase):
         """Which actions are legal now, bool ``[N * A, n_actions]``; all are where the game has no masks."""
         seen = self.view.env.obs["agents"]
         shape = (self.num_envs, self.view.env.agent_action_space.n)
-        return seen["mask"].reshape(shape).astype(bool) if isinstance(seen, dict) else np.ones(shape, bool)
+        masked = isinstance(seen, dict) and "mask" in seen
+        return seen["mask"].reshape(shape).astype(bool) if masked else np.ones(shape, bool)
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Value of an attribute, the same for all agents."""

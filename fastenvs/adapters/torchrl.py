@@ -63,7 +63,7 @@ class TorchRLEnv(EnvBase):
         )
         actions = {"agents": Composite(action=Categorical(env.n_actions, shape=(n, a)), shape=[n])}
         if self._decide is not None:
-            shape = seen["designer"]["mask"].shape
+            shape = seen["designer"]["mask"].shape if self._choosing else ()
             spec = (
                 Categorical(shape[1], shape=(n, shape[0])) if self._choosing
                 else Bounded(0.0, 1.0, (n, len(env.options.cutoffs)), dtype=torch.float64)  # type: ignore[attr-defined]
@@ -122,7 +122,7 @@ class TorchRLEnv(EnvBase):
         if not isinstance(seen, dict):
             return {"observation": self._tensor(seen)}
         out: dict[str, Any] = {"observation": {k: self._tensor(v) for k, v in seen.items() if k != "mask"}}
-        if masked:
+        if masked and "mask" in seen:
             out["action_mask"] = self._tensor(seen["mask"].view(np.bool_))
         return out
 
@@ -147,7 +147,7 @@ def _group_spec(space: Space, n: int, masked: bool) -> Composite:
         return Composite(observation=_spec(space, n), shape=[n])
     parts = {name: _spec(part, n) for name, part in space.items() if name != "mask"}
     spec = Composite(observation=Composite(parts, shape=[n]), shape=[n])
-    if masked:
+    if masked and "mask" in space.spaces:
         shape = (n, *(space["mask"].shape or ()))
         spec["action_mask"] = Binary(shape[-1], shape, dtype=torch.bool)
     return spec
