@@ -21,19 +21,26 @@ class RunError(RuntimeError):
     """A run cannot start or go on; the message says why and what to do."""
 
 
-class Held:
-    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is."""
+class Busy(RunError):
+    """Another process is at it."""
 
-    def __init__(self, folder: Path) -> None:
+
+class Held:
+    """The folder of a run, or of a study, while it is trained: nobody else trains it, and it must stay what it is.
+
+    ``name`` is the file of the folder that says what is trained.
+    """
+
+    def __init__(self, folder: Path, name: str = "config.json") -> None:
         self.folder = folder
-        self._lock = open(folder / "config.json")  # noqa: SIM115, closed on the way out
+        self._lock = open(folder / name)  # noqa: SIM115, closed on the way out
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise RunError(f"another process is training {folder}") from None
+            raise Busy(f"another process is training {folder}") from None
         self._watched: list[tuple[Path, os.stat_result]] = []
-        self.watch(folder / "config.json", self._lock.fileno())
+        self.watch(folder / name, self._lock.fileno())
 
     def __enter__(self) -> Held:
         return self

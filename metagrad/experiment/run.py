@@ -39,7 +39,11 @@ from metagrad.parallel.launch import orphaned
 
 
 def train(
-    experiment: Experiment, folder: Path | str, console: Console | None = None, track: Sequence[str] = ()
+    experiment: Experiment,
+    folder: Path | str,
+    console: Console | None = None,
+    track: Sequence[str] = (),
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train a new run in ``folder``, which must not exist yet or be empty; returns what is written to results.json.
 
@@ -53,6 +57,8 @@ def train(
         Where progress and the table at the end are printed.
     track : sequence of str
         Who is told the metrics beside metrics.csv: ``tensorboard``, ``wandb``.
+    until : int, optional
+        Episodes after which to stop at a checkpoint, without results, if the run is longer; :func:`resume` goes on.
 
     Raises
     ------
@@ -69,7 +75,7 @@ def train(
         learners.check_scores()
         _adopt(learners)
         with Stopping(folder) as stopping, NotHeld(folder) as held:
-            return _Training(learners, held, console, Trackers(())).run(stopping)
+            return _Training(learners, held, console, Trackers(())).run(stopping, until)
     with Stopping(folder) as stopping:
         with explained(folder):
             # One who was killed while it was written leaves an unfinished config.json behind.
@@ -85,11 +91,14 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint.write_text(folder / "config.json", text)
             with Held(folder) as held:
-                return _Training(learners, held, console, trackers).run(stopping)
+                return _Training(learners, held, console, trackers).run(stopping, until)
 
 
-def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
+def resume(folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None) -> dict[str, Any]:
+    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays.
+
+    ``until`` is as for :func:`train`.
+    """
     experiment, trackers = read_experiment(folder), Trackers(() if group.follows() else track)
     group.join(experiment.run.device)
     with Stopping(folder) as stopping, (NotHeld if group.rank() else Held)(folder) as held:
@@ -106,7 +115,7 @@ def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[st
                 with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
                     return _shown(console, read_results(folder))
         with explained(folder):
-            return training.run(stopping)
+            return training.run(stopping, until)
 
 
 def _without_checkpoint(folder: Path) -> str:
@@ -191,10 +200,11 @@ class _Training:
         """Wall time of all sittings."""
         return self.before.wall_time + time.perf_counter() - self.began
 
-    def run(self, stopping: Stopping) -> dict[str, Any]:
-        """Train to the end, save, test, and write the results."""
+    def run(self, stopping: Stopping, until: int | None = None) -> dict[str, Any]:
+        """Train to the end, save, test, and write the results; or train until an earlier episode, and save."""
         self.began = time.perf_counter()
         run, learners = self.experiment.run, self.learners
+        last = min(run.episodes, until or run.episodes)
         # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
         self._save(self.before.metrics_size)
         file = Unwritten() if group.rank() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
@@ -203,8 +213,10 @@ class _Training:
             follow = self.trackers.following(self.folder, self.experiment, learners.episode)
             progress = LiveProgress(self.experiment, learners.episode, self.console)
             with stopping.deferred(), follow, progress:
-                self._train(metrics, progress, stopping)
+                self._train(metrics, progress, stopping, last)
                 self._save(metrics.size())
+        if learners.episode < run.episodes:
+            return {}
         scores = learners.evaluators("test", run.test_episodes)()
         if group.rank():
             return {}
@@ -214,10 +226,10 @@ class _Training:
         write_results(self.folder, summary)
         return _shown(self.console, summary)
 
-    def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping) -> None:
+    def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping, end: int) -> None:
         run, learners = self.experiment.run, self.learners
         first, began = learners.episode, time.perf_counter()
-        while learners.episode < run.episodes and not self._asked(stopping):
+        while learners.episode < end and not self._asked(stopping):
             last, coming = learners.episode, learners.next_episode()
             evaluates = coming // run.eval_period > last // run.eval_period
             learners.iterate(diagnose=evaluates)
