@@ -39,13 +39,6 @@ class Trial:
         return next((rung for rung in rungs if rung not in self.rungs), None)
 
 
-class _Grid(optuna.samplers.GridSampler):
-    """A grid of which the head counts the points itself."""
-
-    def after_trial(self, *args: Any) -> None:
-        """Nothing to stop."""
-
-
 class Trials:
     """The trials of a study, as its journal has them."""
 
@@ -68,25 +61,14 @@ class Trials:
 
     def _read(self, known: optuna.trial.FrozenTrial) -> None:
         names = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
-        setting = known.params
-        if known.state == TrialState.RUNNING:  # the head may have died while it was asked
-            setting = self._suggested(self._open(known.number))
         rungs = {step: value for step, value in known.intermediate_values.items() if step in self.rungs}
         state, score = names.get(known.state, "running"), math.nan if known.value is None else known.value
-        self.each.append(Trial(known.number, setting, rungs, state, score))
-
-    def _open(self, number: int) -> optuna.trial.Trial:
-        """A trial of the journal, which numbers them as the study does; None of its settings is drawn anew."""
-        self.optuna.sampler = self._sampler(number)
-        return optuna.trial.Trial(self.optuna, number)
-
-    def _suggested(self, trial: optuna.trial.Trial) -> dict[str, Any]:
-        return {name: _drawn(trial, name, values) for name, values in self.study.space.items()}
+        self.each.append(Trial(known.number, known.params, rungs, state, score))
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """The sampler of a trial, whose random numbers depend on its number alone."""
         if self.study.sampler == "grid":
-            return _Grid({name: list(values) for name, values in self.study.space.items()}, seed=self.study.seed)
+            return optuna.samplers.GridSampler({name: list(values) for name, values in self.study.space.items()}, seed=self.study.seed)
         kind = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}[self.study.sampler]
         return kind(seed=(self.study.seed + 1_000_003 * number) % 2**32)
 
@@ -98,15 +80,28 @@ class Trials:
     def proceed(self) -> Iterator[Trial]:
         """Ask and tell all that can be; yields each trial that was told."""
         while True:
-            while len(self.each) < min(self.study.n_trials, self.told + self.ahead):
-                self.optuna.sampler = self._sampler(len(self.each))
-                setting = self._suggested(self.optuna.ask())
-                self.each.append(Trial(len(self.each), setting))
+            self._ask(min(self.study.n_trials, self.told + self.ahead))
             if self.told == len(self.each) or self.each[self.told].state == "running":
                 return
             self._tell(self.each[self.told])
             yield self.each[self.told]
             self.told += 1
+
+    def _ask(self, n: int) -> None:
+        """Ask until there are ``n`` trials; one comes into the journal with its whole setting, or not at all."""
+        if len(self.each) >= n:
+            return
+        draft = optuna.create_study(direction=self.study.direction)
+        draft.add_trials(self.optuna.get_trials(deepcopy=False))
+        for number in range(len(self.each), n):
+            draft.sampler = self._sampler(number)
+            asked = draft.ask()
+            setting = {name: _drawn(asked, name, values) for name, values in self.study.space.items()}
+            running = optuna.trial.create_trial(
+                state=TrialState.RUNNING, params=asked.params, distributions=asked.distributions
+            )
+            self.optuna.add_trial(running)
+            self.each.append(Trial(number, setting))
 
     def _tell(self, trial: Trial) -> None:
         state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}[trial.state]
@@ -127,7 +122,7 @@ class Trials:
                 elif at is None:
                     trial.state, trial.score = "complete", score
                 else:
-                    self._open(trial.number).report(score, at)
+                    optuna.trial.Trial(self.optuna, trial.number).report(score, at)
                     trial.rungs[at] = score
                     self._judge(trial, at)
 
@@ -156,7 +151,7 @@ class Trials:
 
 
 def _drawn(trial: optuna.trial.Trial, name: str, values: Any) -> Any:
-    """The value of an option, drawn unless the trial has it."""
+    """The value of an option."""
     if not isinstance(values, Range):
         return trial.suggest_categorical(name, values)
     if isinstance(values.low, int) and isinstance(values.high, int):
