@@ -227,6 +227,7 @@ class EscapeRoom(VecEnv):
 
     name = "escape_room"
     n_actions = N_PLACES
+    action_names = ("lever", "start", "door")
     min_rows_per_thread = 8192
 
     def __init__(self, num_envs: int, **options: Any) -> None:

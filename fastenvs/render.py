@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,23 @@ def _offset(size: int) -> np.ndarray:
     return np.abs(np.arange(size) - (size - 1) / 2) / size
 
 
+#: From about so many pixels of all pictures the colours of a GIF are taken.
+_PALETTE_PIXELS = 500_000
+
+
 def save_gif(frames: Iterable[np.ndarray], path: str | Path, seconds_per_frame: float = 0.15) -> None:
     """Write pictures of one size as an endless GIF; needs Pillow."""
     from PIL import Image
 
-    images = [Image.fromarray(frame) for frame in frames]
-    if not images:
+    frames = list(frames)
+    if not frames:
         raise ValueError("no frames to write")
+    # One palette for all pictures, of pixels from everywhere: finding one for each takes several times as long. Its
+    # colours have five bits, since of close ones Pillow does not find the nearest.
+    every = math.ceil(math.sqrt(sum(frame[..., 0].size for frame in frames) / _PALETTE_PIXELS))
+    seen = np.concatenate([frame[::every, ::every] for frame in frames])
+    palette = Image.fromarray(seen & 0xF8 | seen >> 5).quantize(256)
+    images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     duration = max(20, round(1000 * seconds_per_frame))
     images[0].save(path, save_all=True, append_images=images[1:], duration=duration, loop=0)
 

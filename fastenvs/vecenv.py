@@ -23,6 +23,7 @@ from fastenvs.checks import affordable, as_array, as_int, has_shape, normalise, 
 from fastenvs.draws import Draw, check_draws, refuse_unused
 from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping_call
+from fastenvs.render import AGENT_COLOURS
 from fastenvs.snapshots import Snapshots, copy_tree, fresh_maker, iter_leaves, map_tree
 from fastenvs.turns import SAME_STEP, Around, AutoresetMode, Offer, Turns, accept, after, before
 
@@ -120,6 +121,8 @@ class VecEnv(Snapshots):
     name: ClassVar[str]
     #: Arrays of ``info`` that have one entry an agent, ``[N, A, ...]``.
     agent_info: ClassVar[tuple[str, ...]] = ()
+    #: Colours of the agents in pictures, uint8 ``[n, 3]``; further agents repeat them.
+    agent_colours: ClassVar[np.ndarray] = AGENT_COLOURS
     #: Below this many rows a thread costs more than it saves.
     min_rows_per_thread: ClassVar[int] = 1024
     #: A chunk goes through all components of a step while it is in cache.
@@ -207,6 +210,11 @@ class VecEnv(Snapshots):
     def n_agents(self) -> int:
         """Number of agents of a copy, A."""
         return self._n_agents
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What the actions are called, by their numbers."""
+        return tuple(map(str, range(self.n_actions)))
 
     @property
     def autoreset(self) -> AutoresetMode:

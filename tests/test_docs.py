@@ -16,7 +16,7 @@ from metagrad.experiment.cli import parse_train, split_course
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
-COMMANDS = ("train", "evaluate", "plot", "compare", "replay")
+COMMANDS = ("train", "evaluate", "plot", "compare", "export", "replay")
 
 
 def name(page):
@@ -73,7 +73,10 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare") else 1)
-        known = {"evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out")}
+        known = {
+            "evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out"),
+            "export": ("--episodes", "--seed", "--out", "--format"),
+        }  # fmt: skip
         for flag in known[command]:
             parser.add_argument(flag)
         parser.parse_args(rest)

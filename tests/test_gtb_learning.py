@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from economy import agents, designer, task, trainer
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from metagrad import losses
@@ -259,17 +260,28 @@ def test_figures_of_runs():
     )
 
 
-def test_frames_of_an_episode():
+def test_frames_of_an_episode(monkeypatch):
     env = task(tax_mode="us_federal").make(2, [1])
     env.reset()
-    frames = []
+    frames, camera = [], task().camera(env, 1)
     for _ in range(3):
         env.step(np.full((2, 4), 47))
-        frames.append(task().frame(env, 1))
+        frames.append(camera())
     assert frames[0].dtype == np.uint8
     assert frames[0].shape == frames[2].shape
     assert (frames[0] != frames[2]).any()
-    assert (task().frame(env, 0) != frames[2]).any()  # another copy
+    assert (task().camera(env, 0)() != frames[2]).any()  # another copy
+    np.testing.assert_array_equal(task().camera(env, 1)(), frames[2])  # one that begins here sees the same
+    draws, draw = [], FigureCanvasAgg.draw
+    monkeypatch.setattr(FigureCanvasAgg, "draw", lambda canvas: draws.append(draw(canvas)))
+    camera()
+    assert not draws  # what stays is not drawn again
+    env.state.agents.coin[1] = [45, 3, 0, 30]  # more than the axis has room for
+    grown = camera()
+    assert len(draws) == 1
+    assert (grown != frames[2]).any()
+    np.testing.assert_array_equal(camera(), grown)
+    np.testing.assert_array_equal(task().camera(env, 1)(), grown)
 
 
 # ---------------------------------------------------------------------- the draw of actions

@@ -546,3 +546,21 @@ def test_saez_in_evaluations_is_that_of_training():
     assert (own.state.clock.completed == 100).all()
     for mine, was in zip(source.state.saez, before, strict=True):
         np.testing.assert_array_equal(mine, was)
+
+
+# ---------------------------------------------------------------------- one designer for several populations
+
+
+def test_a_pooled_designer_is_one_for_all_populations():
+    """Populations differ, their taxes do not, and follow the mean of the gradients."""
+    pooled = trainer(replace(designer(), pooled=True), 0, seeds=(1, 2), k=4)
+    apart = trainer(designer(), 0, seeds=(1, 2), k=4)
+    for made in (pooled, apart):
+        made.iterate(diagnose=True)
+    eta, own = (made.state.designer.eta["logits"] for made in (pooled, apart))
+    assert (eta[0] == eta[1]).all()
+    assert (own[0] != own[1]).any()
+    policy = pooled.state.agents.policy
+    assert any((p[0] != p[1]).any() for p in policy.values())
+    moments = pooled.state.designer.opt.m["logits"], apart.state.designer.opt.m["logits"]
+    torch.testing.assert_close(moments[0][0], moments[1].mean(0))

@@ -278,6 +278,23 @@ def test_damaged_and_foreign_checkpoints(how, message, finished, tmp_path, capsy
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_options_that_are_newer_than_a_run_are_as_by_default(finished, tmp_path):
+    """What an earlier version wrote, which did not know an option, is read as it was meant."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    assert config["designer"].pop("pooled") is False
+    path.write_text(json.dumps(config))
+    for newest in checkpoint.saved(folder / "checkpoints"):
+        data, sidecar = (newest / "state.safetensors").read_bytes(), json.loads((newest / "state.json").read_text())
+        del sidecar["config"]["designer"]["pooled"]
+        sidecar["sha256"] = checkpoint._digest(data, sidecar)
+        (newest / "state.json").write_text(json.dumps(sidecar))
+    assert cli.main(["evaluate", str(folder)]) == 0
+    assert cli.main(["train", "--resume", str(folder)]) == 0
+
+
 def test_a_full_disk_loses_nothing(finished, tmp_path, capsys, monkeypatch):
     """The write of the third checkpoint fails; afterwards the run resumes and ends as it would have."""
     folder, original, calls = tmp_path / "run", checkpoint._write, []

@@ -18,6 +18,8 @@ EMPTY, WALL, WASTE, RIVER, STREAM, APPLE, PENALTY_BEAM, CLEANING_BEAM, AGENT = r
 SYMBOLS = {"@": WALL, " ": EMPTY, "P": EMPTY, "B": EMPTY, "H": WASTE, "R": RIVER, "S": STREAM}
 UP, RIGHT, DOWN, LEFT = range(4)
 STAY, CLOCKWISE, COUNTER_CLOCKWISE, FIRE, CLEAN = 4, 5, 6, 7, 8
+#: Names of the base actions; moves are relative to the heading.
+ACTION_NAMES = ("left", "right", "up", "down", "stay", "turn clockwise", "turn counter-clockwise", "fire", "clean")
 #: Action types, for the designer: cleaned; earned a positive reward; anything else.
 CLEANED, COLLECTED, OTHER = range(3)
 BEAM_LENGTH = 5

@@ -9,7 +9,17 @@ from typing import Any
 import numpy as np
 
 from fastenvs.bound import bind, rebind
-from fastenvs.cleanup.config import AGENT, AGENT_COLOURS, BEAM_LENGTH, COLOURS, PLANES, WALL, make_config, make_options
+from fastenvs.cleanup.config import (
+    ACTION_NAMES,
+    AGENT,
+    AGENT_COLOURS,
+    BEAM_LENGTH,
+    COLOURS,
+    PLANES,
+    WALL,
+    make_config,
+    make_options,
+)
 from fastenvs.cleanup.consistency import check_state, state_bounds
 from fastenvs.cleanup.state import Draws, Game, State, Views
 from fastenvs.cleanup.step import play
@@ -40,6 +50,7 @@ class Cleanup(VecEnv):
 
     name = "cleanup"
     agent_info = ("n_cleaned", "cleaned", "collected", "action_type")
+    agent_colours = np.array(AGENT_COLOURS, np.uint8)
     min_rows_per_thread = 256
     rows_per_chunk = 1024
 
@@ -90,6 +101,11 @@ class Cleanup(VecEnv):
             waste=Draw((n_waste,), np.float64, 0, 1, optional=True),
         )
         self._bind()
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What the actions are called, by their numbers."""
+        return tuple(ACTION_NAMES[action] for action in self.config.base_action)
 
     @property
     def locations(self) -> np.ndarray:

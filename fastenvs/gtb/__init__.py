@@ -2,5 +2,6 @@
 
 from fastenvs.gtb.config import PAPER_ANNEAL, PRESETS, Options
 from fastenvs.gtb.env import GatherTradeBuild
+from fastenvs.gtb.log import EpisodeLog
 
-__all__ = ["PAPER_ANNEAL", "PRESETS", "GatherTradeBuild", "Options"]
+__all__ = ["PAPER_ANNEAL", "PRESETS", "EpisodeLog", "GatherTradeBuild", "Options"]

@@ -22,6 +22,17 @@ def order_table(n_prices: int) -> np.ndarray:
     return table
 
 
+def action_names(n_prices: int) -> tuple[str, ...]:
+    """What the actions are called."""
+    orders = (
+        f"{side} {price} for {good}"
+        for good in ("stone", "wood")
+        for side in ("bid", "ask")
+        for price in range(n_prices)
+    )
+    return ("nothing", "build", *orders, "left", "right", "up", "down")
+
+
 @part
 def read_orders(actions, active, table, bid, ask, time, lo, hi):
     """Count the step, and write the price of every order, -1 for none, to ``bid`` and ``ask`` ``[N, A, 2]``."""

@@ -379,6 +379,18 @@ class GatherTradeBuild(VecEnv):
             "escrow_units": p.events.escrow_units,
         }
 
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """What the actions are called, by their numbers."""
+        return build.action_names(self.options.n_prices)
+
+    @property
+    def finished(self) -> State:
+        """State whose arrays of agents, clock, taxes and totals are of the last episode of every copy that a reset has
+        replaced; some are kept alone, see :class:`fastenvs.gtb.summary.Finished`.
+        """
+        return self._finished.kept
+
     def metrics(self, env: int, *, final: bool = False) -> dict[str, float]:
         """Metrics of one copy's episode so far, by the reference's names (``docs/spec/gtb.md``, section 11).
 

@@ -50,12 +50,12 @@ def metrics(options: Options, state: State, e: int) -> dict[str, float]:
 
 
 class Finished:
-    """What :func:`metrics` needs of the last finished episode of every copy, kept when a reset replaces it."""
+    """What :func:`metrics` and logs need of every copy's last finished episode, kept when a reset replaces it."""
 
     _KEPT: ClassVar[dict[str, tuple[str, ...]]] = {
-        "agents": ("coin", "escrow_coin", "units", "escrow_units", "labor", "houses"),
+        "agents": ("loc", "coin", "escrow_coin", "units", "escrow_units", "labor", "pay", "houses"),
         "clock": ("completed", "positive_steps", "utility", "welfare", "equality"),
-        "taxes": ("n_days", "rate_sum", "occupancy", "effective_sum", "paid_sum", "income_sum", "last_coin"),
+        "taxes": ("live", "n_days", "rate_sum", "occupancy", "effective_sum", "paid_sum", "income_sum", "last_coin"),
         "events": ("n_trades", "trade_value"),
     }  # fmt: skip
 
@@ -65,14 +65,14 @@ class Finished:
         for group, names in self._KEPT.items():
             live = getattr(state, group)
             groups[group] = live._replace(**{name: np.zeros_like(getattr(live, name)) for name in names})
-        self._kept = state._replace(**groups)
+        self.kept = state._replace(**groups)
         self._known = np.zeros(len(state.clock.time), np.bool_)
 
     def keep(self, mask: np.ndarray, lo: int, hi: int) -> None:
         """Keep the episodes of the rows of ``[lo, hi)`` where ``mask`` is set."""
         rows = rows_of(mask, lo, hi)
         for group, names in self._KEPT.items():
-            live, kept = getattr(self._live, group), getattr(self._kept, group)
+            live, kept = getattr(self._live, group), getattr(self.kept, group)
             for name in names:
                 getattr(kept, name)[rows] = getattr(live, name)[rows]
         self._known[rows] = True
@@ -85,7 +85,7 @@ class Finished:
         """State whose kept arrays are of the last finished episode of copy ``e``."""
         if not self._known[e]:
             raise ValueError(f"environment {e} has finished no episode that was reset since")
-        return self._kept
+        return self.kept
 
 
 def _current_weight(options: Options, state: State, e: int) -> float:

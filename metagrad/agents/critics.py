@@ -73,7 +73,7 @@ class Critic(Checked):
         count : Tensor ``[G, 1]``
             Rows that do.
         """
-        grads = group.means_of_rows(forward.vjp((error * 2.0)[..., None]), count)
+        grads = group.means_of_rows(forward.vjp((error * (2.0 / count.clamp_min(1)))[..., None]), count)
         params, opt = self.optimiser.step(state.params, grads, state.opt)
         if self.target_tau == 1:
             return CriticState(params, params, opt)

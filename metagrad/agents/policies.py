@@ -150,6 +150,12 @@ class Policies(Checked):
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         return self._counted(self.rows.of(batch.agents_alive), rows)
 
+    def _count(self, batch: Batch, alive: Tensor) -> Tensor:
+        """What the loss divides its sum over the rows at hand by, ``[G, 1]``."""
+        if self.reduction == "episode":
+            return alive.new_full((len(alive), 1), batch.k)
+        return alive.sum(1, keepdim=True)
+
     def _scale(self, batch: Batch, alive: Tensor) -> Tensor | float:
         """What the loss multiplies its sum over rows by."""
         if self.reduction == "episode":

@@ -133,10 +133,9 @@ class PolicyGradientAgents(Differentiated):
         d_logits = weights[..., None] * score
         if seen.acting.entropy_gradient is not None:
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
-        count = (
-            d_logits.new_full((len(alive), 1), batch.k) if self.reduction == "episode" else alive.sum(1, keepdim=True)
-        )
-        grads = group.means_of_rows(seen.forward.vjp(-d_logits), count)
+        count = self._count(batch, alive)
+        grads = seen.forward.vjp(d_logits * (-1.0 / count.clamp_min(1))[..., None])
+        grads = group.means_of_rows(grads, count)
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
 

@@ -44,6 +44,8 @@ class DesignerGradients:
     """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
 
     incentive: Incentive
+    optimiser: optim.Optimiser
+    pooled: bool
     cost: float
     cost_optimiser: optim.Optimiser | None
     gamma: float
@@ -181,6 +183,24 @@ class DesignerGradients:
         return notes
 
 
+def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[str, Params]) -> MetaGradientState:
+    """One step on the weighted sum of the terms; one on the cost alone if that has an optimiser of its own."""
+    factors = {"chain": designer.chain, "direct": designer.direct}
+    if designer.cost_optimiser is None:
+        factors["cost"] = designer.cost
+    total: Params = {}
+    for name, factor in factors.items():
+        if name in terms:
+            total = optim.add(total, terms[name], factor) if total else scaled(terms[name], factor)
+    if designer.pooled:
+        total, terms = mean_over_seeds(total), {name: mean_over_seeds(part) for name, part in terms.items()}
+    eta, opt = designer.optimiser.step(state.eta, total, state.opt) if total else (state.eta, state.opt)
+    cost_opt = state.cost_opt
+    if designer.cost_optimiser is not None:
+        eta, cost_opt = designer.cost_optimiser.step(eta, terms["cost"], cost_opt)
+    return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
+
+
 def vectors(params: Params, n: int) -> Tensor:
     """All parameters of each of ``n`` seeds in one vector, ``[n, P]``."""
     return torch.cat([p.reshape(n, -1) for p in params.values()], 1)
@@ -197,3 +217,13 @@ def mean_of(parts: Sequence[Params]) -> Params:
     for part in parts[1:]:
         total = optim.add(total, part)
     return scaled(total, 1.0 / len(parts))
+
+
+def first_for_all(params: Params) -> Params:
+    """What the first seed has, for every seed."""
+    return {name: p[:1].expand_as(p).clone() for name, p in params.items()}
+
+
+def mean_over_seeds(params: Params) -> Params:
+    """The mean over the seeds, for every seed."""
+    return {name: p.mean(0, keepdim=True).expand_as(p).clone() for name, p in params.items()}

@@ -14,7 +14,7 @@ from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share
 from metagrad.designers.base import Designer, Notes, Transition
-from metagrad.designers.gradients import DesignerGradients, MetaGradientState, scaled
+from metagrad.designers.gradients import DesignerGradients, MetaGradientState, descend, first_for_all
 from metagrad.designers.incentives import Incentive
 from metagrad.metagradient import LastSteps, Path
 from metagrad.networks.base import Where
@@ -66,6 +66,8 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         Its loss is a sum over the steps of an episode, or a mean.
     discount_scores : bool
         Weigh the score of step t by ``γ^t``, so that the chain and the direct path are derivatives of one return.
+    pooled : bool
+        One η for the populations of all seeds, which follows the mean of their gradients; by default each has its own.
     compare_halves : bool
         Note how well the gradients on the two halves of the fresh episodes agree, whenever notes are wanted.
     """
@@ -89,16 +91,21 @@ class MetaGradient(Checked, DesignerGradients, Designer):
     validation: Literal["after", "before"] = "after"  # type: ignore[assignment]
     reduction: Literal["episode", "rows"] = "episode"
     discount_scores: bool = False
+    pooled: bool = False
     compare_halves: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.advantages == "gae") != (self.critic is not None):
             raise ValueError("MetaGradient needs a critic for advantages 'gae', and for no others")
+        if self.pooled and self.incentive.givers > 1:
+            raise ValueError("MetaGradient.pooled must be false where agents pay each other: each has an η of its own")
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> MetaGradientState:
         """η, critic and surrogates at the beginning."""
         eta = self.incentive.init(game, rng.generators("designer parameters"), where)
+        if self.pooled:
+            eta = first_for_all(eta)
         return MetaGradientState(
             eta,
             self.optimiser.init(eta),
@@ -153,22 +160,7 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         notes: Notes = {}
         for epoch in range(self.epochs):
             terms = self._terms(state, agents, t, model, epoch)
-            state = self._descend(state, terms)
+            state = descend(self, state, terms)
             if t.diagnose and epoch == 0:
                 notes = self._notes(state, agents, t, model, terms)
         return state, notes
-
-    def _descend(self, state: MetaGradientState, terms: dict[str, Params]) -> MetaGradientState:
-        """One step on the weighted sum of the terms; one on the cost alone if that has an optimiser of its own."""
-        factors = {"chain": self.chain, "direct": self.direct}
-        if self.cost_optimiser is None:
-            factors["cost"] = self.cost
-        total: Params = {}
-        for name, factor in factors.items():
-            if name in terms:
-                total = optim.add(total, terms[name], factor) if total else scaled(terms[name], factor)
-        eta, opt = self.optimiser.step(state.eta, total, state.opt) if total else (state.eta, state.opt)
-        cost_opt = state.cost_opt
-        if self.cost_optimiser is not None:
-            eta, cost_opt = self.cost_optimiser.step(eta, terms["cost"], cost_opt)
-        return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)

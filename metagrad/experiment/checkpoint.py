@@ -16,6 +16,8 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from metagrad.experiment.config import ConfigError, from_dict, to_dict
+
 FORMAT = "metagrad-checkpoint-2"
 KEEP = 2
 
@@ -88,12 +90,22 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
     if not isinstance(theirs, dict):
         raise CheckpointError(f"{path / 'state.json'} does not say which configuration it is of")
     if config is not None and theirs != config:
+        theirs = _with_defaults(theirs)
+    if config is not None and theirs != config:
         differing = ", ".join(sorted(_differing(config, theirs)))
         raise CheckpointError(f"checkpoint {path} belongs to another configuration: {differing}")
     try:
         return load_tensors(data), sidecar
     except SafetensorError as error:
         raise CheckpointError(f"{path / 'state.safetensors'} does not hold tensors: {error}") from error
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the options that are newer than it."""
+    try:
+        return to_dict(from_dict(config))
+    except ConfigError:  # it is compared as it stands
+        return config
 
 
 def _differing(mine: Any, theirs: Any, path: str = "") -> list[str]:

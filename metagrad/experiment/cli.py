@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare`` and ``replay``."""
+"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``export`` and ``replay``."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE]
        metagrad compare RUN [RUN ...]
-       metagrad replay RUN [--seed N] [--out FILE]
+       metagrad export RUN [--episodes N] [--seed N] [--out FOLDER] [--format {{csv,parquet}}]
+       metagrad replay RUN [--seed N] [--out FILE.html or FILE.gif]
        metagrad --version
 
 `metagrad train --help` lists games and methods, `metagrad train escape-room --help` all options of that game."""
@@ -38,7 +39,10 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
     args = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": _train, "sweep": _sweep, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "replay": _replay}
+    commands = {
+        "train": _train, "sweep": _sweep, "evaluate": _evaluate, "plot": _plot, "compare": _compare,
+        "export": _export, "replay": _replay,
+    }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
 
@@ -253,17 +257,33 @@ def _compare(args: list[str]) -> None:
     _console(width=400).print(comparison_table(options.runs))
 
 
+def _export(args: list[str]) -> None:
+    parser = _parser("export", "Write test episodes of a run as tables: agents by step, trades, tax days.", runs=False)
+    parser.add_argument("--episodes", type=int, help="for each seed (default: the run's own test exactly)")
+    parser.add_argument("--seed", type=int, help="whose episodes (default: all seeds')")
+    parser.add_argument("--out", type=Path, help="default: tables in the run")
+    parser.add_argument("--format", default="csv", help="csv (the default) or parquet")
+    options = parser.parse_args(args)
+    from metagrad.reports.export import export
+
+    seeds = None if options.seed is None else [options.seed]
+    out = options.out or options.run / "tables"
+    for path in export(options.run, out, options.episodes, seeds, options.format):
+        _console().print(f"table: {path}")
+
+
 def _replay(args: list[str]) -> None:
-    parser = _parser("replay", "Write an episode of a run's agents as an animation (GIF).", runs=False)
+    parser = _parser("replay", "Write an episode of a run's agents to look at.", runs=False)
     parser.add_argument("--seed", type=int, help="whose agents (default: the first seed's)")
-    parser.add_argument("--out", type=Path, help="default: episode.gif in the run")
+    parser.add_argument(
+        "--out", type=Path, help="a page (.html) or an animation (.gif; default: episode.gif in the run)"
+    )
     options = parser.parse_args(args)
     from metagrad.experiment.run import load_learners
+    from metagrad.reports.replay import replay
 
-    learners = load_learners(options.run)
-    if options.seed is not None and options.seed not in learners.experiment.run.seeds:
-        raise ValueError(f"--seed must be one of {list(learners.experiment.run.seeds)}, got {options.seed}")
-    _console().print(f"episode: {learners.replay(options.out or options.run / 'episode.gif', options.seed)}")
+    out = options.out or options.run / "episode.gif"
+    _console().print(f"episode: {replay(load_learners(options.run), out, options.seed)}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""The trainers of a run, their evaluations, and episodes as animations."""
+"""The trainers of a run, and their evaluations."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastenvs.render import save_gif
 from metagrad.batch import below
 from metagrad.checks import shown
 from metagrad.experiment import size
@@ -57,6 +55,10 @@ class Learners(Parts):
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, run = experiment, experiment.run
         torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
+        if getattr(experiment.designer, "pooled", False) and size.alone(experiment):
+            raise ConfigError(
+                "designer.pooled must be false: these networks do not stack, so each seed trains by itself"
+            )
         groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
         try:
             torch.zeros(1, device=run.device).numpy(force=True)
@@ -127,20 +129,6 @@ class Learners(Parts):
         for t in self.trainers:
             t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
 
-    def replay(self, out: Path, seed: int | None = None) -> Path:
-        """Write a fresh episode of a seed's agents (the first one's by default) as a GIF; returns the file."""
-        place = 0 if seed is None else self.experiment.run.seeds.index(seed)
-        stacked = len(self.trainers) == 1
-        trainer = self.trainers[0 if stacked else place]
-        evaluator = Evaluator(trainer, "test", 1)
-        task, trainer.task = trainer.task, _Filmed(trainer.task, place if stacked else 0)
-        try:
-            evaluator.play()
-            save_gif(trainer.task.frames, out, 0.2)
-        finally:
-            trainer.task = task
-        return out
-
 
 def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
     """The agents of each of ``n`` seeds, be they of one trainer for all or of one each."""
@@ -158,20 +146,3 @@ def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The agents of one trainer from those of its seeds; counts are the same for all."""
     names = set.intersection(*(set(part) for part in parts))
     return {n: torch.cat([p[n] for p in parts]) if parts[0][n].dim() else parts[0][n] for n in sorted(names)}
-
-
-class _Filmed:
-    """A task that takes a picture of one copy after every step."""
-
-    def __init__(self, task: Any, copy: int) -> None:
-        self._task, self._copy = task, copy
-        self.frames: list[np.ndarray] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task, name)
-
-    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
-        """Record, and take the picture."""
-        recorded = self._task.record(env, info)
-        self.frames.append(self._task.frame(env, self._copy))
-        return recorded

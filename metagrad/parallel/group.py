@@ -66,11 +66,13 @@ def means(params: Params) -> Params:
     return {name: part.view(p.shape) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
-def means_of_rows(sums: Params, count: Tensor) -> Params:
-    """Means over the rows of all processes, from sums ``[G, ...]`` over those at hand and their number ``[G, 1]``."""
-    found = means({"": count, **sums})
-    n = found.pop("")
-    return {name: p / n.view(-1, *[1] * (p.dim() - 1)) for name, p in found.items()}
+def means_of_rows(means: Params, count: Tensor) -> Params:
+    """Means over the rows of all processes, from those over the rows at hand and their number ``[G, 1]``."""
+    if size() == 1:
+        return means
+    found = total(torch.cat([count, *((p.flatten(1) * count) for p in means.values())], 1))
+    parts = (found[:, 1:] / found[:, :1]).split([p[0].numel() for p in means.values()], 1)
+    return {name: part.reshape(p.shape) for (name, p), part in zip(means.items(), parts, strict=True)}
 
 
 def total(x: Tensor) -> Tensor:

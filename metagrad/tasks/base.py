@@ -110,11 +110,11 @@ class VectorTask:
         """What is known of the best possible score, by name."""
         return {}
 
-    def frame(self, env: Any, copy: int) -> np.ndarray:
-        """Picture of one copy, uint8 ``[height, width, 3]``."""
+    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
+        """What gives a picture of one copy as it stands whenever it is called, uint8 ``[height, width, 3]``."""
         if not hasattr(env, "render"):
             raise TaskError(f"{self.name} cannot be replayed: its environments have no method render(copy)")
-        return env.render(copy)
+        return lambda: env.render(copy)
 
     def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
         """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
@@ -331,9 +331,9 @@ class JointAction(Checked, VectorTask):
         """As the game does."""
         self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
 
-    def frame(self, env: _JointEnv, copy: int) -> np.ndarray:
+    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
         """As the game shows it."""
-        return self.task.frame(env.env, copy)
+        return self.task.camera(env, copy)
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """The game's scores."""

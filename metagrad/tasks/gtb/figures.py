@@ -1,4 +1,4 @@
-"""Figures of runs on Gather-Trade-Build, after the published ones, and frames of an episode."""
+"""Figures of runs on Gather-Trade-Build, after the published ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fastenvs.render import AGENT_COLOURS
 from metagrad.tasks.figures import Runs, all_at_end, at_end, band, by_seed, numbered, words
 
 _BARS = (
@@ -83,50 +82,3 @@ def _by_rank(axis: Any, runs: Runs, names: Sequence[str], title: str) -> None:
     axis.set(title=title, xlabel="skill rank, from low to high")
     if len(names) > 1:
         axis.legend(fontsize=7)
-
-
-# ---------------------------------------------------------------------- an episode as pictures
-
-
-def frame(env: Any, copy: int) -> np.ndarray:
-    """Picture of one copy as it stands, uint8 ``[h, w, 3]``: map, order books, tax schedule, what the agents have."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure((11, 6.4), layout="constrained")
-    (world, stone, wood), (schedule, held, income) = figure.subplots(2, 3)
-    s = env.state
-    world.imshow(env.render(copy, 16))
-    world.set_axis_off()
-    total, equality = s.events.productivity[copy], s.events.equality[copy]
-    world.set_title(f"step {s.clock.time[copy]}: coin {total:.0f}, equality {equality:.2f}", fontsize=10)
-    for axis, good, name in ((stone, 0, "stone"), (wood, 1, "wood")):
-        _book(axis, s.books.depth[copy].reshape(2, 2, -1)[:, good], name)
-    _schedule(schedule, env, copy)
-    colours = AGENT_COLOURS[np.arange(env.n_agents) % len(AGENT_COLOURS)] / 255
-    names, places = [f"{p:.0f}" for p in s.agents.pay[copy]], range(env.n_agents)
-    coin = s.agents.coin[copy] + s.agents.escrow_coin[copy]
-    held.bar(places, coin, color=colours)
-    held.set(title="coin", xlabel="coins that the agent gets for a house", xticks=list(places), xticklabels=names)
-    income.bar(places, coin - s.taxes.last_coin[copy], color=colours)
-    income.set(title="income since the last tax day", xticks=list(places), xticklabels=names)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _book(axis: Any, depth: np.ndarray, good: str) -> None:
-    """Open asks and bids by price."""
-    asks, bids = depth
-    prices = np.arange(len(asks))
-    axis.barh(prices, -bids.astype(int), color="C2", label="bids")
-    axis.barh(prices, asks, color="C3", label="asks")
-    axis.set(xlim=(-8, 8), title=f"order book: {good}", ylabel="price")
-    axis.legend(fontsize=7, loc="upper right")
-
-
-def _schedule(axis: Any, env: Any, copy: int) -> None:
-    edges, live = env.options.cutoffs, env.state.taxes.live[copy]
-    axis.step([*edges, edges[-1] * 1.2], [*live, live[-1]], where="post")
-    left = env.options.tax_period - int(env.state.taxes.position[copy]) + 1
-    axis.set(ylim=(-0.02, 1.02), title=f"marginal rate (tax in {left} steps)", xlabel="income")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -134,9 +135,11 @@ class GatherTradeBuild(FastTask):
         """Draw runs: training, rates, who earns and pays."""
         figures.draw(figure, runs)
 
-    def frame(self, env: Any, copy: int) -> np.ndarray:
-        """Picture of one copy: map, order books, tax schedule, what the agents have."""
-        return figures.frame(env, copy)
+    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
+        """Pictures of one copy: map, order books, tax schedule, what the agents have."""
+        from metagrad.tasks.gtb.frames import Dashboard  # matplotlib takes its time
+
+        return Dashboard(env, copy)
 
 
 def _mean_rates(extra: dict[str, Tensor]) -> Tensor:

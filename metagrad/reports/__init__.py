@@ -1,0 +1,1 @@
+"""What is made of runs: tables, figures, replays and reports."""
