@@ -4,7 +4,6 @@ import json
 import random
 from dataclasses import replace
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -83,7 +82,7 @@ def test_a_good_file(tmp_path):
     made = study.experiment({"designer.optimiser.lr": 0.5}, study.report_seeds)
     assert (made.run.seeds, made.run.episodes, made.designer.optimiser.lr) == ((12340, 12341), 320, 0.5)
     assert score_of(study) == "r_id"
-    with pytest.raises(ConfigError, match="score must be one of r_id, .*'luck'"):
+    with pytest.raises(ConfigError, match=r"score must be one of r_id, .*'luck'"):
         score_of(replace(study, score="luck"))
 
 
@@ -98,7 +97,7 @@ class Killed(BaseException):
 
 
 def search(study, folder, draws, kills):
-    """What the head does, with scores that follow from settings, in any order; dies ``kills`` times at random writes."""
+    """What the head does, with scores that follow from settings, in any order; dies ``kills`` times."""
     left = draws.randrange(30)
 
     def append(self, logs, append=JournalFileBackend.append_logs):
@@ -213,5 +212,3 @@ def test_a_folder_that_is_no_study(tmp_path):
     head = sweeps.command("--resume", tmp_path)
     out, _ = head.communicate(timeout=300)
     assert (head.returncode, "is not a study: it has no study.toml" in out) == (2, True), out
-
-

@@ -196,7 +196,9 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
 
 def sweep_parser() -> argparse.ArgumentParser:
     """The options of ``metagrad sweep``."""
-    parser = argparse.ArgumentParser(prog="metagrad sweep", description="Train many runs, or go on.", allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="metagrad sweep", description="Train many runs, or go on.", allow_abbrev=False
+    )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("study", type=Path, nargs="?", metavar="STUDY", help="the study's file, in TOML")
     which.add_argument("--resume", type=Path, metavar="FOLDER", help="folder of a study that was begun")

@@ -122,7 +122,9 @@ class Processes:
             results.append((key, future.result()))
         self._deaths = 0 if results else self._deaths + broken
         if self._deaths > MOST_DEATHS:
-            raise RuntimeError(f"{self._deaths} times in a row a worker died: is there enough memory for {self.workers}?")
+            raise RuntimeError(
+                f"{self._deaths} times in a row a worker died: is there enough memory for {self.workers}?"
+            )
         if broken:
             self._pool.shutdown()
             self._start()
@@ -168,7 +170,7 @@ class Ray:
 
         self._ray = ray
         local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 10**8}
-        ray.init(address, log_to_driver=False, **({} if address else local))
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **({} if address else local))
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._train = ray.remote(num_cpus=1, max_retries=-1)(train)
         self._keys: dict[Any, Any] = {}

@@ -68,7 +68,9 @@ class Trials:
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """The sampler of a trial, whose random numbers depend on its number alone."""
         if self.study.sampler == "grid":
-            return optuna.samplers.GridSampler({name: list(values) for name, values in self.study.space.items()}, seed=self.study.seed)
+            return optuna.samplers.GridSampler(
+                {name: list(values) for name, values in self.study.space.items()}, seed=self.study.seed
+            )
         kind = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}[self.study.sampler]
         return kind(seed=(self.study.seed + 1_000_003 * number) % 2**32)
 

@@ -13,7 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from metagrad.experiment import checkpoint
 from metagrad.experiment.config import ConfigError, dump
-from metagrad.experiment.folder import Held, RunError
+from metagrad.experiment.folder import Held, RunError, read_results
+from metagrad.experiment.metrics import plot_runs, results_table
 from metagrad.experiment.process import Stopped, Stopping, resume_command
 from metagrad.experiment.registry import experiment
 from metagrad.sweeps.engine import Engine, Work, engine, score
@@ -135,9 +136,6 @@ class _Head:
 
     def conclude(self, shown: Path) -> None:
         """Write the table and the figures, and say what was found; ``shown`` is how the folder was named."""
-        from metagrad.experiment.folder import read_results
-        from metagrad.experiment.metrics import plot_runs, results_table
-
         table, best = self.table(), self.trials.best()
         assert best is not None
         checkpoint.write_text(self.folder / "table.md", table)
@@ -164,8 +162,8 @@ class _Head:
             lines.append([str(trial.number), *setting, f"{episodes:,}", trial.state, value])
         whole = self.study.n_trials * self.episodes
         return "".join(f"| {' | '.join(line)} |\n" for line in lines) + (
-            f"\n{took:,} episodes of each of {self.study.search_seeds.count} seeds, {took / whole:.0%} of the {whole:,} "
-            "that all trials would take to their ends.\n"
+            f"\n{took:,} episodes of each of {self.study.search_seeds.count} seeds, {took / whole:.0%} of the "
+            f"{whole:,} that all trials would take to their ends.\n"
         )
 
 
@@ -175,7 +173,7 @@ class _Progress:
     def __init__(self, study: Study, console: Console) -> None:
         self.console = console
         self._bar = Progress(
-            BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total} trials  {task.fields[text]}", markup=False),
+            BarColumn(bar_width=24), TextColumn("{task.completed}/{task.total} trials  {task.fields[text]}"),
             console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=study.n_trials, text="")

@@ -59,7 +59,9 @@ class Range(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.low < self.high or (self.log and self.low <= 0):
-            raise ValueError(f"low must be below high{', and above 0' if self.log else ''}, got {self.low}, {self.high}")
+            raise ValueError(
+                f"low must be below high{', and above 0' if self.log else ''}, got {self.low}, {self.high}"
+            )
 
 
 @dataclass(frozen=True)
