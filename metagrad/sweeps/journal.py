@@ -170,20 +170,31 @@ def _mend(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def figures(study: optuna.Study, folder: Path) -> list[Path]:
-    """Optuna's figures of parallel coordinates and of the importance of options; those that it can draw."""
+def figures(trials: Trials, score: str, folder: Path) -> list[Path]:
+    """Optuna's figures of parallel coordinates and of the importance of options; those that it can draw.
+
+    With successive halving they show scores at the first rung, where all trials have been.
+    """
     from matplotlib import pyplot
     from optuna.visualization import matplotlib as drawn
 
-    paths = []
+    study, name, paths = trials.optuna, score, []
+    if trials.rungs:
+        study, first = optuna.create_study(direction=trials.study.direction), trials.rungs[0]
+        name = f"{score} after {first:,} episodes"
+        for known in trials.optuna.get_trials(deepcopy=False):
+            value = known.intermediate_values.get(first, math.nan)
+            if math.isfinite(value):
+                like = {"params": known.params, "distributions": known.distributions}
+                study.add_trial(optuna.trial.create_trial(value=value, **like))
     with warnings.catch_warnings(), pyplot.rc_context():
         warnings.simplefilter("ignore")  # they are called experimental
-        for name, draw in (("parallel", drawn.plot_parallel_coordinate), ("importance", drawn.plot_param_importances)):
+        for kind, draw in (("parallel", drawn.plot_parallel_coordinate), ("importance", drawn.plot_param_importances)):
             try:
-                figure = draw(study).figure
+                figure = draw(study, target_name=name).figure
             except (ValueError, RuntimeError):  # too few trials, or scores that are all the same
                 continue
-            figure.savefig(folder / f"{name}.png", dpi=150, bbox_inches="tight")
+            figure.savefig(folder / f"{kind}.png", dpi=150, bbox_inches="tight")
             pyplot.close(figure)
-            paths.append(folder / f"{name}.png")
+            paths.append(folder / f"{kind}.png")
     return paths

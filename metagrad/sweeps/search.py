@@ -144,7 +144,7 @@ class _Head:
         base = experiment(self.study.game, self.study.preset, self.study.method)
         command = [self.study.game, "--preset", base.preset, "--method", base.method]
         print_(f"best: metagrad train {shlex.join([*command, *self.study.arguments(best.setting)])}", soft_wrap=True)
-        for path in figures(self.trials.optuna, self.folder):
+        for path in figures(self.trials, self.score, self.folder):
             print_(f"figure: {shown / path.name}")
         plot_runs([self.report], self.report / "figure.png")
         print_(results_table(read_results(self.report)))
