@@ -99,6 +99,16 @@ def explained(folder: Path) -> Iterator[None]:
         raise RunError(f"cannot write to {folder}: {reason}. {advice}") from error
 
 
+def refuse_taken(folder: Path, name: str, command: str) -> None:
+    """Refuse a folder for something new if anything is in it; ``command`` goes on with what is there.
+
+    One who was killed while the file ``name`` was written leaves an unfinished one behind, which counts as nothing.
+    """
+    present = set(folder.iterdir()) if folder.is_dir() else set()
+    if present - {checkpoint.unfinished(folder / name)} or folder.is_file():
+        raise RunError(f"{folder} exists already: choose another --out, or go on with `{command}`")
+
+
 def read_experiment(folder: Path) -> Experiment:
     """The experiment of a run."""
     path = folder / "config.json"

@@ -19,7 +19,16 @@ from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
-from metagrad.experiment.folder import Held, NotHeld, RunError, explained, read_experiment, read_results, write_results
+from metagrad.experiment.folder import (
+    Held,
+    NotHeld,
+    RunError,
+    explained,
+    read_experiment,
+    read_results,
+    refuse_taken,
+    write_results,
+)
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import (
     LiveProgress,
@@ -78,11 +87,7 @@ def train(
             return _Training(learners, held, console, Trackers(())).run(stopping, until)
     with Stopping(folder) as stopping:
         with explained(folder):
-            # One who was killed while it was written leaves an unfinished config.json behind.
-            present = set(folder.iterdir()) if folder.is_dir() else set()
-            taken = present - {checkpoint.unfinished(folder / "config.json")} or folder.is_file()
-        if taken:
-            raise RunError(f"{folder} exists already: choose another --out, or go on with `{resume_command(folder)}`")
+            refuse_taken(folder, "config.json", resume_command(folder))
         text = dump(experiment)
         learners = Learners(experiment)  # what cannot work fails before anything is written
         learners.check_scores()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import threading
@@ -170,7 +171,7 @@ class Ray:
 
         self._ray = ray
         local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 10**8}
-        ray.init(address, log_to_driver=False, logging_level="ERROR", **({} if address else local))
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._train = ray.remote(num_cpus=1, max_retries=-1)(train)
         self._keys: dict[Any, Any] = {}

@@ -185,13 +185,14 @@ def figures(trials: Trials, score: str, folder: Path) -> list[Path]:
         for known in trials.optuna.get_trials(deepcopy=False):
             value = known.intermediate_values.get(first, math.nan)
             if math.isfinite(value):
-                like = {"params": known.params, "distributions": known.distributions}
-                study.add_trial(optuna.trial.create_trial(value=value, **like))
+                study.add_trial(
+                    optuna.trial.create_trial(value=value, params=known.params, distributions=known.distributions)
+                )
     with warnings.catch_warnings(), pyplot.rc_context():
         warnings.simplefilter("ignore")  # they are called experimental
         for kind, draw in (("parallel", drawn.plot_parallel_coordinate), ("importance", drawn.plot_param_importances)):
             try:
-                figure = draw(study, target_name=name).figure
+                figure: Any = draw(study, target_name=name).figure
             except (ValueError, RuntimeError):  # too few trials, or scores that are all the same
                 continue
             figure.savefig(folder / f"{kind}.png", dpi=150, bbox_inches="tight")

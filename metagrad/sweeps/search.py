@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from metagrad.experiment import checkpoint
 from metagrad.experiment.config import ConfigError, dump
-from metagrad.experiment.folder import Held, RunError, read_results
+from metagrad.experiment.folder import Held, RunError, read_results, refuse_taken
 from metagrad.experiment.metrics import plot_runs, results_table
 from metagrad.experiment.process import Stopped, Stopping, resume_command
 from metagrad.experiment.registry import experiment
@@ -34,8 +34,7 @@ class Workers:
 def start(path: Path, folder: Path, workers: Workers, console: Console) -> None:
     """Search as a study file says, in a new folder."""
     read_study(path)  # what is wrong is said before anything is written
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise RunError(f"{folder} exists already: choose another --out, or go on with `{_resume(folder)}`")
+    refuse_taken(folder, "study.toml", _resume(folder))
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.write_text(folder / "study.toml", path.read_text("utf-8"))
     resume(folder, workers, console)
