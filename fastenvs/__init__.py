@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from fastenvs.cleanup import Cleanup
     from fastenvs.escape_room import EscapeRoom
     from fastenvs.gtb import GatherTradeBuild
+    from fastenvs.one_step import OneStepEconomy
     from fastenvs.rng import Seed
     from fastenvs.vecenv import VecEnv
 
@@ -20,6 +21,7 @@ _GAMES = {
     "escape_room": "fastenvs.escape_room:EscapeRoom",
     "cleanup": "fastenvs.cleanup:Cleanup",
     "gtb": "fastenvs.gtb:GatherTradeBuild",
+    "one_step_economy": "fastenvs.one_step:OneStepEconomy",
 }
 
 
@@ -34,6 +36,10 @@ def make(name: Literal["escape_room"], num_envs: int = 1, *, seed: Seed = None, 
 def make(name: Literal["cleanup"], num_envs: int = 1, *, seed: Seed = None, **options: Any) -> Cleanup: ...
 @overload
 def make(name: Literal["gtb"], num_envs: int = 1, *, seed: Seed = None, **options: Any) -> GatherTradeBuild: ...
+@overload
+def make(
+    name: Literal["one_step_economy"], num_envs: int = 1, *, seed: Seed = None, **options: Any
+) -> OneStepEconomy: ...
 @overload
 def make(name: str, num_envs: int = 1, *, seed: Seed = None, **options: Any) -> VecEnv: ...
 def make(name: str, num_envs: int = 1, *, seed: Seed = None, **options: Any) -> VecEnv:

@@ -3,6 +3,10 @@
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint8_t
 
+cdef enum:
+    EQUAL = 0
+    BY_NEED = 1  # the other rules go by rank
+
 
 cdef inline double tax_due(double income, const double* rates, const double* cutoffs, Py_ssize_t n) noexcept nogil:
     """Tax on one income, summed from the lowest bracket up."""
@@ -54,15 +58,47 @@ def marginal(
                 out[e, i] = rate_at(income[e, i], &rates[e, 0], &cutoffs[0], cutoffs.shape[0], zero)
 
 
+cdef int share_out(
+    int rule, double revenue, const double* income, Py_ssize_t n, double* rebate, double* coin
+) except -1 nogil:
+    """Add to ``coin`` what each of ``n`` agents gets of the revenue, by one of the rules; keep it in ``rebate``.
+
+    An equal share is kept once.
+    """
+    cdef Py_ssize_t i, j
+    cdef double total = 0.0
+    if rule == EQUAL:
+        rebate[0] = revenue / n
+        for i in range(n):
+            coin[i] += rebate[0]
+        return 0
+    for i in range(n):
+        if rule == BY_NEED:
+            rebate[i] = 1.0 / max(1.0, income[i])
+        else:  # by rank: n for the lowest income, 1 for the highest; those who are equal have the mean of their ranks
+            rebate[i] = n + 0.5
+            for j in range(n):
+                if income[j] < income[i]:
+                    rebate[i] -= 1.0
+                elif income[j] == income[i]:
+                    rebate[i] -= 0.5
+        total += rebate[i]
+    for i in range(n):
+        rebate[i] = rebate[i] / total * revenue
+        coin[i] += rebate[i]
+    return 0
+
+
 def collect(
     const double[:, ::1] income,
     const double[:, ::1] rates,
     const double[::1] cutoffs,
+    int rule,
     double[:, ::1] coin,
     double[:, ::1] paid,
-    double[::1] rebate,
+    double[:, ::1] rebate,
 ):
-    """Take the taxes from ``coin``, share the revenue out equally; ``coin`` changes in place."""
+    """Take the taxes from ``coin``, share the revenue out; ``coin`` changes in place."""
     cdef Py_ssize_t e, i, n_agents = income.shape[1]
     cdef double revenue
     with nogil:
@@ -74,16 +110,14 @@ def collect(
                 )
                 coin[e, i] -= paid[e, i]
                 revenue += paid[e, i]
-            rebate[e] = revenue / n_agents
-            for i in range(n_agents):
-                coin[e, i] += rebate[e]
+            share_out(rule, revenue, &income[e, 0], n_agents, &rebate[e, 0], &coin[e, 0])
 
 
 cdef class Periodic:
     """N tax cycles, bound once to their arrays and rules; a call runs it over the active rows of a range."""
 
     cdef const uint8_t[::1] active
-    cdef int period
+    cdef int period, rule
     cdef double zero
     cdef const double[::1] cutoffs, choices
     cdef const int32_t[:, ::1] chosen
@@ -94,19 +128,21 @@ cdef class Periodic:
     cdef uint8_t[::1] tax_day
     cdef double[:, ::1] live, shown, last_coin, last_income, last_marginal, sorted_income, marginal_now
     cdef double[:, ::1] income, paid, marginal, coin_before, escrow_before, rate_sum, paid_sum, income_sum
-    cdef double[::1] rebate, effective_sum
+    cdef double[:, ::1] rebate
+    cdef double[::1] effective_sum
 
     def __init__(
-        self, active, period, cutoffs, zero, chosen, choices, coin, escrow_coin, position, live, shown, choice,
+        self, active, period, cutoffs, rule, zero, chosen, choices, coin, escrow_coin, position, live, shown, choice,
         last_coin, last_income, last_marginal, sorted_income, marginal_now, tax_day, income, paid, marginal, rebate,
         coin_before, escrow_before, n_days, rate_sum, occupancy, effective_sum, paid_sum, income_sum,
     ):
-        self.active, self.period, self.cutoffs, self.zero = active, period, cutoffs, zero
+        self.active, self.period, self.cutoffs, self.rule, self.zero = active, period, cutoffs, rule, zero
         self.chosen, self.choices, self.coin, self.escrow_coin = chosen, choices, coin, escrow_coin
         self.position, self.live, self.shown, self.choice = position, live, shown, choice
         self.last_coin, self.last_income, self.last_marginal = last_coin, last_income, last_marginal
         self.sorted_income, self.marginal_now, self.tax_day = sorted_income, marginal_now, tax_day
-        self.income, self.paid, self.marginal, self.rebate = income, paid, marginal, rebate
+        self.income, self.paid, self.marginal = income, paid, marginal
+        self.rebate = rebate.reshape(len(rebate), -1)
         self.coin_before, self.escrow_before, self.n_days = coin_before, escrow_before, n_days
         self.rate_sum, self.occupancy, self.effective_sum = rate_sum, occupancy, effective_sum
         self.paid_sum, self.income_sum = paid_sum, income_sum
@@ -184,8 +220,7 @@ cdef int end_period(Periodic s, Py_ssize_t e) except -1 nogil:
             s.sorted_income[e, j] = s.sorted_income[e, j - 1]
             j -= 1
         s.sorted_income[e, j] = z
-    s.rebate[e] = revenue / n_agents
+    share_out(s.rule, revenue, &s.income[e, 0], n_agents, &s.rebate[e, 0], &s.coin[e, 0])
     for i in range(n_agents):
-        s.coin[e, i] += s.rebate[e]
         s.last_coin[e, i] = s.coin[e, i] + s.escrow_coin[e, i]
     return 0

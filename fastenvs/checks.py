@@ -8,9 +8,11 @@ import math
 import numbers
 import operator
 import os
+import pkgutil
+import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,8 @@ def shown(value: Any) -> str:
 def normalise(options: Any) -> None:
     """Bring every field of a frozen dataclass to its declared type, or say which one cannot be.
 
-    Known are ``int``, ``float``, ``bool``, ``Literal``, ``str | Path``, tuples of these, and each of them or ``None``.
+    Known are ``int``, ``float``, ``bool``, ``Literal``, ``str | Path``, tuples of these, functions, and unions of a
+    tuple with what is no tuple; each of them or ``None``.
     """
     for name, hint in hints_of(type(options)).items():  # type: ignore[arg-type]
         object.__setattr__(options, name, _as_type(name, getattr(options, name), hint))
@@ -131,12 +134,9 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
     if origin is typing.Literal:
         return one_of(name, value, args)
     if origin in (typing.Union, types.UnionType):
-        if set(args) == {str, Path}:
-            return as_path(name, value)
         if value is None and type(None) in args:
             return None
-        (hint,) = (a for a in args if a is not type(None))
-        return _as_type(name, value, hint)
+        return _as_one_of(name, value, [a for a in args if a is not type(None)])
     if origin is tuple:
         return _as_tuple(name, value, args)
     if hint is int:
@@ -147,12 +147,33 @@ def _as_type(name: str, value: Any, hint: Any) -> Any:
     return {float: as_float, bool: as_bool}[hint](name, value)
 
 
+def _as_one_of(name: str, value: Any, hints: list) -> Any:
+    """``value`` as the type of a union that it can be of: a function, a text or path, or what is none of these."""
+    if callable(value) and not isinstance(value, type) and any(typing.get_origin(hint) is Callable for hint in hints):
+        return value
+    texts = [hint for hint in hints if hint in (str, Path) or typing.get_origin(hint) is typing.Literal]
+    rest = [hint for hint in hints if hint not in texts and typing.get_origin(hint) is not Callable]
+    if isinstance(value, str | os.PathLike) or not rest:
+        if Path in texts:
+            return as_path(name, value)
+        rest = texts or rest
+    reasons = []
+    for hint in rest:
+        try:
+            return _as_type(name, value, hint)
+        except ValueError as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
 def _as_tuple(name: str, value: Any, args: tuple) -> tuple:
     many = len(args) == 2 and args[1] is Ellipsis
-    what = f"a sequence of numbers, one {args[0].__name__} each" if many else f"{len(args)} {args[0].__name__}s"
+    kind = args[0].__name__
+    what = f"a sequence of numbers, one {kind} each" if many and kind != "tuple" else f"{len(args)} {kind}s"
+    what = "a sequence of sequences" if many and kind == "tuple" else what
     if isinstance(value, np.ma.MaskedArray) or not (
         (isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray))
-        or (isinstance(value, np.ndarray) and value.ndim == 1)
+        or (isinstance(value, np.ndarray) and value.ndim)
     ):
         raise WrongTypeError(f"{name} must be {what}, got {shown(value)}")
     if not many and len(value) != len(args):
@@ -169,6 +190,11 @@ def in_range(options: Any, least: float, most: float, *names: str) -> None:
             rule = " and not negative" if value < least == 0 and most > 1 else f" from {least:g} to {most:g}"
             kind = "an integer" if isinstance(value, int) else "a finite number"
             raise ValueError(f"{name} must be {kind}{rule}, got {value!r}")
+
+
+def later(default: Any) -> Any:
+    """A field that options got after their first version; at its default it is as if it were not there."""
+    return dataclasses.field(default=default, metadata={"later": True})
 
 
 def make_options(cls: Any, game: str, presets: Mapping[str, Mapping[str, Any]], preset: Any, given: dict) -> Any:
@@ -192,6 +218,13 @@ def affordable(what: str, count: int, bytes_each: int) -> None:
             f"{what} need about {count * bytes_each / 1e9:,.0f} GB ({count:,} of {bytes_each:,} bytes each), "
             f"this machine has {memory / 1e9:,.0f} GB"
         )
+
+
+def imported(source: str) -> Any:
+    """What ``module:name`` stands for; modules are looked for in the working folder too."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    return pkgutil.resolve_name(source)
 
 
 # ---------------------------------------------------------------------- arrays

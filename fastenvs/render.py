@@ -32,6 +32,27 @@ def pixels(shape: tuple[int, ...], cell_size: Any, least: int) -> int:
     return size
 
 
+def render_bars(shares: np.ndarray, cell_size: int = 20) -> np.ndarray:
+    """Picture of what agents have: a bar for each, in the colour of its number.
+
+    Parameters
+    ----------
+    shares : float ``[A]``
+        What each has, as a share of the most.
+    cell_size : int
+        Width of a bar in pixels, at least 1.
+
+    Returns
+    -------
+    uint8 ``[10 * cell_size, A * cell_size, 3]``
+    """
+    size = pixels((10, len(shares)), cell_size, 1)
+    height = np.ceil(np.clip(shares, 0, 1) * 10 * size)
+    filled = np.arange(10 * size)[::-1, None] < height
+    colours = AGENT_COLOURS[np.arange(len(shares)) % len(AGENT_COLOURS)]
+    return np.where(filled[..., None], colours, np.uint8(255)).repeat(size, 1)
+
+
 def render_gtb(cells: np.ndarray, cell_size: int = 20) -> np.ndarray:
     """Picture of one Gather-Trade-Build world.
 

@@ -92,7 +92,11 @@ def portable_options(options: Any) -> dict[str, Any]:
 
 def fingerprint(name: str, autoreset: str, options: Any) -> np.ndarray:
     """Digest of what copies play by, uint8 ``[32]``: of the options and the map's cells, not its name."""
-    rules = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+    given = ((field, getattr(options, field.name)) for field in dataclasses.fields(options))
+    rules = {
+        field.name: f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+        for field, value in given if not (field.metadata.get("later") and value == field.default)
+    }  # fmt: skip
     cells = map_cells(options)
     if cells is not None:
         rules["map"] = map_text(cells)

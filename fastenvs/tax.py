@@ -1,8 +1,12 @@
-"""Bracketed income tax: schedules, tax due, collection and equal redistribution.
+"""Bracketed income tax: schedules, tax due, collection and redistribution.
 
 A schedule is a vector of B cutoffs ``m_0 = 0 < m_1 < ... < m_{B-1}``, the last bracket open, and a vector of
 B marginal rates. The tax on income z is ``sum_b rate_b * min(m_{b+1} - m_b, max(0, z - m_b))``; zero or
 negative income owes nothing. Amounts are in coins, float64.
+
+The revenue of a tax day is shared out by one of three rules: in ``equal`` shares; by ``need``, in proportion to
+``1 / max(1, income)``; or by ``rank``, where the lowest of A incomes gets A parts, the next A - 1, and the highest one,
+and equal incomes get the mean of theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import _tax  # type: ignore[attr-defined]
-from fastenvs.checks import affordable, as_float, numbers_of, positive_int, refuse_where
+from fastenvs.checks import affordable, as_float, numbers_of, one_of, positive_int, refuse_where, shown
 from fastenvs.guard import Guarded, exclusive
 
 #: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
@@ -25,8 +29,12 @@ US_FEDERAL_RATES = (0.10, 0.12, 0.22, 0.24, 0.32, 0.35, 0.37)
 ZERO_INCOME = 1e-6
 #: Most brackets of a schedule that is made by rule.
 MAX_BRACKETS = 1000
+#: How the revenue is shared out.
+REBATES = ("equal", "need", "rank")
 #: Amounts up to here can be summed over all agents.
 MAX_COIN = 1e290
+#: Bounds of amounts in a restored state, far above what any play brings, and of rates.
+MONEY, RATE = (0.0, 1e30), (0.0, 1.0)
 
 
 class Taxes(NamedTuple):
@@ -45,7 +53,7 @@ class Taxes(NamedTuple):
     income: np.ndarray  # float64 [N, A]
     paid: np.ndarray  # float64 [N, A]
     marginal: np.ndarray  # float64 [N, A], rate at the income
-    rebate: np.ndarray  # float64 [N], to every agent
+    rebate: np.ndarray  # float64 [N], to every agent; [N, A] where shares differ
     coin_before: np.ndarray  # float64 [N, A], at hand before the tax
     escrow_before: np.ndarray  # float64 [N, A]
     n_days: np.ndarray  # int32 [N], tax days of the episode; the following are totals over them
@@ -56,11 +64,12 @@ class Taxes(NamedTuple):
     income_sum: np.ndarray  # float64 [N, A], of positive incomes
 
 
-def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
+def make_taxes(n: int, n_agents: int, n_brackets: int, rebate: str = "equal") -> Taxes:
     """Zero everywhere, on the first day."""
     shapes = {"B": (n, n_brackets), "A": (n, n_agents), "": (n,)}
     integers = {"position": "", "choice": "B", "n_days": "", "occupancy": "B"}
-    by_agent = set(Taxes._fields) - {"live", "shown", "rate_sum", "tax_day", "rebate", "effective_sum", *integers}
+    by_agent = set(Taxes._fields) - {"live", "shown", "rate_sum", "tax_day", "effective_sum", *integers}
+    by_agent -= {"rebate"} if rebate == "equal" else set()
     arrays: dict[str, np.ndarray] = {}
     for name in Taxes._fields:
         axis = integers.get(name, "A" if name in by_agent else "B" if name in ("live", "shown", "rate_sum") else "")
@@ -68,6 +77,16 @@ def make_taxes(n: int, n_agents: int, n_brackets: int) -> Taxes:
         arrays[name] = np.zeros(shapes[axis], dtype)
     arrays["position"].fill(1)
     return Taxes(**arrays)
+
+
+def bounds(period: int, n_choices: int) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value of the arrays of :class:`Taxes` in a restored state, where they are bounded."""
+    count = (0, 2_000_000_000)
+    return {
+        "position": (1, period), "choice": (0, max(0, n_choices - 1)), "n_days": count, "occupancy": count,
+        **dict.fromkeys(("live", "shown", "last_marginal", "marginal", "marginal_now"), RATE),
+        **dict.fromkeys(("last_coin", "paid", "rebate", "paid_sum", "income_sum"), MONEY), "tax_day": (0, 1),
+    }  # fmt: skip
 
 
 class PeriodicTax(Guarded):
@@ -83,15 +102,20 @@ class PeriodicTax(Guarded):
         Lower edges of the brackets, rising from 0.
     period : int
         Steps in a period.
+    rebate : {"equal", "need", "rank"}
+        How the revenue is shared out.
     """
 
-    def __init__(self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10) -> None:
+    def __init__(
+        self, num_economies: int, n_agents: int, cutoffs: ArrayLike, period: int = 10, rebate: str = "equal"
+    ) -> None:
         super().__init__()
-        self._cutoffs = _check_cutoffs(cutoffs)
+        self._rebate = one_of("rebate", rebate, REBATES)
+        self._cutoffs = check_cutoffs(cutoffs)
         self._period = positive_int("period", period)
         n, a = positive_int("num_economies", num_economies), positive_int("n_agents", n_agents)
         affordable(f"num_economies = {n:,} economies", n, 200 * (a + len(self._cutoffs)))
-        self._taxes = make_taxes(n, a, len(self._cutoffs))
+        self._taxes = make_taxes(n, a, len(self._cutoffs), self._rebate)
         self._begun = False
 
     @property
@@ -113,7 +137,7 @@ class PeriodicTax(Guarded):
     def __getstate__(self) -> dict[str, Any]:
         n, a = self._taxes.last_coin.shape
         return {
-            "arguments": (n, a, self._cutoffs.copy(), self._period),
+            "arguments": (n, a, self._cutoffs.copy(), self._period, self._rebate),
             "arrays": [array.copy() for array in self._taxes],
             "begun": self._begun,
         }
@@ -130,7 +154,8 @@ class PeriodicTax(Guarded):
         held, escrow = self._amounts("coin", coin), self._escrow(escrow_coin)
         taxes = self._taxes
         n, a = taxes.last_coin.shape
-        for name, mine, new in zip(Taxes._fields, taxes, make_taxes(n, a, len(self._cutoffs)), strict=True):
+        started = make_taxes(n, a, len(self._cutoffs), self._rebate)
+        for name, mine, new in zip(Taxes._fields, taxes, started, strict=True):
             if name != "live":
                 mine[...] = new
         taxes.last_coin[:] = held + escrow
@@ -177,7 +202,7 @@ class PeriodicTax(Guarded):
         n = len(coin)
         nothing = np.zeros(self._taxes.choice.shape, np.int32)
         active = np.ones(n, np.bool_)
-        make_step(self._taxes, active, self._period, self._cutoffs, nothing, _NONE, coin, escrow)(0, n)
+        make_step(self._taxes, active, self._period, self._cutoffs, nothing, _NONE, coin, escrow, self._rebate)(0, n)
         return self._taxes.tax_day.copy()
 
     def _escrow(self, escrow_coin: ArrayLike | None) -> np.ndarray:
@@ -200,13 +225,14 @@ _NONE = np.empty(0)
 
 def make_step(
     taxes: Taxes, active: np.ndarray, period: int, cutoffs: np.ndarray, chosen: np.ndarray, choices: np.ndarray,
-    coin: np.ndarray, escrow_coin: np.ndarray,
+    coin: np.ndarray, escrow_coin: np.ndarray, rebate: str = "equal",
 ) -> Callable[[int, int], None]:  # fmt: skip
     """The compiled step ``(lo, hi)`` of the tax cycle over the active rows of a range, bound to these arrays.
 
     Nothing is checked.
     """
-    return _tax.Periodic(active, period, cutoffs, ZERO_INCOME, chosen, choices, coin, escrow_coin, *taxes)
+    rule = REBATES.index(rebate)
+    return _tax.Periodic(active, period, cutoffs, rule, ZERO_INCOME, chosen, choices, coin, escrow_coin, *taxes)
 
 
 def check_rates(rates: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
@@ -220,7 +246,7 @@ class Collection(NamedTuple):
     """Outcome of one tax day; float64."""
 
     paid: np.ndarray  # [N, A]
-    rebate: np.ndarray  # [N], what every agent receives
+    rebate: np.ndarray  # [N], what every agent receives; [N, A] where shares differ
     coin: np.ndarray  # [N, A], after tax and rebate
     marginal_rate: np.ndarray  # [N, A]
     effective_rate: np.ndarray  # [N, A], paid / income
@@ -292,11 +318,23 @@ def marginal_rate(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> np
     return out
 
 
-def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> Collection:
-    """Collect the tax on each income from the coin at hand and share it out equally.
+def average_rate(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike) -> np.ndarray:
+    """Share of each income that is due as tax; 0 for an income of zero or less.
+
+    Incomes within ``ZERO_INCOME`` of zero count as zero. Parameters, shapes and errors as in
+    :func:`taxes_due`.
+    """
+    z, due = numbers_of("income", income), taxes_due(income, rates, cutoffs)
+    return np.divide(due, z, out=np.zeros_like(z), where=z > ZERO_INCOME)
+
+
+def collect_and_redistribute(
+    income: ArrayLike, coin: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike, rebate: str = "equal"
+) -> Collection:
+    """Collect the tax on each income from the coin at hand and share it out.
 
     An agent pays at most the coin it has in its inventory. The revenue is summed in the agents' order,
-    then every agent receives the same share, so coin is conserved to rounding.
+    then every agent receives its share, so coin is conserved to rounding.
 
     Parameters
     ----------
@@ -306,6 +344,8 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
         Coin in the agents' inventories, not negative; left unchanged.
     rates, cutoffs
         As in :func:`taxes_due`.
+    rebate : {"equal", "need", "rank"}
+        How the revenue is shared out.
 
     Returns
     -------
@@ -314,33 +354,38 @@ def collect_and_redistribute(income: ArrayLike, coin: ArrayLike, rates: ArrayLik
     Raises
     ------
     ValueError
-        As in :func:`taxes_due`, and if ``coin`` is negative or has another shape than ``income``.
+        As in :func:`taxes_due`, and if ``coin`` is negative or has another shape than ``income``, or if there is no
+        such rule.
     """
+    rule = REBATES.index(one_of("rebate", rebate, REBATES))
     z, r, m = _check_schedule(income, rates, cutoffs)
     after = numbers_of("coin", coin)
     if after.shape != z.shape:
         raise ValueError(f"coin must have the shape of income, {list(z.shape)}, got {list(after.shape)}")
     holdings("coin", after)
-    paid, rebate, at = np.empty_like(z), np.empty(len(z)), np.empty_like(z)
+    paid, at = np.empty_like(z), np.empty_like(z)
+    shares = np.empty((len(z), 1 if rebate == "equal" else z.shape[1]))
     _tax.marginal(z, r, m, ZERO_INCOME, at)
-    _tax.collect(z, r, m, after, paid, rebate)
-    return Collection(paid, rebate, after, at, paid / np.maximum(ZERO_INCOME, z))
+    _tax.collect(z, r, m, rule, after, paid, shares)
+    each = shares[:, 0] if rebate == "equal" else shares
+    return Collection(paid, each, after, at, paid / np.maximum(ZERO_INCOME, z))
 
 
 def _check_schedule(income: ArrayLike, rates: ArrayLike, cutoffs: ArrayLike):
     """Contiguous float64 arrays ``[N, A]``, ``[N, B]``, ``[B]``, checked."""
     z = numbers_of("income", income)
-    m = _check_cutoffs(cutoffs)
+    m = check_cutoffs(cutoffs)
     if z.ndim != 2 or z.shape[1] == 0:
         raise ValueError(f"income must have shape [N, A], got {list(z.shape)}")
     refuse_where("income", z, ~(np.abs(z) <= MAX_COIN), "must be finite")
     return z, check_rates(rates, (len(z), len(m))), m
 
 
-def _check_cutoffs(cutoffs: ArrayLike) -> np.ndarray:
-    m = numbers_of("cutoffs", cutoffs)
+def check_cutoffs(cutoffs: ArrayLike, name: str = "cutoffs") -> np.ndarray:
+    """Lower edges of brackets as float64 ``[B]``, rising strictly from 0; ``name`` is what an error calls them."""
+    m = numbers_of(name, cutoffs)
     if m.ndim != 1 or len(m) == 0 or m[0] != 0 or not np.isfinite(m).all() or (np.diff(m) <= 0).any():
-        raise ValueError(f"cutoffs must rise strictly from 0 and be finite, got {m}")
+        raise ValueError(f"{name} must rise strictly from 0 and be finite, got {shown(m.tolist())}")
     return m
 
 

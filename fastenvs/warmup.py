@@ -18,8 +18,10 @@ SETTINGS: dict[str, tuple[dict[str, Any], ...]] = {
     "cleanup": ({"steps": 2},),
     "gtb": (
         {"steps": 2, "tax_period": 1, "anneal": (1.0, 0.1)},
+        {"steps": 2, "tax_period": 1, "rebate": "need"},
         {"steps": 2, "tax_period": 1, "tax_mode": "saez", "autoreset": "next_step"},
     ),
+    "one_step_economy": ({}, {"tax_mode": "saez", "n_agents": 100}),
 }
 
 

@@ -35,7 +35,7 @@ __all__ = [
 # Modules of the names above. They import torch, which takes seconds that a command line's --help need not.
 _HOMES = ("agents", "batch", "designers", "metagradient", "networks", "optim", "tasks", "trainer", "experiment.run")
 #: Modules that extras install, with the name of the extra.
-EXTRAS = dict.fromkeys(("torch", "scipy", "tyro", "rich", "safetensors", "matplotlib", "PIL"), "metagrad")
+EXTRAS = dict.fromkeys(("torch", "scipy", "tyro", "rich", "safetensors", "jinja2", "matplotlib", "PIL"), "metagrad")
 EXTRAS |= {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "optuna": "sweep", "ray": "ray"}
 
 

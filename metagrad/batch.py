@@ -86,6 +86,7 @@ class Batch:
     last_designer_obs: Obs  # [S, K, ...] each
     cut: Tensor  # [S, T, K], 1 in the step in which an episode was cut off rather than ended by the rules
     extra: dict[str, Tensor] = field(default_factory=dict)  # [S, T, K, ...], what task and designer recorded
+    options: Any = None  # those of the game, where it has any; never saved
     memo: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)  # see `remember`
 
     @property
@@ -186,7 +187,7 @@ def _children(tree: Any) -> Iterator[tuple[str, Any]] | None:
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return zip(tree._fields, tree, strict=True)
     if dataclasses.is_dataclass(tree):
-        return ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.name != "memo")
+        return ((f.name, getattr(tree, f.name)) for f in dataclasses.fields(tree) if f.name not in ("memo", "options"))
     return None
 
 

@@ -93,7 +93,7 @@ class _Saved:
         self._check_filled(rest, state.iteration)
         if not dry:
             self.place.load(place)
-            pending = batch_of(held, self.where.device) if held else None
+            pending = batch_of(held, self.where.device).replace(options=self.task.interface.options) if held else None
             if pending is not None and group.size() > 1:
                 pending = pending.episodes(group.share(self.k))
             self.state, self.env_steps = state._replace(pending=pending), steps

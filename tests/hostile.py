@@ -24,6 +24,7 @@ OPTIONS = {
                 "shuffle_spawn": True, "random_orientation": True, "depletion": 0.9},
     "gtb": {"map": "W S@  ;  WS W;S  W  ", "fixed_four": False, "gather_skill": "pareto", "regen_prob": 0.3,
             "steps": 7, "tax_period": 3, "tax_mode": "us_federal", "order_life": 2, "view_radius": 2},
+    "one_step_economy": {"draw_skills": True, "announce": True, "labor_levels": 12, "tax_mode": "us_federal"},
 }  # fmt: skip
 REFUSALS = (ValueError, TypeError, RuntimeError)
 RIDDLES = (
@@ -145,7 +146,8 @@ def disguised(value, rng):
         choices += [int(value)] * value.is_integer() + [np.float32(value)] * (float(np.float32(value)) == value)
         return choices[rng.integers(len(choices))]
     if isinstance(value, tuple):
-        return list(value) if rng.random() < 0.5 else np.array(value)
+        ragged = len({np.shape(entry) for entry in value}) > 1
+        return list(value) if rng.random() < 0.5 or ragged else np.array(value)
     return np.str_(value) if isinstance(value, str) else value
 
 
@@ -264,7 +266,8 @@ def pair(game, rng):
     They are reused, but what they are in depends on ``rng`` alone.
     """
     mode = ("same_step", "next_step", "disabled")[rng.integers(3)]
-    extra = {"gtb": [{}, {"tax_mode": "planner"}, {"tax_mode": "external"}, {"tax_mode": "saez"}]}.get(game, [{}])
+    economy = [{}, {"tax_mode": "planner"}, {"tax_mode": "external"}, {"tax_mode": "saez"}]
+    extra = {"gtb": economy, "one_step_economy": economy}.get(game, [{}])
     which = int(rng.integers(len(extra)))
     key = game, mode, which
     if key not in _PAIRS:

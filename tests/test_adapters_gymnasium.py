@@ -21,8 +21,9 @@ GAMES = {
     "escape_room": {"n_agents": 3, "max_steps": 3, "randomize": True},
     "cleanup": {"steps": 4},
     "gtb": {"steps": 5, "tax_period": 3, "tax_mode": "planner"},
+    "one_step_economy": {"announce": True, "draw_skills": True, "tax_mode": "planner"},
 }
-PREFIX = {"escape_room": "EscapeRoom", "cleanup": "Cleanup", "gtb": "GTB"}
+PREFIX = {"escape_room": "EscapeRoom", "cleanup": "Cleanup", "gtb": "GTB", "one_step_economy": "OneStepEconomy"}
 
 
 def act(obs, decision):

@@ -20,6 +20,7 @@ GAMES = {
     "escape_room": {"n_agents": 3, "randomize": True},
     "cleanup": {"steps": 12},
     "gtb": {"steps": 12, "tax_mode": "planner"},
+    "one_step_economy": {"draw_skills": True, "announce": True},
 }
 
 

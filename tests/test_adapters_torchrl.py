@@ -16,6 +16,7 @@ GAMES = {
     "cleanup": ("cleanup", {"steps": 4}),
     "gtb": ("gtb", {"steps": 5, "tax_period": 2}),
     "gtb with choices": ("gtb", {"steps": 5, "tax_period": 2, "tax_mode": "planner"}),
+    "one-step economy": ("one_step_economy", {"draw_skills": True, "tax_mode": "planner"}),
     "gtb without a designer": ("gtb", {"steps": 5, "tax_mode": "us_federal"}),
 }
 

@@ -85,10 +85,9 @@ def test_the_designer_sees_the_whole_map_and_who_cleans():
     assert seen["overview"].shape == (1, 36, 9, 9, 3)
 
 
-@pytest.mark.parametrize("preset", ["authors_10x10", "large"])
+@pytest.mark.parametrize("preset", ["cleanup_10x10", "cleanup_large"])
 def test_larger_maps_are_seen_whole(preset):
-    e = tiny(steps=4)
-    trainer = trainer_of(replace(e, task=replace(e.task, preset=preset)), 1, k=2)
+    trainer = trainer_of(tiny(preset=preset, steps=4), 1, k=2)
     side, _, _ = trainer.task.interface.designer["obs"]
     assert side >= max(trainer.env.options.symbols.shape)
     assert trainer.state.pending.payments.shape == (1, 4, 2, trainer.env.n_agents)
@@ -143,7 +142,7 @@ def test_the_central_policy_acts_for_all():
 
 def test_too_many_joint_actions_are_refused():
     with pytest.raises(TaskError, match="joint actions"):
-        JointAction(Cleanup("large"))
+        JointAction(Cleanup(n_agents=5, map="large_25x18", actions="all"))
 
 
 # ---------------------------------------------------------------------- surrogates

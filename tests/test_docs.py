@@ -16,7 +16,7 @@ from metagrad.experiment.cli import parse_train, split_course, sweep_parser
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
-COMMANDS = ("train", "sweep", "evaluate", "plot", "compare", "export", "replay")
+COMMANDS = ("train", "sweep", "evaluate", "plot", "compare", "report", "export", "replay")
 
 
 def name(page):
@@ -75,13 +75,13 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
         assert options.resume or options.study.is_file()
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
-        parser.add_argument("runs", nargs="+" if command in ("plot", "compare") else 1)
+        parser.add_argument("runs", nargs="+" if command in ("plot", "compare", "report") else 1)
         known = {
-            "evaluate": ("--episodes",), "plot": ("--out",), "compare": (), "replay": ("--seed", "--out"),
-            "export": ("--episodes", "--seed", "--out", "--format"),
+            "evaluate": ("--episodes",), "plot": ("--out", "--panels"), "compare": (), "report": ("--out",),
+            "replay": ("--seed", "--out"), "export": ("--episodes", "--seed", "--out", "--format"),
         }  # fmt: skip
         for flag in known[command]:
-            parser.add_argument(flag)
+            parser.add_argument(flag, nargs="+" if flag == "--panels" else None)
         parser.parse_args(rest)
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from games import Lights
 
+from fastenvs.cleanup import PRESETS
 from metagrad import (
     ByAction,
     ByActionType,
@@ -57,11 +58,21 @@ def river():
 
 
 def wide_river():
-    return Cleanup("authors_10x10", 6)
+    return Cleanup(**{**PRESETS["authors_10x10"], "steps": 6})
 
 
 def economy():
     return GatherTradeBuild(steps=10, tax_period=5)
+
+
+def needy_economy():
+    return GatherTradeBuild(
+        steps=10, tax_period=5, brackets=(0, 1.5, 4), rebate="need", skills=(0.5, 1.2, 2, 4), utility_eta=0.5,
+    )  # fmt: skip
+
+
+def ranked_economy():
+    return GatherTradeBuild(steps=10, tax_period=5, brackets=(0,), rebate="rank", productivity_only_weight=0.4)
 
 
 def linear_payments(eta, batch):
@@ -162,6 +173,7 @@ ROWS = [
     (river, "pictures_sgd", ByAction(TRUNK, view=OverviewAndCleaners()), 2),
     (wide_river, "pictures", OVERVIEW, 1),
     *((economy, a, TAXES, 1) for a in ECONOMY),
+    *((make, "workers", TAXES, 1) for make in (needy_economy, ranked_economy)),
     # Further steps meet kinks: a tax that is just the coin at hand.
     (economy, "workers", TAXES, 2),
     (economy, "workers_convolutions", TAXES, 2),

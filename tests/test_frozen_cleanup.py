@@ -56,7 +56,7 @@ def designer_of(config):
 
 
 def trainer_of(config, seed):
-    game = Cleanup(config["game"]["preset"], config["game"]["steps"])
+    game = Cleanup(**Cleanup.upgraded(config["game"]))
     task = JointAction(game) if config["method"] == "central" else game
     return Trainer(task, agents_of(config), designer_of(config), seeds=(seed,), k=config["k"], dtype=torch.float64)
 

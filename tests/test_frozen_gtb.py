@@ -75,10 +75,8 @@ def designer_of(config):
 
 def trainer_of(config, seeds=None):
     g, method = config["game"], config["method"]
-    task = GatherTradeBuild(
-        TAX_MODES[method], g["map"], g["n_agents"], g["fixed_four"], g["steps"], g["tax_period"], g["anneal"],
-        tuple(g["rates"]),
-    )  # fmt: skip
+    saved = {name: g[name] for name in ("map", "n_agents", "fixed_four", "steps", "tax_period", "anneal", "rates")}
+    task = GatherTradeBuild(**GatherTradeBuild.upgraded({"tax_mode": TAX_MODES[method], **saved}))
     return Trainer(
         task, agents_of(config), designer_of(config), seeds=seeds or config["seeds"], k=config["k"],
         pipeline=method != "metagrad-no-cv", dtype=torch.float64,

@@ -53,7 +53,7 @@ def test_choices_are_allowed_and_come_into_force():
 
 
 def test_annealing_caps_the_choices():
-    batch, steps = played(trainer({"anneal": True}))
+    batch, steps = played(trainer({"anneal": "paper"}))
     assert batch.extra[DRAW][0, steps].max() <= 3  # rates up to 0.1
 
 

@@ -279,6 +279,8 @@ RANGES = {
     "rate_max": (1.0, 0.6),
     "rate_step": (0.05, 0.3),
     "anneal": ((-1.0, 0.17), (0.0, 0.15), None),
+    "rebate": ("equal", "need", "rank"),
+    "build_skill_shape": (4.0, 1.7),
 }
 
 
@@ -286,10 +288,15 @@ RANGES = {
 def economies(draw, tax_mode):
     o = {"tax_mode": tax_mode, **{name: draw(st.sampled_from(values)) for name, values in RANGES.items()}}
     n = o["n_agents"] = draw(st.integers(2, 6))
-    o["brackets"] = "us" if tax_mode == "us_federal" else draw(st.sampled_from(["us", "linear", "log"]))
+    o["brackets"] = (
+        "us"
+        if tax_mode == "us_federal"
+        else draw(st.sampled_from(["us", "linear", "log", (0.0,), (0.0, 1.70311, 13.77791)]))
+    )
     if tax_mode == "fixed":
-        b = 7 if o["brackets"] == "us" else o["n_brackets"]
-        o["fixed_rates"] = tuple(draw(st.lists(st.floats(0, 1), min_size=b, max_size=b)))
+        b = 7 if o["brackets"] == "us" else o["n_brackets"] if isinstance(o["brackets"], str) else len(o["brackets"])
+        rates = st.lists(st.floats(0, 1), min_size=b, max_size=b).map(tuple)
+        o["fixed_rates"] = draw(rates | st.lists(rates, min_size=1, max_size=4).map(tuple))
     height, width = draw(st.integers(4, 7)), draw(st.integers(4, 7))
     o["fixed_four"] = draw(st.booleans())
     if o["fixed_four"]:
@@ -298,6 +305,10 @@ def economies(draw, tax_mode):
     else:
         o["build_skill"] = draw(st.sampled_from(["none", "pareto", "lognormal"]))
         land = [(k // 3, k % 3) for k in range(n)]
+    if draw(st.booleans()):
+        o["skills"] = tuple(draw(st.lists(st.sampled_from([0.0, 0.31, 1.07, 2.9]), min_size=n, max_size=n)))
+    if draw(st.booleans()):
+        o["places"] = tuple(reversed(land))
     o["map"] = random_map(np.random.default_rng(draw(st.integers(0, 2**32 - 1))), height, width, land)
     return o
 

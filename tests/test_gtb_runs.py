@@ -16,14 +16,15 @@ RUN = [
 ]  # fmt: skip
 SMALL = ["--agents.network.map-width", "8", "--agents.network.hidden", "8"]
 CONV = ["--agents.network.filters", "2", "--agents.network.hidden", "6"]
+DESIGNER = ["--designer.network.hidden", "8", "--designer.network.filters", "2"]
 OPTIONS = {
     "free-market": ["--seeds", "2"],
-    "us-federal": ["--seeds", "2", "--task.anneal"],
+    "us-federal": ["--seeds", "2", "--task.anneal", "paper"],
     "saez": ["--seeds", "2", "--agents.epochs", "2"],
     "fixed": ["--seeds", "1", "--agents.minibatches", "1"],
     "metagrad": ["--seeds", "2"],
     "metagrad-no-cv": ["--seeds", "1", "--agents.minibatches", "1"],
-    "dual-rl": ["--seeds", "2", "--task.anneal", "--designer.network.hidden", "8", "--designer.network.filters", "2"],
+    "dual-rl": ["--seeds", "2", "--task.anneal", "paper", *DESIGNER],
 }
 
 
@@ -75,7 +76,7 @@ def test_the_second_phase_starts_with_the_agents_of_the_first(method, tmp_path, 
     one, two = tmp_path / "one", tmp_path / "two"
     assert train("free-market", one, "--seeds", "2", "--first-seed", "5") == 0
     still = ["--agents.optimiser.lr", "1e-9", "--episodes", "4", "--preset", "gtb_phase_2", "--seeds", "2"]
-    small = OPTIONS["dual-rl"][3:] if method == "dual-rl" else []
+    small = DESIGNER if method == "dual-rl" else []
     start = [*still, *small, "--init-from", str(one)]
     assert train(method, two, *start, "--first-seed", "5") == 0
     for mine, theirs in zip(agents_of(two), agents_of(one), strict=True):
@@ -114,7 +115,11 @@ def test_an_episode_as_an_animation(tmp_path):
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (["--method", "fixed", "--task.rates", "2"], "rates"), (["--task.steps", "4"], "tax day"),
+        (["--method", "fixed", "--task.fixed-rates", "2"], "--task.fixed-rates must"),
+        (["--task.steps", "4"], "tax day"),
+        (["--task.tax-period", "0"], "--task.tax-period must"),
+        (["--task.brackets", "0", "9", "5"], "--task.brackets must"),
+        (["--task.planner-objective", "inverse_income_utility"], "planner_objective"),
         (["--designer.incentive.start", "1"], "start"), (["--k", "1", "--episodes", "4"], "baseline"),
         (["--task.map", "nowhere"], "map"), (["--designer.path.stride", "0"], "stride"),
     ],

@@ -16,7 +16,7 @@ from metagrad.metagradient import LastSteps, Response, Sensitivity
 from metagrad.networks import MLP
 from metagrad.optim import Adam
 from metagrad.tasks.gtb import OwnedByRank, TaxSchedule, Welfare, tax_math
-from metagrad.tasks.gtb.tax_math import RULES, TaxRecord, transfers, utility
+from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord, transfers, utility
 from metagrad.tasks.gtb.taxes import BASE, records
 from metagrad.trainer import Trainer
 
@@ -46,9 +46,20 @@ def watched(made, note):
 # ---------------------------------------------------------------------- the graph and the economy
 
 
-def test_taxes_and_utility_are_those_of_the_economy():
+OWN = {
+    "as in the paper": {},
+    "own brackets": {"brackets": (0, 1.7, 4, 9), "skills": (0.4, 1, 2, 5), "start_coin": 3.0},
+    "by need": {"brackets": (0, 5), "rebate": "need", "utility_eta": 1.0},
+    "by rank": {"brackets": (0,), "rebate": "rank", "utility_eta": 0.6, "productivity_only_weight": 0.3},
+    "inverse income": {"planner_objective": "inverse_income_coin", "build_skill_shape": 2.0},
+}
+RULES_OF = {name: Rules.of(task(**options)) for name, options in OWN.items()}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_taxes_and_utility_are_those_of_the_economy(name):
     """Replica reward = environment reward: with escrow, poor agents, negative incomes, taxes limited by coin."""
-    made, negative = trainer(designer(NETWORK)), False
+    made, negative = trainer(designer(NETWORK), game=OWN[name]), False
     made.state.designer.eta["b1"] += 2.0  # high rates
     for _ in range(5):
         seen, worth = [], []
@@ -60,46 +71,50 @@ def test_taxes_and_utility_are_those_of_the_economy():
 
         batch = watched(made, note)
         (record,) = records(batch)
-        moved = transfers(record.rates, record.income, record.coin)
+        moved = transfers(record.rates, record.income, record.coin, record.rules)
         rates = made.designer.incentive.rates(made.state.designer.eta, batch)
         torch.testing.assert_close(rates[0], record.rates, rtol=0, atol=1e-12)
         for p, (paid, rebate) in enumerate(seen):
-            np.testing.assert_allclose(moved[p].numpy(), rebate[:, None] - paid, rtol=0, atol=1e-9)
+            np.testing.assert_allclose(moved[p].numpy(), rebate.reshape(len(paid), -1) - paid, rtol=0, atol=1e-9)
             assert (record.wealth[record.day[p]] - (record.coin[p] + moved[p]) > -1e-9).all()
         # On every step, from coin and labor: what the agents earned is the change of their utility.
-        after = utility(record.wealth) - 0.21 * torch.from_numpy(np.stack([labor for _, labor in worth]))
+        after = utility(record.wealth, record.rules) - 0.21 * torch.from_numpy(np.stack([labor for _, labor in worth]))
         np.testing.assert_allclose(after.numpy(), np.stack([u for u, _ in worth]), rtol=0, atol=1e-9)
-        first = utility(torch.full_like(after[:1], RULES.start_coin))
+        first = utility(torch.full_like(after[:1], record.rules.start_coin), record.rules)
         torch.testing.assert_close(batch.rewards[0], after - torch.cat([first, after[:-1]]), rtol=0, atol=1e-6)
         negative |= bool((record.income < 0).any())
     assert negative
 
 
-def test_transfers_equal_the_library():
-    rng = np.random.default_rng(0)
-    income, coin, rates = rng.uniform(-20, 400, (6, 3, 4)), rng.uniform(0, 100, (6, 3, 4)), rng.random((6, 3, 7))
-    moved = transfers(*map(torch.from_numpy, (rates, income, coin)))
+@pytest.mark.parametrize("rules", RULES_OF.values(), ids=list(RULES_OF))
+def test_transfers_equal_the_library(rules):
+    rng, b = np.random.default_rng(0), len(rules.cutoffs)
+    income, coin, rates = rng.uniform(-20, 400, (6, 3, 4)), rng.uniform(0, 100, (6, 3, 4)), rng.random((6, 3, b))
+    income[1, :, 2] = income[1, :, 0]  # the same income, the same share
+    moved = transfers(*map(torch.from_numpy, (rates, income, coin)), rules)
     for p in range(6):
-        want = simulator.collect_and_redistribute(income[p], coin[p], rates[p], np.array(RULES.cutoffs))
+        want = simulator.collect_and_redistribute(income[p], coin[p], rates[p], rules.cutoffs, rules.rebate)
         np.testing.assert_allclose(moved[p].numpy(), want.coin - coin[p], atol=1e-9)
     leaf = torch.from_numpy(rates).requires_grad_()
-    found = tax_math.transfer_derivatives(leaf.detach(), *map(torch.from_numpy, (income, coin)))
+    found = tax_math.transfer_derivatives(leaf.detach(), *map(torch.from_numpy, (income, coin)), rules)
     for i in range(4):
-        moved = transfers(leaf, *map(torch.from_numpy, (income, coin)))[..., i].sum()
+        moved = transfers(leaf, *map(torch.from_numpy, (income, coin)), rules)[..., i].sum()
         torch.testing.assert_close(torch.autograd.grad(moved, leaf)[0], found[..., i, :])
 
 
 def test_equality_is_that_of_the_economy():
     x = torch.rand(5, 4, dtype=torch.float64) * 100
     np.testing.assert_allclose(tax_math.equality(x).numpy(), metrics.equality(x.numpy()), rtol=1e-12)
-    np.testing.assert_allclose(tax_math.welfare(x).numpy(), metrics.welfare(x.numpy()), rtol=1e-12)
+    np.testing.assert_allclose(tax_math.welfare(x, RULES).numpy(), metrics.welfare(x.numpy()), rtol=1e-12)
 
 
-def test_rewards_of_the_designer_are_welfare_or_its_change():
+@pytest.mark.parametrize("name", OWN)
+def test_rewards_of_the_designer_are_welfare_or_its_change(name):
     """The changes add up to welfare at the end less that at the beginning, and are the economy's own."""
-    batch = trainer(designer()).collect(trainer(designer()).state.agents)
+    made = trainer(designer(), game=OWN[name])
+    batch = made.collect(made.state.agents)
     change, level = Welfare("delta")(batch), Welfare("level")(batch)
-    torch.testing.assert_close(change.sum(1), level[:, -1] - RULES.start_coin)
+    torch.testing.assert_close(change.sum(1), level[:, -1] - RULES_OF[name].start_coin)
     torch.testing.assert_close(change, batch.designer_rewards, rtol=0, atol=1e-9)
 
 
@@ -245,12 +260,13 @@ def test_credit_of_the_baseline_is_that_of_common_rates():
 
 
 @pytest.mark.parametrize(("kind", "gamma"), [("level", 0.99), ("delta", 1.0)])
-def test_the_direct_path_against_the_simulator(kind, gamma):
+@pytest.mark.parametrize("name", OWN)
+def test_the_direct_path_against_the_simulator(name, kind, gamma):
     """The same actions and draws under slightly changed rates: the designer's own return moves as predicted."""
-    game, rng = task(), np.random.default_rng(0)
+    game, rules, rng = task(**OWN[name]), RULES_OF[name], np.random.default_rng(0)
     env = game.make(3, [5])
     env.reset(seed=5)
-    rates = rng.uniform(0.2, 0.7, (4, 3, 7))
+    rates = rng.uniform(0.2, 0.7, (4, 3, len(rules.cutoffs)))
     saved, obs, actions = env.snapshot(), env.obs, []
     for _ in range(20):
         mask = obs["agents"]["mask"]
@@ -266,7 +282,7 @@ def test_the_direct_path_against_the_simulator(kind, gamma):
                 env.set_rates(schedule[t // 5])
             for name, x in game.record(env, env.step(chosen)[4]).items():
                 kept.setdefault(name, np.zeros((20, *x.shape), x.dtype))[t] = x
-        return TaxRecord.of({name: torch.from_numpy(x) for name, x in kept.items()})
+        return TaxRecord.of({name: torch.from_numpy(x) for name, x in kept.items()}, rules)
 
     record = episode(rates)
     assert (record.income > 1).any()
@@ -274,7 +290,7 @@ def test_the_direct_path_against_the_simulator(kind, gamma):
     (want,) = torch.autograd.grad(tax_math.welfare_return(leaf, record, kind, gamma), leaf)
 
     def value(schedule):
-        r = tax_math.welfare_rewards(episode(schedule).wealth, kind)
+        r = tax_math.welfare_rewards(episode(schedule).wealth, kind, rules)
         return float((r * gamma ** torch.arange(20)[:, None]).sum(0).mean())
 
     direction, h = rng.normal(size=rates.shape), 1e-6
@@ -344,7 +360,7 @@ def test_the_response_of_one_step_is_the_chain_of_one_step(seeds):
     adjoint = agents.score_vjp(t.after, t.fresh, made.designer.weights(state, t.fresh) / -4)
     want = LastSteps(1).gradient(None, state.eta, agents, incentive, t.steps, adjoint, t.fresh)
     path = Sensitivity(stride=1)
-    response = path.advance(path.init(t.before, incentive, state.eta), state.eta, agents, incentive, t.steps)
+    response = path.advance(path.init(t.before, incentive, made.task.interface), state.eta, agents, incentive, t.steps)
     got = path.gradient(response, state.eta, agents, incentive, t.steps, adjoint, t.fresh)
     assert relative_error(got, want) < 1e-9
 
@@ -394,12 +410,18 @@ def test_paths_add_up_with_their_weights():
 
 
 def test_rates_are_capped_in_graph_and_economy_alike():
-    made = trainer(designer(), 1, game={"anneal": True})
+    made = trainer(designer(), 1, game={"anneal": "paper"})
     batch = made.collect(made.state.agents)
     (record,) = records(batch)
     assert record.cap.max() < 0.2
     torch.testing.assert_close(made.designer.incentive.rates(made.state.designer.eta, batch)[0], record.rates)
     assert record.rates.max() <= record.cap.max()
+
+
+def test_a_schedule_starts_with_its_rate_by_bracket():
+    made = trainer(designer(TaxSchedule(start=(0.1, 0.6))), game={"brackets": (0, 5)})
+    (record,) = records(made.collect(made.state.agents))
+    torch.testing.assert_close(record.rates, torch.tensor([0.1, 0.6], dtype=torch.float64).expand(4, 3, 2))
 
 
 def test_a_schedule_starts_with_its_rate():
@@ -411,12 +433,14 @@ def test_a_schedule_starts_with_its_rate():
     ("make", "named"),
     [
         (lambda: TaxSchedule(start=0.0), "start"), (lambda: TaxSchedule(start=1.0), "start"),
+        (lambda: trainer(designer(TaxSchedule(start=(0.2, 0.3)))), "start must be one rate"),
+        (lambda: trainer(designer(TaxSchedule(MLP((9,)), start=(0.2,) * 7))), "start must be one rate"),
+        (lambda: trainer(designer(), game={"planner_objective": "inverse_income_utility"}), "planner_objective"),
         (lambda: TaxSchedule(coin_floor=-1.0), "coin_floor"), (lambda: Sensitivity(response_time=0.0), "response_time"),
         (lambda: Sensitivity(stride=0), "stride"), (lambda: Welfare("profit"), "kind"),
         (lambda: trainer(designer(), 1, game={"tax_mode": "us_federal"}), "external"),
         (lambda: trainer(designer(), 1, game={"tax_period": 30}), "tax day"),
         (lambda: trainer(designer(TaxSchedule()), 2, k=1), "baseline"),
-        (lambda: trainer(designer(direct=1.0), 1, game={"n_agents": 30, "fixed_four": False}), "30 agents"),
     ],
     ids=str,
 )  # fmt: skip
@@ -495,7 +519,7 @@ def test_taxes_cost_nothing():
     batch = made.collect(made.state.agents)
     assert not made.designer.incentive.cost(made.state.designer.eta, batch, 1.0).any()
     (record,) = records(batch)
-    moved = transfers(record.rates, record.income, record.coin)
+    moved = transfers(record.rates, record.income, record.coin, record.rules)
     torch.testing.assert_close(moved.sum(-1), torch.zeros(4, 3, dtype=torch.float64), atol=1e-9, rtol=0)
 
 

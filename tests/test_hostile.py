@@ -152,7 +152,7 @@ def test_dicts_and_arrays_that_are_handed_out_are_not_the_environments(game):
                     tree[key].clear()
             tree.popitem()
     agents = env.obs["agents"]
-    agents = agents if isinstance(agents, np.ndarray) else agents["map"]
+    agents = agents if isinstance(agents, np.ndarray) else next(iter(agents.values()))
     agents.shape = (-1,)  # of what is handed out, not of the buffer
     left, right = env.step(actions), twin.step(actions)
     np.testing.assert_array_equal(left[1], right[1])

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from metagrad import PolicyGradientAgents
-from metagrad.networks import MLP, ConvTrunk, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
+from metagrad.networks import MLP, ConvTrunk, Levels, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
 from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
 
@@ -45,6 +45,7 @@ NETWORKS = {
     "mlp without output bias": (MLP((9,), output_bias=False), 2, 1),
     "mlp without biases": (MLP((9,), initial=Normal(0.3)), 2, 1),
     "linear": (MLP(()), 3, 1),
+    "levels": (Levels(4, MLP((9,)), 0.7), 3, 1),
     "conv": (ConvTrunk(4, 3, 1, 9, (8,), 1.0), 1, 1),
     "conv scaled": (ConvTrunk(4, 3, 1, 9, (8,), 1.0, 1 / 255), 1, 1),
     "two convs": (ConvTrunk(4, 5, 2, None, (9, 8), 1.0), 1, 1),

@@ -94,9 +94,12 @@ def test_plots(finished, tmp_path):
 
 def test_compare(finished, capsys):
     assert cli.main(["compare", str(finished), str(finished)]) == 0
-    shown = capsys.readouterr().out.strip().splitlines()
+    table, meaning, differences = capsys.readouterr().out.split("\n\n")
     result = json.loads((finished / "results.json").read_text())
+    shown = table.splitlines()
     assert len(shown) == 4
+    assert "standard error" in meaning
+    assert "| 0 of 2" in differences.splitlines()[2]
     assert f"| {sum(result['r_id']) / 2:.2f} ±" in shown[2]
 
 
@@ -171,7 +174,7 @@ def test_existing_folder_is_not_touched(finished, capsys):
     ("options", "message"),
     [
         (["--task.n-agents", "2", "--task.min-at-lever", "3"], "never open"),
-        (["--task.n-agents", "0"], "--task.n-agents must be a number of at least 1"),
+        (["--task.n-agents", "0"], "--task.n-agents must be an integer of at least 1"),
         (["--k", "0"], "--k must be a number of at least 1"),
         (["--seeds", "0"], "--seeds"),
         (["--agents.gamma", "1.5"], "--agents.gamma must be a number of at least 0 and at most 1, got 1.5"),

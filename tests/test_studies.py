@@ -8,7 +8,7 @@ import pytest
 
 from metagrad.experiment.cli import parse_train
 
-STUDIES = ["escape_room_study", "cleanup_study", "gtb_study"]
+STUDIES = ["escape_room_study", "cleanup_study", "gtb_study", "one_step_study"]
 # Stands for the command: writes its arguments down, and makes the files that a run leaves.
 STUB = """#!/usr/bin/env bash
 { printf '%s\\n' "$@"; echo --end--; } >>"$LOG"

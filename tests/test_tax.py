@@ -46,18 +46,21 @@ def economies(draw):
 
 
 @settings(deadline=None, max_examples=150)
-@given(economies())
-def test_against_the_naive_reference(economy):
+@given(economies(), st.sampled_from(tax.REBATES))
+def test_against_the_naive_reference(economy, rule):
     income, coin, rates, cutoffs = economy
     due, at = tax.taxes_due(income, rates, cutoffs), tax.marginal_rate(income, rates, cutoffs)
     kept = coin.copy()
-    got = tax.collect_and_redistribute(income, coin, rates, cutoffs)
+    got = tax.collect_and_redistribute(income, coin, rates, cutoffs, rule)
     np.testing.assert_array_equal(coin, kept)
+    average = tax.average_rate(income, rates, cutoffs)
+    np.testing.assert_allclose(average, np.where(income > 1e-6, due / np.maximum(income, 1e-6), 0), rtol=1e-12)
+    assert ((average >= 0) & (average <= rates.max(1, keepdims=True) + 1e-12)).all()
     for e in range(len(income)):
         want = [float(naive.tax_due(z, rates[e], cutoffs)) for z in income[e]]
         np.testing.assert_allclose(due[e], want, rtol=1e-12, atol=1e-12)
         assert at[e].tolist() == [naive.marginal_rate(z, rates[e], cutoffs) for z in income[e]]
-        paid, share, after = naive.collect(income[e], coin[e], rates[e], cutoffs)
+        paid, share, after = naive.collect(income[e].tolist(), coin[e], rates[e], cutoffs, rule)
         np.testing.assert_allclose(got.paid[e], paid, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(got.rebate[e], share, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(got.coin[e], after, rtol=1e-12, atol=1e-9)

@@ -18,15 +18,18 @@ GTB = [{}, {"preset": "upstream"}, *({"tax_mode": m} for m in ("planner", "us_fe
 GTB += [{"tax_mode": "fixed", "fixed_rates": (0.3,) * 7}, {"full_view": True}, {"planner_sees_map": False}]
 GTB += [{"designer_obs": "decision"}, {"gather_skill": "lognormal"}, {"tax_mode": "saez", "saez_shared": True}]
 GTB += [{"planner_objective": "inverse_income_utility", "anneal": (1, 0.1)}, {"n_agents": 10, "map": "pure_mixed_25"}]
+GTB += [{"rebate": "rank"}, {"skills": (1, 2, 3, 4), "brackets": (0, 5)}, {"places": ((0, 0), (0, 1), (0, 2), (0, 3))}]
+GTB += [{"tax_mode": "fixed", "fixed_rates": rates} for rates in (((0.3,) * 7,) * 2, lambda seen: (0.3,) * 7)]
 SETTINGS = {
     "escape_room": [{}, {"n_agents": 5, "min_at_lever": 2}, {"n_agents": 50}, {"randomize": True}],
     "cleanup": [{"preset": "authors_10x10"}, {"preset": "large"}, {"observation": "planes"}, {"movement": "orderly"}],
     "gtb": GTB,
+    "one_step_economy": [{}, {"tax_mode": "planner", "announce": True}, {"tax_mode": "saez"}, {"draw_skills": True}],
 }
 for name, settings in SETTINGS.items():
     for options in settings:
         for autoreset in ("same_step", "next_step", "disabled"):
-            limit = {"max_steps" if name == "escape_room" else "steps": 11}
+            limit = {"escape_room": {"max_steps": 11}, "one_step_economy": {}}.get(name, {"steps": 11})
             env = fastenvs.make(name, 3, seed=0, autoreset=autoreset, **{**options, **limit})
             env.reset()
             rng = np.random.default_rng(0)

@@ -2,8 +2,9 @@
 
 :class:`VectorAgents` has one entry an agent, :class:`VectorTeam` one a copy, whose agents act together, and
 :class:`VectorDesigner` one a copy, whose designer acts while the agents follow a policy. Importing this module
-registers ids for :func:`gymnasium.make_vec`: ``fastenvs/EscapeRoom-v0``, ``fastenvs/Cleanup-v0`` and
-``fastenvs/GTB-v0`` are teams, the same with ``-agents`` or ``-designer`` before the version are the others.
+registers ids for :func:`gymnasium.make_vec`: ``fastenvs/EscapeRoom-v0``, ``fastenvs/Cleanup-v0``,
+``fastenvs/GTB-v0`` and ``fastenvs/OneStepEconomy-v0`` are teams, the same with ``-agents`` or ``-designer`` before the
+version are the others.
 
 As in :class:`gymnasium.vector.SyncVectorEnv`, a seed ``s`` resets copy ``i`` as one copy alone is reset by ``s + i``,
 and every array of ``info`` has a mask of the entries that it holds for. Results equal those of ``SyncVectorEnv`` over
@@ -233,7 +234,7 @@ class VectorTeam(_View):
 class VectorDesigner(_View):
     """Every copy as an environment, whose designer acts, while the agents follow a policy: one step is one decision.
 
-    In GTB a decision holds for a tax period: with ``tax_mode="planner"`` it is a choice of rates,
+    In the economies a decision holds for a tax period: with ``tax_mode="planner"`` it is a choice of rates,
     ``MultiDiscrete([1 + R] * B)``, with ``"external"`` it is the rates, ``Box [B]``. In the other games it is what
     every agent is paid for its next deed, ``Box [A, types]``: for each of Cleanup's action types, or each action of the
     Escape Room. The reward of a step is the designer's, less what was paid, summed over the decision.
@@ -319,7 +320,7 @@ def _decisions(
     env: Any, per_decision: int | None, most: float
 ) -> tuple[Callable[[np.ndarray], np.ndarray | None], int, Space]:
     """How a decision is announced (it returns the payments offered, if any), its steps, and its space."""
-    if env.name != "gtb":
+    if not hasattr(env, "set_rates"):
         types = 3 if "action_type" in env.agent_info else env.n_actions
         space = Box(0, most, (env.n_agents, types), np.float32)
 
@@ -330,7 +331,7 @@ def _decisions(
         return offer, positive_int("per_decision", 1 if per_decision is None else per_decision), space
     mode = env.options.tax_mode
     if per_decision is not None:
-        raise ValueError("a decision of GTB holds for a tax period: leave per_decision out")
+        raise ValueError("a decision in an economy holds for a tax period: leave per_decision out")
     if mode not in ("planner", "external"):
         raise ValueError(f"with tax_mode {mode!r} there is nothing to decide: take 'planner' or 'external'")
     n_brackets = len(env.options.cutoffs)
@@ -441,7 +442,10 @@ def make_single(make: Callable[..., VectorEnv], **options: Any) -> Single:
 
 def _register() -> None:
     here = __name__
-    for game, title in (("escape_room", "EscapeRoom"), ("cleanup", "Cleanup"), ("gtb", "GTB")):
+    titles = {
+        "escape_room": "EscapeRoom", "cleanup": "Cleanup", "gtb": "GTB", "one_step_economy": "OneStepEconomy",
+    }  # fmt: skip
+    for game, title in titles.items():
         gymnasium.register(
             f"fastenvs/{title}-agents-v0", vector_entry_point=f"{here}:make_agents", kwargs={"game": game}
         )

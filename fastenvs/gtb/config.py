@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fastenvs import checks, tax
-from fastenvs.checks import MAX_AMOUNT, MAX_INT, in_range, normalise, positive_int
+from fastenvs import checks, schedule, tax
+from fastenvs.checks import MAX_AMOUNT, MAX_INT, in_range, later, normalise, positive_int, shown
 from fastenvs.grid import GTB_MAPS, read_map
+from fastenvs.schedule import Schedule
 
 TaxMode = Literal["external", "planner", "us_federal", "fixed", "saez", "none"]
 
@@ -21,6 +22,9 @@ MAX_PRICE = 1_000
 MAX_ORDERS = 65_535
 MAX_CHOICES = 10_000
 STONE, WOOD = 0, 1
+
+#: The paper's annealing: a cap from 0.1 at episode 0 to 1 at episode 8000.
+PAPER_ANNEAL = (-0.1 / (0.9 / 8000), 0.9 / 8000)
 
 
 @dataclass(frozen=True)
@@ -38,45 +42,97 @@ class Options:
     fixed_four : bool
         Start agents in the corners, with the average pay of their skill rank; ranks are drawn. Four agents stand as
         in the paper, other numbers in quartile groups.
-    start_coin, build_pay, build_labor, order_labor, move_labor, collect_labor : float
-        Coins an agent starts with, coins for a house before skill, labor of each deed.
+    start_coin : float
+        Coins an agent starts with.
     regen_prob : float
         Probability that an empty source regains its unit in a step.
-    utility_eta, energy_cost : float
-        Curvature of the utility of coin; utility lost for a unit of labor.
+    utility_eta : float
+        Curvature of the utility of coin.
+    energy_cost : float
+        Utility lost for a unit of labor.
     energy_warmup : float
-        Scale of the warm-up of the energy cost, 0 for none, in ``energy_warmup_by``: completed episodes, or steps
-        with a positive mean reward.
-    planner_objective, productivity_only_weight
-        Welfare that the designer is paid for, and the share of pure productivity in it.
+        Scale of the warm-up of the energy cost, 0 for none, in what the next option says.
+    energy_warmup_by : {"episodes", "positive_steps"}
+        Completed episodes, or steps with a positive mean reward.
+    planner_objective : {"equality_x_productivity", "inverse_income_coin", "inverse_income_utility"}
+        Welfare that the designer is paid for.
+    productivity_only_weight : float
+        Share of pure productivity in it.
     view_radius : int
         Agents see a square of ``2 * view_radius + 1`` cells around them.
-    full_view, planner_sees_map, scale_obs : bool
-        Whole map for the agents; a map for the designer at all; scaling of goods, history and time.
-    build_skill, gather_skill : {"none", "pareto", "lognormal"}
-        Distributions of skills.
+    full_view : bool
+        Agents see the whole map.
+    planner_sees_map : bool
+        The designer sees the map at all.
+    scale_obs : bool
+        Scale goods, history and time in what is observed.
+    build_pay : float
+        Coins for a house, before skill.
     build_skill_cap : float
-        Largest multiplier of the pay.
-    max_price, order_life, max_orders : int
-        Prices are 0 .. max_price; steps after which an order expires; open orders an agent may have for a
-        commodity (None: as many as order_life).
+        Largest multiplier of the pay, where skills are drawn.
+    build_skill : {"none", "pareto", "lognormal"}
+        Distribution that skills of building are drawn from.
+    build_labor : float
+        Labor of building a house.
+    max_price : int
+        Highest price of an order; the lowest is 0.
+    order_labor : float
+        Labor of an order.
+    order_life : int
+        Steps after which an order expires.
+    max_orders : int, optional
+        Open orders an agent may have for a commodity; None for as many as ``order_life``.
+    move_labor : float
+        Labor of a move.
+    collect_labor : float
+        Labor of collecting a unit.
+    gather_skill : {"none", "pareto", "lognormal"}
+        Distribution that probabilities of a second unit are drawn from.
     tax_mode : {"external", "planner", "us_federal", "fixed", "saez", "none"}
-        Who sets the rates.
+        Who sets the rates: a designer that gives rates, one that chooses among levels, the US schedule,
+        ``fixed_rates``, Saez's formula, or nobody.
     tax_period : int
         Steps between tax days.
-    rate_min, rate_max, rate_step : float
-        Rates that the designer may choose; rate_max also caps the others where annealed.
-    brackets : {"us", "linear", "log"}
-        Spacing of the brackets; ``usd_scale`` dollars a coin, or ``n_brackets`` up to ``top_cutoff``.
-    fixed_rates : tuple of float, optional
-        Rates of mode ``fixed``.
-    anneal : (float, float), optional
-        Warm-up and slope, in completed episodes, of the cap on rates.
-    saez_welfare, saez_elasticity, saez_shared
-        Welfare weights of mode ``saez``, a fixed elasticity instead of the estimated one, and whether the
-        copies pool their memories.
+    rate_min : float
+        Lowest rate that the designer may choose.
+    rate_max : float
+        Highest rate that the designer may choose; caps other rates too.
+    rate_step : float
+        Step from one rate to the next that the designer may choose.
+    brackets : {"us", "linear", "log"} or tuple of float
+        The US federal brackets; ``n_brackets`` up to ``top_cutoff``, equally spaced or doubling; or lower edges of
+        your own, in coin, rising from 0.
+    usd_scale : float
+        Dollars to a coin, in the US brackets.
+    n_brackets : int
+        Number of equally spaced or doubling brackets.
+    top_cutoff : float
+        Coins from which on the highest of these is.
+    fixed_rates : tuple, str, Path or function, optional
+        Rates of mode ``fixed``: by bracket; a tuple of such by tax period, of which the last holds on; a CSV file with
+        columns bracket (its lower edge), rate and, if they differ, period, which is read here; or a function of
+        the designer's observations, arrays ``[N, ...]`` by name, to rates ``[N, B]`` or ``[B]``, or its name
+        ``module:name``. It is asked on the first day of every period.
+    anneal : (float, float) or "paper", optional
+        Warm-up and slope, in completed episodes, of the cap on rates; the paper's grows from 0.1 to 1 over 8,000.
+    saez_welfare : {"inverse_income", "uniform"}
+        Welfare weights of mode ``saez``.
+    saez_elasticity : float, optional
+        Elasticity of mode ``saez``; None to estimate it.
+    saez_shared : bool
+        Copies pool what mode ``saez`` remembers.
     designer_obs : {"always", "decision"}
         Write the designer's vectors in every step, or only where it is about to choose rates.
+    skills : tuple of float, optional
+        Skills of building by agent, multiples of ``build_pay``, in place of drawn ones.
+    places : tuple of (int, int), optional
+        Starting cells by agent, (row, column), in place of corners or drawn ones.
+    build_skill_shape : float
+        Shape of the Pareto distribution of skills.
+    build_skill_log : (float, float)
+        Mean and standard deviation of the logarithm of log-normal skills.
+    rebate : {"equal", "need", "rank"}
+        How the revenue is shared out (:mod:`fastenvs.tax`).
     """
 
     map: str | Path = "pure_mixed_15"
@@ -113,19 +169,30 @@ class Options:
     rate_min: float = 0.0
     rate_max: float = 1.0
     rate_step: float = 0.05
-    brackets: Literal["us", "linear", "log"] = "us"
+    brackets: Literal["us", "linear", "log"] | tuple[float, ...] = "us"
     usd_scale: float = 1000.0
     n_brackets: int = 5
     top_cutoff: float = 100.0
-    fixed_rates: tuple[float, ...] | None = None
-    anneal: tuple[float, float] | None = None
+    fixed_rates: tuple[float, ...] | tuple[tuple[float, ...], ...] | str | Path | Schedule | None = None
+    anneal: tuple[float, float] | Literal["paper"] | None = None
     saez_welfare: Literal["inverse_income", "uniform"] = "inverse_income"
     saez_elasticity: float | None = None
     saez_shared: bool = False
     designer_obs: Literal["always", "decision"] = "always"
+    skills: tuple[float, ...] | None = later(None)
+    places: tuple[tuple[int, int], ...] | None = later(None)
+    build_skill_shape: float = later(4.0)
+    build_skill_log: tuple[float, float] = later((-1.0, 0.5))
+    rebate: Literal["equal", "need", "rank"] = later("equal")
 
     def __post_init__(self) -> None:
         normalise(self)
+        if self.anneal == "paper":
+            object.__setattr__(self, "anneal", PAPER_ANNEAL)
+        if isinstance(self.fixed_rates, str | Path) and not schedule.is_named(self.fixed_rates):
+            read = schedule.read_schedule("fixed_rates", self.fixed_rates, self.cutoffs).tolist()
+            rates = tuple(map(tuple, read)) if len(read) > 1 else tuple(read[0])
+            object.__setattr__(self, "fixed_rates", rates)
         _check(self)
 
     # ------------------------------------------------------------------ what follows
@@ -148,10 +215,29 @@ class Options:
     @cached_property
     def cutoffs(self) -> np.ndarray:
         """Lower edges of the brackets, ``[B]``."""
+        if isinstance(self.brackets, tuple):
+            return tax.check_cutoffs(self.brackets, "brackets")
         if self.brackets == "us":
             return tax.us_federal_brackets(self.usd_scale)
         maker = tax.linear_brackets if self.brackets == "linear" else tax.log_brackets
         return maker(self.n_brackets, self.top_cutoff)
+
+    @cached_property
+    def schedule(self) -> np.ndarray | Schedule | None:
+        """Rates of mode ``fixed`` by period and bracket, ``[P, B]``, or a function; None in the other modes."""
+        if self.fixed_rates is None or callable(self.fixed_rates):
+            return self.fixed_rates
+        if isinstance(self.fixed_rates, str | Path):
+            return schedule.named("fixed_rates", str(self.fixed_rates))
+        rates: Any = self.fixed_rates
+        if len({len(row) if isinstance(row, tuple) else -1 for row in rates}) > 1:
+            raise ValueError(f"fixed_rates must have as many rates in every period, got {shown(rates)}")
+        return np.atleast_2d(np.array(rates, float))
+
+    @property
+    def ranked(self) -> bool:
+        """Whether ranks are drawn, from which places or pay follow."""
+        return self.fixed_four and (self.skills is None or self.places is None)
 
     @cached_property
     def rate_choices(self) -> np.ndarray:
@@ -184,7 +270,7 @@ class Options:
     @cached_property
     def rank_pay(self) -> np.ndarray:
         """Pay of each skill rank, worst first, ``[A]``: averages of order statistics (section 2, step 8)."""
-        draws = np.random.RandomState(1).pareto(4, (100_000, self.n_agents))
+        draws = np.random.RandomState(1).pareto(self.build_skill_shape, (100_000, self.n_agents))
         multipliers = np.minimum(self.build_skill_cap, (self.build_skill_cap - 1) * draws + 1)
         return np.sort(multipliers, axis=1).mean(axis=0) * self.build_pay
 
@@ -218,9 +304,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-#: The paper's annealing: a cap from 0.1 at episode 0 to 1 at episode 8000.
-PAPER_ANNEAL = (-0.1 / (0.9 / 8000), 0.9 / 8000)
-
 
 def make_options(preset: str, **options: Any) -> Options:
     """Options of a preset, with some replaced; unknown ones are refused."""
@@ -248,7 +331,8 @@ def _check(o: Options) -> None:
     free = int((o.cells != "@").sum())
     if free < o.n_agents:
         raise ValueError(f"{o.n_agents} agents do not fit on {free} cells of land")
-    if o.fixed_four:
+    _check_people(o)
+    if o.ranked:
         _check_fixed(o)
 
 
@@ -261,10 +345,36 @@ def _check_rates(o: Options) -> None:
     if o.tax_mode == "us_federal" and o.brackets != "us":
         raise ValueError("tax_mode 'us_federal' needs brackets 'us'")
     n_brackets = len(o.cutoffs)  # makes them, which checks their options
+    if n_brackets > tax.MAX_BRACKETS:
+        raise ValueError(f"brackets must be at most {tax.MAX_BRACKETS}, got {n_brackets}")
+    if n_brackets < 2 and o.tax_mode == "saez":
+        raise ValueError("brackets must be at least 2 with tax_mode 'saez'")
     if (o.fixed_rates is not None) != (o.tax_mode == "fixed"):
         raise ValueError("fixed_rates go with tax_mode 'fixed', and it needs them")
-    if o.fixed_rates is not None and (len(o.fixed_rates) != n_brackets or not all(0 <= r <= 1 for r in o.fixed_rates)):
-        raise ValueError(f"fixed_rates must be {n_brackets} numbers in [0, 1], got {o.fixed_rates}")
+    table = o.schedule
+    if isinstance(table, np.ndarray) and not (table.shape[1] == n_brackets and ((table >= 0) & (table <= 1)).all()):
+        raise ValueError(f"fixed_rates must be {n_brackets} numbers in [0, 1], got {shown(o.fixed_rates)}")
+
+
+def _check_people(o: Options) -> None:
+    """Check skills and places of one's own, of which there is one an agent."""
+    in_range(o, 1, MAX_AMOUNT, "build_skill_shape")
+    mean, deviation = o.build_skill_log
+    if not (abs(mean) <= 10 and 0 <= deviation <= 5):
+        raise ValueError(
+            f"build_skill_log must be a mean from -10 to 10 and a deviation from 0 to 5, got {mean, deviation}"
+        )
+    for name, values in (("skills", o.skills), ("places", o.places)):
+        if values is not None and len(values) != o.n_agents:
+            raise ValueError(f"{name} must be {o.n_agents}, one an agent, got {len(values)}")
+    if o.skills is not None and not all(0 <= skill <= MAX_AMOUNT for skill in o.skills):
+        raise ValueError(f"skills must be finite numbers and not negative, got {shown(o.skills)}")
+    height, width = o.cells.shape
+    for i, (row, column) in enumerate(o.places or ()):
+        if not (0 <= row < height and 0 <= column < width) or o.cells[row, column] == "@":
+            raise ValueError(f"places[{i}] is {row, column}, which is outside the map or in water")
+    if o.places is not None and len(set(o.places)) < o.n_agents:
+        raise ValueError(f"places must differ, got {shown(o.places)}")
 
 
 def _check_fixed(o: Options) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastenvs import ledger, market, saez
+from fastenvs import ledger, market, saez, tax
 from fastenvs.gtb.config import Options
 from fastenvs.gtb.state import (
     AGENT,
@@ -24,10 +24,8 @@ from fastenvs.snapshots import iter_leaves, refuse
 
 #: Counts may still grow by far more than an episode brings.
 _COUNT = (0, MOST_COUNTED)
-#: Far above what any play brings; sums over agents stay finite.
-_MONEY = (0.0, 1e30)
+_MONEY, _RATE = tax.MONEY, tax.RATE
 _NUMBER = (-1e30, 1e30)
-_RATE = (0.0, 1.0)
 
 
 def rules(o: Options) -> market.Rules:
@@ -46,13 +44,7 @@ def state_bounds(o: Options, state: State) -> dict[str, tuple[float, float]]:
             "escrow_units": _COUNT, "labor": _MONEY, "pay": _MONEY, "skill": _MONEY, "bonus": _RATE, "houses": _COUNT,
         },
         "books": ledger.bounds(state.books, rules(o)),
-        "taxes": {
-            "position": (1, o.tax_period), "live": _RATE, "shown": _RATE,
-            "choice": (0, max(0, len(o.rate_choices) - 1)), "last_coin": _MONEY, "tax_day": (0, 1),
-            "paid": _MONEY, "rebate": _MONEY, "n_days": _COUNT,
-            "occupancy": _COUNT, "last_marginal": _RATE, "marginal": _RATE, "marginal_now": _RATE,
-            "paid_sum": _MONEY, "income_sum": _MONEY,
-        },
+        "taxes": tax.bounds(o.tax_period, len(o.rate_choices)),
         "rates": {"external": _RATE, "cap": _RATE, "limit": _RATE, "chosen": (0, len(o.rate_choices))},
         "saez": {"appended": (0, saez.MOST_PAIRS), "running_mean": _RATE},
         "clock": {

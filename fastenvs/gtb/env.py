@@ -29,6 +29,7 @@ from fastenvs.gtb.state import (
 from fastenvs.guard import exclusive
 from fastenvs.jit import wrapping
 from fastenvs.render import render_gtb
+from fastenvs.schedule import Schedule
 from fastenvs.snapshots import rows_of
 from fastenvs.turns import SAME_STEP
 from fastenvs.vecenv import VecEnv
@@ -51,7 +52,7 @@ class GatherTradeBuild(VecEnv):
     :data:`fastenvs.market.TRADE_FIELDS`); ``labor`` ``[N, A]`` and goods ``units``, ``escrow_units`` ``[N, A, 2]``
     after the step and before any reset; ``tax_day`` bool ``[N]`` and, for rows where it is set, what the tax day found
     and did: ``tax_income``, ``tax_paid``, ``tax_rate``, ``coin``, ``escrow_coin`` ``[N, A]`` (before the tax) and
-    ``tax_rebate`` ``[N]``.
+    ``tax_rebate`` ``[N]``, or ``[N, A]`` where shares of the revenue differ.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ class GatherTradeBuild(VecEnv):
         active = self.buffers.active
         self._auction = market.make_step(p.books, goods, consistency.rules(o), self._bid, self._ask, active)
         self._tax = tax.make_step(
-            p.taxes, active, o.tax_period, o.cutoffs, p.rates.chosen, o.rate_choices, a.coin, a.escrow_coin
+            p.taxes, active, o.tax_period, o.cutoffs, p.rates.chosen, o.rate_choices, a.coin, a.escrow_coin, o.rebate
         )
 
     def _game(self) -> step.Play:
@@ -230,9 +231,11 @@ class GatherTradeBuild(VecEnv):
 
     def _draws(self) -> dict[str, Draw]:
         o, a, (height, width) = self.options, self.n_agents, self.options.cells.shape
-        placed = "fixed_four puts everybody into place" if o.fixed_four else ""
-        ranked = "" if o.fixed_four else "only fixed_four gives the agents ranks"
+        placed = "fixed_four puts everybody into place" if o.ranked else ""
+        placed = placed if o.places is None else "places are given by agent"
+        ranked = "" if o.ranked else "only fixed_four gives the agents ranks"
         skilled = "build_skill is 'none'" if o.build_skill == "none" else ""
+        skilled = skilled if o.skills is None else "skills are given by agent"
         lucky = "gather_skill is 'none'" if o.gather_skill == "none" else ""
         starts = {
             "location": Draw((a, 2), np.int16, 0, max(height, width) - 1, unused=placed),
@@ -289,7 +292,7 @@ class GatherTradeBuild(VecEnv):
 
     def _refresh_rates(self) -> None:
         s = self.state
-        rates.refresh(self._rate_config, s.rates, s.taxes.live, s.clock.completed, self._all, 0, self.num_envs)
+        rates.refresh(self._rate_config, s.rates, s.taxes, s.clock.completed, self._all, 0, self.num_envs)
 
     # ------------------------------------------------------------------ hooks
 
@@ -340,14 +343,24 @@ class GatherTradeBuild(VecEnv):
         consistency.check_state(self.options, self._start, state)
 
     def _prepare(self) -> None:
-        if self.options.tax_mode == "saez":
-            s = self.state
-            idle = ~self._all if self.autoreset == "same_step" else self._done
+        if self._rate_config.mode not in (rates.SAEZ, rates.FUNCTION):
+            return
+        s, idle = self.state, ~self._all if self.autoreset == "same_step" else self._done
+        if callable(self.options.schedule):
+            self._consult(self.options.schedule, (s.taxes.position == 1) & ~idle)
+        else:
             with wrapping():
                 saez.set_rates(
                     self._saez_config, s.saez, self._saez_work, s.taxes.position, s.rates.cap, s.taxes.live,
                     self.streams, idle,
                 )  # fmt: skip
+
+    def _consult(self, schedule: Schedule, first: np.ndarray) -> None:
+        """Put in force, up to the cap, what a function of the designer's observations says on a period's first day."""
+        if first.any():
+            taxes = self.state.taxes
+            new = tax.check_rates(schedule(self._obs["designer"]), taxes.live.shape)
+            np.minimum(new, self.state.rates.cap[:, None], out=taxes.live, where=first[:, None])
 
     def _finish(self) -> None:
         if self.options.tax_mode == "planner":
@@ -419,7 +432,7 @@ class GatherTradeBuild(VecEnv):
         for name in ("gather_order", "agent_order"):
             if name in checked and (np.sort(checked[name], axis=1) != np.arange(self.n_agents)).any():
                 raise ValueError(f"draw {name!r} must hold a permutation of the agents in every row")
-        if self.options.fixed_four and "build_skill" in checked and "agent_order" not in checked:
+        if self.options.ranked and "build_skill" in checked and "agent_order" not in checked:
             raise ValueError(
                 "draw 'build_skill' is only seen under fixed_four, pay goes by rank: hand in 'agent_order' with it"
             )

@@ -1,14 +1,15 @@
 """Rates in force and their annealed cap (``docs/spec/gtb.md``, sections 9.2 and 9.5)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastenvs.cycle import restart
 from fastenvs.gtb.config import Options
 from fastenvs.jit import kernel, part
 from fastenvs.tax import US_FEDERAL_RATES
 
-EXTERNAL, FIXED, DESIGNER, SAEZ = 0, 1, 2, 3
+EXTERNAL, FIXED, DESIGNER, SAEZ, FUNCTION = 0, 1, 2, 3, 4
 
 
 class RateConfig(NamedTuple):
@@ -19,22 +20,24 @@ class RateConfig(NamedTuple):
     anneal: bool
     warmup: float
     slope: float
-    fixed: np.ndarray  # float64 [B], of mode FIXED
+    fixed: np.ndarray  # float64 [P, B], of mode FIXED, by period; the last holds on
     choices: np.ndarray  # float64 [R], of mode DESIGNER
 
 
 def make_config(options: Options) -> RateConfig:
     """The source of rates that a tax mode means."""
-    fixed = {"us_federal": US_FEDERAL_RATES, "fixed": options.fixed_rates, "none": (0.0,) * len(options.cutoffs)}
+    fixed: Any = {"us_federal": US_FEDERAL_RATES, "none": (0.0,) * len(options.cutoffs)}
+    table = fixed.get(options.tax_mode, () if callable(options.schedule) else options.schedule)
     mode = {"external": EXTERNAL, "planner": DESIGNER, "saez": SAEZ}.get(options.tax_mode, FIXED)
-    warmup, slope = options.anneal or (0.0, 0.0)
+    anneal: Any = options.anneal
+    warmup, slope = anneal or (0.0, 0.0)
     return RateConfig(
-        mode,
+        FUNCTION if callable(options.schedule) else mode,
         0.0 if options.tax_mode == "none" else options.rate_max,
         options.anneal is not None,
         warmup,
         slope,
-        np.array(fixed.get(options.tax_mode) or (), float),
+        np.atleast_2d(np.array(() if table is None else table, float)),
         options.rate_choices,
     )
 
@@ -48,23 +51,32 @@ def fraction(config, completed):
 
 
 @kernel
-def refresh(config, rates, live, completed, mask, lo, hi):
+def refresh(config, rates, taxes, completed, mask, lo, hi):
     """Bring the cap and the rates in force up to date where ``mask`` is set."""
     for e in range(lo, hi):
         if not mask[e]:
             continue
         rates.cap[e] = config.rate_max * fraction(config, completed[e])
-        put_in_force(config, rates, live, e)
+        put_in_force(config, rates, taxes, e)
 
 
 @part
-def put_in_force(config, rates, live, e):
+def put_in_force(config, rates, taxes, e):
     """Rates of external and fixed schedules under the present cap."""
-    for b in range(live.shape[1]):
+    period = min(taxes.n_days[e], config.fixed.shape[0] - 1)
+    for b in range(taxes.live.shape[1]):
         if config.mode == EXTERNAL:
-            live[e, b] = rates.external[e, b] * rates.cap[e]
+            taxes.live[e, b] = rates.external[e, b] * rates.cap[e]
         elif config.mode == FIXED:
-            live[e, b] = min(config.fixed[b], rates.cap[e])
+            taxes.live[e, b] = min(config.fixed[period, b], rates.cap[e])
+
+
+@part
+def turn(config, rates, taxes, active, lo, hi):
+    """Bring the fixed rates of a period into force on its first day, before the tax cycle sees them."""
+    for e in range(lo, hi):
+        if active[e] and taxes.position[e] == 1:
+            put_in_force(config, rates, taxes, e)
 
 
 @part
@@ -73,26 +85,17 @@ def begin(config, rates, taxes, agents, clock, saez_means, mask, lo, hi):
     for e in range(lo, hi):
         if not mask[e]:
             continue
-        taxes.position[e] = 1
-        taxes.n_days[e] = 0
-        taxes.rate_sum[e] = 0.0
-        taxes.occupancy[e] = 0
-        taxes.effective_sum[e] = 0.0
-        taxes.paid_sum[e] = 0.0
-        taxes.income_sum[e] = 0.0
-        taxes.choice[e] = 0
+        if config.mode == FIXED:
+            taxes.n_days[e] = 0  # the first period's
+            put_in_force(config, rates, taxes, e)
         for b in range(taxes.live.shape[1]):
             if config.mode == DESIGNER:
                 taxes.live[e, b] = config.choices[0]
+            elif config.mode == FUNCTION:
+                taxes.live[e, b] = 0.0  # until it is asked
             elif config.mode == SAEZ:
                 taxes.live[e, b] = saez_means[e % saez_means.shape[0], b]  # of its own memory, or the one
-            taxes.shown[e, b] = taxes.live[e, b]
-        for i in range(agents.coin.shape[1]):
-            taxes.last_coin[e, i] = agents.coin[e, i] + agents.escrow_coin[e, i]
-            taxes.last_income[e, i] = 0.0
-            taxes.last_marginal[e, i] = 0.0
-            taxes.sorted_income[e, i] = 0.0
-            taxes.marginal_now[e, i] = taxes.live[e, 0]
+        restart(taxes, agents.coin, agents.escrow_coin, e)
         rates.fresh[e] = True
         if config.mode == DESIGNER:
             rates.limit[e] = max_choice(config.choices) * fraction(config, clock.completed[e])
@@ -108,10 +111,10 @@ def max_choice(choices):
 
 
 @part
-def unveil(config, rates, live, completed, mask, lo, hi):
+def unveil(config, rates, taxes, completed, mask, lo, hi):
     """Once the first masks of an episode are made, bring its cap into force (section 9.5)."""
     for e in range(lo, hi):
         if mask[e] and rates.fresh[e]:
             rates.fresh[e] = False
             rates.cap[e] = config.rate_max * fraction(config, completed[e])
-            put_in_force(config, rates, live, e)
+            put_in_force(config, rates, taxes, e)

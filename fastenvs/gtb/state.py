@@ -110,13 +110,18 @@ class Start(NamedTuple):
     """How episodes start; the same for all copies."""
 
     cells: np.ndarray  # uint8 [1, H, W, N_CHANNELS]
-    rank_pay: np.ndarray  # float64 [A], empty without fixed starts
+    rank_pay: np.ndarray  # float64 [A], empty where ranks are not drawn
     rank_location: np.ndarray  # int16 [A, 2]
+    skills: np.ndarray  # float64 [A], by agent; empty without
+    places: np.ndarray  # int16 [A, 2], by agent; empty without
     start_coin: float
     build_pay: float
     skill_cap: float
     build_skill: int
     gather_skill: int
+    shape: float  # of the Pareto distribution of skills
+    log_mean: float  # of log-normal skills
+    log_deviation: float
 
 
 class ResetDraws(NamedTuple):
@@ -141,16 +146,20 @@ def first_cells(options: Options) -> np.ndarray:
 
 def make_start(options: Options) -> Start:
     """What a reset needs."""
-    fixed = options.fixed_four
+    ranked, none = options.ranked, np.empty((0, 2), np.int16)
     return Start(
         first_cells(options),
-        options.rank_pay if fixed else np.empty(0),
-        options.rank_location if fixed else np.empty((0, 2), np.int16),
+        options.rank_pay if ranked else np.empty(0),
+        options.rank_location if ranked else none,
+        np.array(options.skills or (), float),
+        none if options.places is None else np.array(options.places, np.int16),
         options.start_coin,
         options.build_pay,
         options.build_skill_cap,
         SKILLS[options.build_skill],
         SKILLS[options.gather_skill],
+        options.build_skill_shape,
+        *options.build_skill_log,
     )
 
 
@@ -209,7 +218,8 @@ def make_state(n: int, options: Options) -> State:
     b = len(options.cutoffs)
     rates = Rates(zeros(b), zeros(), zeros(dtype=np.bool_), zeros(), zeros(b, dtype=np.int32))
     memories = 0 if options.tax_mode != "saez" else 1 if options.saez_shared else n
-    return State(world, agents, books, make_taxes(n, a, b), rates, make_memory(memories, b), clock, events)
+    taxes = make_taxes(n, a, b, options.rebate)
+    return State(world, agents, books, taxes, rates, make_memory(memories, b), clock, events)
 
 
 @part
@@ -237,6 +247,8 @@ def reset(start, world, agents, clock, events, streams, draws, mask, lo, hi):
             draw_skills(start, agents, streams, draws, e, i)
         if start.rank_pay.shape[0] > 0:
             place_by_rank(start, world, agents, clock.scratch, streams, draws.agent_order, e)
+        if start.skills.shape[0] + start.places.shape[0] > 0:
+            settle(start, world, agents, e)
 
 
 @part
@@ -263,9 +275,9 @@ def draw_skills(start, agents, streams, draws, e, i):
     if draws.build_skill.shape[0] > 0:
         skill = draws.build_skill[e, i]
     elif start.build_skill == SKILL_PARETO:
-        skill = lomax(streams, e, 4.0)
+        skill = lomax(streams, e, start.shape)
     elif start.build_skill == SKILL_LOGNORMAL:
-        skill = np.exp(-1.0 + 0.5 * normal(streams, e))
+        skill = np.exp(start.log_mean + start.log_deviation * normal(streams, e))
     agents.skill[e, i] = skill
     multiplier = 1.0
     if start.build_skill != SKILL_NONE:
@@ -293,6 +305,20 @@ def place_by_rank(start, world, agents, scratch, streams, agent_order, e):
         agents.pay[e, i] = start.rank_pay[rank]
         agents.loc[e, i, 0] = start.rank_location[rank, 0]
         agents.loc[e, i, 1] = start.rank_location[rank, 1]
+        world.cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = i + FIRST_AGENT
+
+
+@part
+def settle(start, world, agents, e):
+    """Give every agent the skill and the place that are named for it."""
+    for i in range(start.skills.shape[0]):
+        agents.skill[e, i] = start.skills[i]
+        agents.pay[e, i] = start.skills[i] * start.build_pay
+    for i in range(start.places.shape[0]):
+        world.cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = 0
+    for i in range(start.places.shape[0]):
+        agents.loc[e, i, 0] = start.places[i, 0]
+        agents.loc[e, i, 1] = start.places[i, 1]
         world.cells[e, agents.loc[e, i, 0], agents.loc[e, i, 1], AGENT] = i + FIRST_AGENT
 
 

@@ -62,7 +62,7 @@ def play(w, lo, hi):
             w.mask[e] = turns.seen[e] and not turns.fresh[e]
     observe.observe(w.viewing, w.state, w.tables, w.agents, w.designer, w.mask, lo, hi)
     if not w.viewing.final:  # the first masks of an episode bring its cap into force
-        rates.unveil(w.rates, w.state.rates, w.state.taxes.live, w.state.clock.completed, w.mask, lo, hi)
+        rates.unveil(w.rates, w.state.rates, w.state.taxes, w.state.clock.completed, w.mask, lo, hi)
     return n_fresh
 
 
@@ -77,6 +77,8 @@ def step(w, lo, hi):
         b.actions, active, w.orders.shape[0] - 4, s.world.cells, s.agents, s.events.gathered, w.labors, w.streams,
         (w.gather_order, w.collect), w.order, lo, hi,
     )  # fmt: skip
+    if w.rates.fixed.shape[0] > 1:
+        rates.turn(w.rates, s.rates, s.taxes, active, lo, hi)
     call(w.tax, lo, hi)
     regrow.regrow(active, s.world.cells, w.sources, s.clock, w.streams, w.regen_prob, w.regrowth, lo, hi)
     reward.reward(w.rewards, s.agents, s.clock, s.events, s.books.trades, s.books.n_trades, b, lo, hi)

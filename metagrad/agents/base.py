@@ -68,6 +68,7 @@ class Interface(NamedTuple):
     horizon: int
     agents: Shapes  # of one agent's observations, masks included
     designer: Shapes  # of the designer's
+    options: Any = None  # those of the game, where it has any
 
 
 class Agents(Protocol):

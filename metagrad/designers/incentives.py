@@ -28,7 +28,6 @@ class Incentive:
     """What η means in a game; a base class that needs :meth:`init` and :meth:`payments` alone."""
 
     givers: int = 1  # designers that pay on their own account; 1 but for agents who pay each other
-    levers: int = 0  # numbers that the mechanism sets for all periods alike, where it has any
     in_rewards: bool = False  # whether the environment has paid already, so that payments count as a change alone
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
@@ -37,6 +36,10 @@ class Incentive:
 
     def check(self, env: Any, k: int) -> None:
         """Refuse an environment, or a number of episodes in an update, that it cannot work with."""
+
+    def levers(self, game: Interface) -> int:
+        """How many numbers the mechanism sets for all periods alike, where it has any."""
+        return 0
 
     def begin(self, eta: Params, env: Any) -> None:
         """Called before an episode's first step."""

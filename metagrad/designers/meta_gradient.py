@@ -111,7 +111,7 @@ class MetaGradient(Checked, DesignerGradients, Designer):
             self.optimiser.init(eta),
             None if self.cost_optimiser is None else self.cost_optimiser.init(eta),
             None if self.critic is None else self.critic.init(rng.generators("designer critic"), game.designer, where),
-            self.path.init(state, self.incentive, eta),
+            self.path.init(state, self.incentive, game),
             self.surrogate.init(agents, game, rng, where) if self.agent_model == "surrogate" else None,
         )
 

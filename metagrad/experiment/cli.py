@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``export`` and ``replay``."""
+"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``report``, ``export``, ``replay``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from metagrad.experiment.config import Experiment
 
-GAMES = "{escape-room,cleanup,gtb,MODULE:NAME}"
+GAMES = "{escape-room,cleanup,gtb,one-step-economy,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
        metagrad train --resume RUN
        metagrad train ... --processes P
@@ -27,8 +27,9 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
        metagrad sweep STUDY.toml [--out FOLDER] [--workers N] [--engine {{processes,ray}}] [--address ADDRESS]
        metagrad sweep --resume FOLDER ...
        metagrad evaluate RUN [--episodes N]
-       metagrad plot RUN [RUN ...] [--out FILE]
+       metagrad plot RUN [RUN ...] [--out FILE] [--panels NAME ...]
        metagrad compare RUN [RUN ...]
+       metagrad report RUN [RUN ...] [--out FILE]
        metagrad export RUN [--episodes N] [--seed N] [--out FOLDER] [--format {{csv,parquet}}]
        metagrad replay RUN [--seed N] [--out FILE.html or FILE.gif]
        metagrad --version
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "train": _train, "sweep": _sweep, "evaluate": _evaluate, "plot": _plot, "compare": _compare,
-        "export": _export, "replay": _replay,
+        "report": _report, "export": _export, "replay": _replay,
     }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
@@ -100,12 +101,12 @@ def _say(message: object, status: int) -> int:
     return status
 
 
-def _console(width: int | None = None) -> Console:
+def _console() -> Console:
     from rich.console import Console
 
     from metagrad.parallel import group
 
-    return Console(markup=False, emoji=False, highlight=False, width=width, quiet=group.follows())
+    return Console(markup=False, emoji=False, highlight=False, quiet=group.follows())
 
 
 def _train(args: list[str]) -> None:
@@ -119,16 +120,20 @@ def _train(args: list[str]) -> None:
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        run.resume(folder := parser.parse_args(args).resume, console, course.track)
+        summary = run.resume(folder := parser.parse_args(args).resume, console, course.track)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
-        run.train(experiment, folder, console, course.track)
-    from metagrad.experiment.metrics import plot_runs, read_metrics
+        summary = run.train(experiment, folder, console, course.track)
+    from metagrad.experiment.metrics import read_metrics
     from metagrad.parallel import group
+    from metagrad.reports.figures import plot_runs
+    from metagrad.reports.tables import results_table
 
     if group.rank():
         return
+    with contextlib.suppress(OSError):  # a terminal that is gone does not keep a run from ending well
+        console.print(results_table(summary))
     figure = folder / "figure.png"
     up_to_date = figure.exists() and figure.stat().st_mtime_ns >= (folder / "results.json").stat().st_mtime_ns
     if read_metrics(folder / "metrics.csv") and not up_to_date:
@@ -236,27 +241,46 @@ def _evaluate(args: list[str]) -> None:
     if options.episodes is not None and options.episodes < 1:
         raise ValueError("--episodes must be at least 1")
     from metagrad.experiment import run
-    from metagrad.experiment.metrics import results_table
+    from metagrad.reports.tables import results_table
 
     _console().print(results_table(run.evaluate(options.run, options.episodes)))
 
 
 def _plot(args: list[str]) -> None:
     parser = _parser("plot", "Draw a run, or several in one figure.", runs=True)
-    parser.add_argument("--out", type=Path, help="default: figure.png in the run, comparison.png beside several")
+    parser.add_argument(
+        "--out", type=Path, help="PNG, PDF or SVG; default: figure.png in the run, comparison.png beside several"
+    )
+    parser.add_argument("--panels", nargs="+", default=[], metavar="NAME", help="what to draw (default: everything)")
     options = parser.parse_args(args)
-    from metagrad.experiment.metrics import plot_runs
+    from metagrad.reports.figures import plot_runs
 
     single = len(options.runs) == 1
     default = options.runs[0] / "figure.png" if single else options.runs[0].parent / "comparison.png"
-    _console().print(f"figure: {plot_runs(options.runs, options.out or default)}")
+    _console().print(f"figure: {plot_runs(options.runs, options.out or default, options.panels)}")
 
 
 def _compare(args: list[str]) -> None:
-    options = _parser("compare", "Put finished runs into one table, in Markdown.", runs=True).parse_args(args)
-    from metagrad.experiment.metrics import comparison_table
+    about = "Put finished runs into one table, and their differences seed by seed into another, in Markdown."
+    options = _parser("compare", about, runs=True).parse_args(args)
+    from metagrad.reports import tables
 
-    _console(width=400).print(comparison_table(options.runs))
+    runs = tables.read_finished(options.runs)
+    differences = tables.differences(runs)
+    print(tables.markdown(tables.comparison(runs)), f"{tables.MEANING}.", sep="\n\n")
+    if differences.rows:
+        print("", tables.markdown(differences), sep="\n")
+
+
+def _report(args: list[str]) -> None:
+    about = "Put tables, figures and configurations of finished runs on a page that can be mailed, in one HTML file."
+    parser = _parser("report", about, runs=True)
+    parser.add_argument("--out", type=Path, help="default: report.html in the run, or beside several")
+    options = parser.parse_args(args)
+    from metagrad.reports.report import write_report
+
+    folder = options.runs[0] if len(options.runs) == 1 else options.runs[0].parent
+    _console().print(f"report: {write_report(options.runs, options.out or folder / 'report.html')}")
 
 
 def _export(args: list[str]) -> None:

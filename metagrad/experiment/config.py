@@ -6,13 +6,13 @@ import contextlib
 import importlib
 import json
 import math
-import os
-import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+from fastenvs import checks
 from metagrad.checks import shown
 from metagrad.tasks.experiments import MAX_SEEDS, Experiment, RunOptions
 
@@ -60,6 +60,8 @@ def to_dict(value: Any, path: str = "") -> Any:
         raise ConfigError(f"{path} must be finite, got {value}")
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, Path):
+        return str(value)
     source = getattr(value, "imported_from", None)
     if source is not None:
         return {"import": source}
@@ -90,8 +92,8 @@ def from_dict(values: Any, path: str = "") -> Any:
             raise ConfigError(f"{path or 'the configuration'} must name one import")
         return imported(values["import"])
     cls = _class_of(values.get("type"), path)
-    known = {f.name for f in fields(cls)}
-    unknown = sorted(values.keys() - known - {"type"})
+    values = getattr(cls, "upgraded", dict)(values)
+    unknown = sorted(values.keys() - {f.name for f in fields(cls)} - {"type"})
     if unknown:
         raise ConfigError(f"unknown option {shown(_joined(path, unknown[0]))}")
     arguments = {name: from_dict(v, _joined(path, name)) for name, v in values.items() if name != "type"}
@@ -130,13 +132,8 @@ def imported(source: str) -> Any:
 
     Parts that are no dataclasses remember how they are imported, so that they can be written to a run's folder.
     """
-    module, _, name = source.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     try:
-        value = importlib.import_module(module)
-        for part in name.split("."):
-            value = getattr(value, part)
+        value = checks.imported(source)
     except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = "" if isinstance(error, ImportError | AttributeError) else f" ({where.filename}, line {where.lineno})"

@@ -1,4 +1,4 @@
-"""What a run writes and shows: metrics.csv, also for other programs, live progress, results, tables and figures."""
+"""What a run writes and shows: metrics.csv, also for other programs, live progress, and results."""
 
 from __future__ import annotations
 
@@ -6,20 +6,15 @@ import contextlib
 import csv
 import importlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from rich.text import Text
 
 from metagrad.experiment.config import Experiment, to_dict
-from metagrad.experiment.folder import read_experiment, read_results
-from metagrad.experiment.registry import label_of
 from metagrad.tasks.figures import COLUMNS, words
 
 #: Evaluations whose mean has to exceed the target.
@@ -292,102 +287,3 @@ def results(
         "test": [row_of(scores, s) for s in range(len(run.seeds))], "solved": solved, "first_solved_episode": first,
         "diverged": [bool(v) for v in diverged],
     }  # fmt: skip
-
-
-def results_table(summary: dict[str, Any]) -> Table:
-    """The table over seeds that a run ends with; who is solved, where there is a target."""
-    names, target, seeds = summary["fields"], summary["target"], summary["seeds"]
-    aims = target is not None
-    score = words(names[0])
-    definition = (
-        f"solved: mean {score} of the test at the end above {target:g}; first above {target:g}: mean {score} of the "
-        f"last {WINDOW} evaluations, or else of that test"
-    ) if aims else ""  # fmt: skip
-    title = f"{summary['method']} on {summary['preset']}: {summary['test_episodes']} test episodes a seed"
-    table = Table(title=_plain(title), caption=_plain(definition) if aims else None)
-    for column in ("seed", *names, *([f"first above {target:g}"] if aims else [])):
-        table.add_column(words(column), justify="right")
-
-    def add(name: str, cells: Iterable[float], last: str) -> None:
-        table.add_row(name, *(f"{v:.3f}" for v in cells), *([last] if aims else []))
-
-    for s, seed in enumerate(seeds):
-        first = summary["first_solved_episode"][s]
-        note = " (diverged)" if summary["diverged"][s] else ""
-        add(f"{seed}{note}", (summary[name][s] for name in names), "never" if first is None else f"{first:,}")
-    table.add_section()
-    values = np.array([summary[name] for name in names])
-    add("mean", values.mean(1), f"{sum(map(bool, summary['solved']))} solved")
-    if len(seeds) > 1:
-        add("standard error", values.std(1, ddof=1) / len(seeds) ** 0.5, f"of {len(seeds)}")
-    return table
-
-
-def comparison_table(folders: Sequence[Path]) -> Table:
-    """One row a finished run: means and standard errors over its seeds; in Markdown.
-
-    How many seeds were solved, and from when on, where a run has a target.
-    """
-    runs = [(read_experiment(folder), read_results(folder)) for folder in folders]
-    fields = runs[0][1]["fields"]
-    aims = any(experiment.run.target is not None for experiment, _ in runs)
-    columns = ["preset", "method", "K", "seeds", "episodes"] + ["solved", "first solved at episode"] * aims
-    table = Table(box=box.MARKDOWN)
-    for column in (*columns, *map(words, fields), "diverged", "seconds"):
-        table.add_column(_plain(column))
-    for experiment, summary in runs:
-        if summary["fields"] != fields:
-            raise ValueError("runs on different games have different scores: compare those of one game")
-        run = experiment.run
-        row = (
-            experiment.preset, label_of(experiment), str(run.k), f"{run.seeds[0]}..{run.seeds[-1]}",
-            f"{run.episodes:,}", *(_aim(run.target, summary) if aims else ()),
-            *(_mean_and_error(np.array(summary[name])) for name in fields), str(sum(summary["diverged"])),
-            f"{summary['wall_time']:.0f}",
-        )  # fmt: skip
-        table.add_row(*(_plain(cell.replace("|", "\\|")) for cell in row))
-    return table
-
-
-def _mean_and_error(v: np.ndarray) -> str:
-    n = len(v)
-    return f"{v.mean():.2f} ± {v.std(ddof=1) / n**0.5:.2f}" if n > 1 else f"{v[0]:.2f}"
-
-
-def _aim(target: float | None, summary: dict[str, Any]) -> tuple[str, str]:
-    """How many seeds passed the test at the end, and when the first and the last were above the target."""
-    if target is None:
-        return "", ""
-    first = [v for v in summary["first_solved_episode"] if v is not None]
-    span = f"{min(first):,} to {max(first):,}" if first else "never"
-    return f"{sum(summary['solved'])} of {len(summary['seeds'])} above {target:g}", span
-
-
-def _plain(text: str) -> Text:
-    """Text in which brackets and colons mean themselves, on one line."""
-    return Text(" ".join(text.split()))
-
-
-def plot_runs(folders: Sequence[Path], out: Path) -> Path:
-    """Draw one run in detail, or several of a game in one figure; returns the file."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    runs = [(e := read_experiment(f), label_of(e), read_metrics(f / "metrics.csv")) for f in folders]
-    for folder, (*_, metrics) in zip(folders, runs, strict=True):
-        if not metrics:
-            raise ValueError(f"{folder} has no evaluation yet")
-    if len({experiment.game for experiment, *_ in runs}) > 1:
-        raise ValueError("runs on different games do not fit into one figure")
-    figure = plt.figure(layout="constrained")
-    temporary = out.with_name(f".part-{out.name}")
-    try:
-        runs[0][0].task.draw(figure, runs)
-        figure.savefig(temporary, dpi=130)
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
-        plt.close(figure)
-    return out

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
+import operator
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -102,6 +104,31 @@ def _short(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+#: What of an experiment is named by flags of its own.
+_NAMED = ("game", "preset", "method", "seeds")
+
+
+def flags(base: Any, mine: Any, path: str = "") -> list[str]:
+    """Words of the command line that make ``mine`` of ``base``; parts that are of another kind are left out."""
+    words = []
+    for f in fields(mine):
+        value, before, name = getattr(mine, f.name), getattr(base, f.name), f.name.replace("_", "-")
+        if value == before or (f.name in _NAMED and isinstance(mine, Experiment | RunOptions)):
+            continue
+        if is_dataclass(value):
+            below = "" if isinstance(value, RunOptions) else f"{path}{name}."
+            words += flags(before, value, below) if type(before) is type(value) else []
+        elif isinstance(value, bool):
+            words.append(f"--{path}{name}" if value else f"--{path}no-{name}")
+        else:
+            words += [f"--{path}{name}", *map(str, _leaves(value))]
+    return words
+
+
+def _leaves(value: Any) -> list[Any]:
+    return [leaf for part in value for leaf in _leaves(part)] if isinstance(value, tuple) else [value]
+
+
 def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experiment:
     """The experiment with the options that ``args`` name replaced.
 
@@ -126,8 +153,8 @@ def _mirror(value: Any) -> type:
     help_of, hints = _help(cls), typing.get_type_hints(cls)
     for name in (f.name for f in fields(value)):
         mine = getattr(value, name)
-        if cls in (Experiment, RunOptions) and name in ("game", "preset", "method", "seeds"):
-            continue  # they are named by flags of their own
+        if cls in (Experiment, RunOptions) and name in _NAMED:
+            continue
         if is_dataclass(mine):
             kind: Any = _mirror(mine)
             if fields(kind):
@@ -145,28 +172,35 @@ _PLAIN = (bool, int, float, str)
 
 def _leaf_type(value: Any, hint: Any) -> Any:
     """How a leaf is read; None for what the command line cannot give."""
+    kind = _readable(hint)
+    if kind not in (None, type(None)):
+        return kind
+    kinds = {type(v) for v in value} if isinstance(value, tuple) else {type(value)}
+    if len(kinds) > 1 or not kinds <= set(_PLAIN):  # nothing is declared, and the value tells nothing
+        return None
+    return tuple.__class_getitem__((*kinds, ...)) if isinstance(value, tuple) else type(value)
+
+
+def _readable(hint: Any) -> Any:
+    """What of a declared type a text can be read as; None for nothing."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if isinstance(value, tuple):
-        kinds = {type(v) for v in value}
-        entry: Any = kinds.pop() if len(kinds) == 1 else args[0] if args and args[0] in _PLAIN else float
-        return tuple.__class_getitem__((entry, ...)) if kinds | {entry} <= set(_PLAIN) else None
-    if origin is typing.Literal:
-        return hint
-    options = args if origin in (typing.Union, types.UnionType) else (hint,)
-    if value is None:
-        return next((a | None for a in options if a in _PLAIN), None)
-    if isinstance(value, _PLAIN):
-        kind = float if float in options else type(value)
-        return kind | None if type(None) in options else kind
-    return None
+    if origin in (typing.Union, types.UnionType):
+        kinds = [kind for kind in map(_readable, args) if kind is not None]
+        return functools.reduce(operator.or_, kinds) if kinds else None
+    if origin is tuple:
+        entries = [entry if entry is Ellipsis else _readable(entry) for entry in args]
+        endless = any(typing.get_args(entry)[-1:] == (Ellipsis,) for entry in entries)  # where would each end?
+        return None if None in entries or endless else tuple.__class_getitem__(tuple(entries))
+    return hint if hint in (*_PLAIN, type(None)) or origin is typing.Literal else None
 
 
 def _help(cls: type) -> dict[str, str]:
     """What a class says of its parameters."""
     out: dict[str, str] = {}
-    for parameter in docstring_parser.parse(cls.__doc__ or "").params:
-        text = " ".join((parameter.description or "").split())
-        out |= {name.strip(): text for name in parameter.arg_name.split(",")}
+    for base in reversed(cls.__mro__):  # a task says what is other than in its game
+        for parameter in docstring_parser.parse(base.__doc__ or "").params:
+            text = " ".join((parameter.description or "").split())
+            out |= {name.strip(): text for name in parameter.arg_name.split(",")}
     return out
 
 

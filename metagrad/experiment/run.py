@@ -7,7 +7,7 @@ import shlex
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,11 +38,10 @@ from metagrad.experiment.metrics import (
     headline,
     read_metrics,
     results,
-    results_table,
     row_of,
 )
 from metagrad.experiment.process import Stopping, resume_command
-from metagrad.experiment.registry import game, starting_point
+from metagrad.experiment.registry import flags, game, starting_point
 from metagrad.parallel import group
 from metagrad.parallel.launch import orphaned
 
@@ -63,7 +62,7 @@ def train(
     folder : Path or str
         Where the run's files go.
     console : rich.console.Console, optional
-        Where progress and the table at the end are printed.
+        Where progress is printed.
     track : sequence of str
         Who is told the metrics beside metrics.csv: ``tensorboard``, ``wandb``.
     until : int, optional
@@ -118,7 +117,7 @@ def resume(folder: Path, console: Console, track: Sequence[str] = (), until: int
             training.restore()
             if learners.episode >= experiment.run.episodes:
                 with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
-                    return _shown(console, read_results(folder))
+                    return read_results(folder)
         with explained(folder):
             return training.run(stopping, until)
 
@@ -229,7 +228,7 @@ class _Training:
         seen = read_metrics(self.folder / "metrics.csv")
         summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
         write_results(self.folder, summary)
-        return _shown(self.console, summary)
+        return summary
 
     def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping, end: int) -> None:
         run, learners = self.experiment.run, self.learners
@@ -307,33 +306,11 @@ def _adopt(learners: Learners) -> None:
 def _first_phase(experiment: Experiment) -> str:
     """What to do where a phase goes on with agents that are not named."""
     seeds, first = experiment.run.seeds, getattr(game(experiment.game), "FIRST_PHASE", "")
+    base, task = starting_point(experiment), experiment.task
     options = [experiment.game, *shlex.split(first), "--seeds", str(len(seeds)), "--first-seed", str(seeds[0])]
-    options += [*_flags(experiment), "--out", "runs/agents"]
+    options += flags(base.task, task, "task.") if base is not None and type(base.task) is type(task) else []
+    options += ["--out", "runs/agents"]
     return (
         f"preset {experiment.preset} starts with agents that have learned before: make them with "
         f"`metagrad train {shlex.join(options)}`, and add `--init-from runs/agents`"
     )
-
-
-def _flags(experiment: Experiment) -> list[str]:
-    """Options of the game that are other than the preset's, as on the command line."""
-    base, task = starting_point(experiment), experiment.task
-    if base is None or not is_dataclass(task) or type(base.task) is not type(task):
-        return []
-    flags = []
-    for f in fields(task):
-        value, name = getattr(task, f.name), f.name.replace("_", "-")
-        if value == getattr(base.task, f.name) or is_dataclass(value):
-            continue
-        if isinstance(value, bool):
-            flags.append(f"--task.{name}" if value else f"--task.no-{name}")
-        else:
-            flags += [f"--task.{name}", *map(str, value if isinstance(value, tuple) else (value,))]
-    return flags
-
-
-def _shown(console: Console, summary: dict[str, Any]) -> dict[str, Any]:
-    """Print results; a terminal that is gone, as after a hang-up, does not keep a run from ending well."""
-    with contextlib.suppress(OSError):
-        console.print(results_table(summary))
-    return summary

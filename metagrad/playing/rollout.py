@@ -64,7 +64,7 @@ def rollout(
     batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.parts), epsilon, env.n_actions)
     if acting is not None:
         batch.remember("acted", agent_state.policy, acting.finish)
-    return batch.replace(values=agents.values(agent_state, batch))
+    return batch.replace(values=agents.values(agent_state, batch), options=task.interface.options)
 
 
 def _with_final(obs: dict[str, Any], final: dict[str, Any], which: np.ndarray) -> dict[str, Any]:

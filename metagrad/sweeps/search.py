@@ -14,9 +14,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from metagrad.experiment import checkpoint
 from metagrad.experiment.config import ConfigError, dump
 from metagrad.experiment.folder import Held, RunError, read_results, refuse_taken
-from metagrad.experiment.metrics import plot_runs, results_table
 from metagrad.experiment.process import Stopped, Stopping, resume_command
 from metagrad.experiment.registry import experiment
+from metagrad.reports.figures import plot_runs
+from metagrad.reports.tables import results_table
 from metagrad.sweeps.engine import Engine, Work, engine, score
 from metagrad.sweeps.journal import Trial, Trials, figures
 from metagrad.sweeps.study import Study, read_study, score_of

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -116,9 +117,12 @@ class VectorTask:
             raise TaskError(f"{self.name} cannot be replayed: its environments have no method render(copy)")
         return lambda: env.render(copy)
 
-    def draw(self, figure: Any, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> None:
-        """Draw runs (experiment, label, columns of metrics.csv) on a matplotlib figure."""
-        figures.curves(figure, runs)
+    def panels(self, runs: Sequence[tuple[Any, str, dict[str, np.ndarray]]]) -> dict[str, Callable[[Any], None]]:
+        """Panels of a figure of runs (experiment, label, columns of metrics.csv) by name.
+
+        Each draws on a matplotlib axis that it is given. By default there is one for every score over training.
+        """
+        return figures.curves(runs)
 
     def _one(self, num_envs: int, seed: Any) -> Any:
         parameters = inspect.signature(self._make).parameters.values()
@@ -126,14 +130,26 @@ class VectorTask:
         return self._make(num_envs, seed=seed) if takes_seed else self._make(num_envs)
 
 
-class FastTask(Checked, VectorTask):
-    """A game of ``fastenvs``; its subclasses are frozen dataclasses of options."""
+class FastTask(VectorTask):
+    """A game of ``fastenvs``; its subclasses are frozen dataclasses that inherit the options of the game as well.
+
+    So every option of the game is one of the task, with its default, its documentation and its checks.
+    """
 
     limit: ClassVar = "steps"  # option that is the step limit of an episode
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        try:
+            super().__post_init__()  # type: ignore[misc]  # of the game's options
+        except (TypeError, ValueError) as error:
+            named = any(re.match(rf"{name}\b", str(error)) for name in self.options())
+            raise TaskError(f"{type(self).__name__}.{error}" if named else str(error)) from error
         object.__setattr__(self, "horizon", getattr(self, self.limit))
+
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """The options of a run that was written when some of them had other names."""
+        return saved
 
     def options(self) -> dict[str, Any]:
         """Those of the environment."""
@@ -178,7 +194,7 @@ def probe(env: Any, horizon: int) -> Interface:
     if not agents.keys() - {"mask"}:
         raise TaskError("the agents observe nothing but their mask")
     _probe_step(env, as_dict(obs["agents"]).get("mask"), n_agents)
-    return Interface(n_agents, n_actions, horizon, agents, designer)
+    return Interface(n_agents, n_actions, horizon, agents, designer, getattr(env, "options", None))
 
 
 def _count(env: Any, name: str, least: int) -> int:
@@ -315,7 +331,7 @@ class JointAction(Checked, VectorTask):
             raise TaskError("one mind for all cannot heed the agents' masks")
         seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
         joint = Interface(1, inner.n_actions**inner.n_agents, inner.horizon, seen, inner.designer)
-        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "draw")}
+        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "panels")}
         for name, value in {"name": f"{self.task.name} (central)", "interface": joint, **of_the_game}.items():
             object.__setattr__(self, name, value)
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,6 @@ from metagrad.agents.critics import Critic, DesignerCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
-from metagrad.checks import Count
 from metagrad.designers import ByActionType, DualRL, MetaGradient, SquashedGaussian
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
@@ -29,7 +29,7 @@ from metagrad.optim import SGD, Adam, Linear, Optimiser
 from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions, central
-from metagrad.tasks.figures import Metrics, Runs, all_at_end, band, by_seed, limits
+from metagrad.tasks.figures import MARKERS, Metrics, Panels, Runs, all_at_end, bars, colour, curves, error
 
 #: What agents are paid for, by the number that the game gives it.
 KINDS = ("cleaned", "collected", "other")
@@ -38,30 +38,30 @@ OPTIMUM = 41.85
 
 
 @dataclass(frozen=True)
-class Cleanup(FastTask):
+class Cleanup(FastTask, Options):  # type: ignore[misc]
     """Cleanup: apples grow while somebody cleans the river, which pays nothing.
 
-    The designer's picture shows the whole map.
+    Its parameters are the :class:`options of the game <fastenvs.cleanup.Options>`.
 
     Parameters
     ----------
-    preset : {"paper_7x7", "authors_10x10", "large"}
-        Map, number of agents, and rules.
-    steps : int
-        Length of an episode.
+    planner_view_size : int, optional
+        Radius of the designer's window; None for one that shows the whole map.
     """
-
-    preset: Literal["paper_7x7", "authors_10x10", "large"] = "paper_7x7"
-    steps: Count = 50
 
     name = "cleanup"
     fields = ("welfare", "incentives_paid", "waste_cleared")
 
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Runs once named the game's preset."""
+        return {**MAPS.get(str(saved.get("preset")), {}), **{n: x for n, x in saved.items() if n != "preset"}}
+
     def options(self) -> dict[str, Any]:
         """Those of the environment."""
-        game = Options(**MAPS[self.preset])
-        whole_map = max(game.view_size, *(n // 2 for n in game.symbols.shape))
-        return {**super().options(), "planner_view_size": whole_map}
+        whole_map = max(self.view_size, *(n // 2 for n in self.symbols.shape))
+        radius = whole_map if self.planner_view_size is None else self.planner_view_size
+        return {**super().options(), "planner_view_size": radius}
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """The type of every agent's action, whether it chose to clean, and the units of waste it removed."""
@@ -84,11 +84,15 @@ class Cleanup(FastTask):
 
     def bounds(self) -> dict[str, float]:
         """Best possible social welfare, where it is known."""
-        return {"best possible": OPTIMUM} if (self.preset, self.steps) == ("paper_7x7", 50) else {}
+        return {"best possible": OPTIMUM} if self == Cleanup() else {}
 
-    def draw(self, figure: Any, runs: Runs) -> None:
-        """Draw welfare and payments over training, and what every agent did in the end."""
-        _draw(figure, runs)
+    def panels(self, runs: Runs) -> Panels:
+        """Panels of runs: welfare and payments over training, and what every agent did in the end."""
+        shared: Panels = {
+            **curves(runs, {"welfare": "apples less fines", "incentives_paid": "apples", "waste_cleared": "cells"}),
+            "roles": partial(_roles, runs=runs),
+        }
+        return {**shared, "payments": partial(_payments, metrics=runs[0][2])} if len(runs) == 1 else shared
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,16 @@ def cleanup_paper() -> Experiment:
     return Experiment("cleanup", "cleanup_paper", "metagrad", Cleanup(), agents, designer, run)
 
 
-PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (cleanup, cleanup_paper)}
+def _on(name: str, game: str) -> Callable[[], Experiment]:
+    """The first preset's agents and designer on another map; episodes are as long."""
+    return lambda: replace(cleanup(), preset=name, task=Cleanup(**{**MAPS[game], "steps": 50}))
+
+
+PRESETS: dict[str, Callable[[], Experiment]] = {
+    **{f.__name__: f for f in (cleanup, cleanup_paper)},
+    "cleanup_10x10": _on("cleanup_10x10", "authors_10x10"),
+    "cleanup_large": _on("cleanup_large", "large"),
+}
 
 
 # ---------------------------------------------------------------------- methods
@@ -170,35 +183,23 @@ METHODS: Methods = {**SHARED, "dual-rl-continuous": _dual_rl, "central": central
 # ---------------------------------------------------------------------- figures
 
 
-def _draw(figure: Any, runs: Runs) -> None:
-    """Social welfare and incentives over training; who cleans, earns, and is paid for what, at the end."""
-    figure.set_size_inches(20, 4.4)
-    axes = figure.subplots(1, 4)
-    for _, label, metrics in runs:
-        for axis, name in zip(axes, ("welfare", "incentives_paid"), strict=False):
-            band(axis, *by_seed(metrics, name), label)
-    limits(axes[0], runs[0][0].task.bounds())
-    axes[0].set(title="social welfare", xlabel="episodes")
-    axes[0].legend(fontsize=8)
-    axes[1].set(title="incentives paid", xlabel="episodes")
-    _roles(axes[2], runs)
-    _payments(axes[3], *runs[0][1:])
-
-
 def _roles(axis: Any, runs: Runs) -> None:
     """What each agent clears and earns, every seed."""
-    for i, (_, label, metrics) in enumerate(runs):
+    for i, (*_, metrics) in enumerate(runs):
         for a, at in enumerate(zip(all_at_end(metrics, "waste_"), all_at_end(metrics, "reward_"), strict=True)):
-            axis.scatter(*at, color=f"C{i}", marker="os^Dv"[a % 5], alpha=0.7, label=f"{label}, agent {a}")
-    axis.set(title="who cleans and who collects", xlabel="waste cleared by the agent", ylabel="its apples")
-    axis.legend(fontsize=6)
+            marker = MARKERS[a % len(MARKERS)]
+            axis.scatter(*at, s=16, color=colour(i), marker=marker, alpha=0.7)
+            if i == 0:
+                axis.scatter([], [], s=16, color="0.4", marker=marker, label=f"agent {a + 1}")
+    axis.set(xlabel="waste cleared by the agent (cells)", ylabel="its apples less fines")
 
 
-def _payments(axis: Any, label: str, metrics: Metrics) -> None:
-    """What each agent received for what it did, mean over seeds."""
+def _payments(axis: Any, metrics: Metrics) -> None:
+    """What each agent received for what it did."""
     for c, kind in enumerate(KINDS):
-        values = all_at_end(metrics, f"received_{kind}_").mean(1)
-        text = f"for having {kind}" if c < 2 else "for the rest"
-        axis.bar(np.arange(len(values)) + (c - 1) * 0.27, values, 0.27, label=text)
-    axis.set(title=f"{label}: incentives received", xlabel="agent", xticks=range(len(values)))
-    axis.legend(fontsize=8)
+        values = all_at_end(metrics, f"received_{kind}_")
+        look = {**bars(c), "label": f"for having {kind}" if c < 2 else "for the rest"}
+        yerr = error(values) if values.shape[1] > 1 else None
+        axis.bar(np.arange(len(values)) + (c - 1) * 0.27, values.mean(1), 0.27, yerr=yerr, error_kw={"lw": 0.8}, **look)
+    axis.set(xlabel="agent", ylabel="incentives received (apples)", xticks=range(len(values)))
+    axis.set_xticklabels(range(1, len(values) + 1))

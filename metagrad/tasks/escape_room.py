@@ -9,54 +9,36 @@ from typing import Any
 
 import numpy as np
 
+from fastenvs.escape_room import Options
 from metagrad.agents.critics import Critic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
-from metagrad.checks import Count
 from metagrad.designers import AMD, ByAction, ByAgent, Categorical, DualRL, MetaGradient, MutualIncentive
 from metagrad.designers.dual_rl import Head, SquashedGaussian
 from metagrad.networks.mlp import MLP, Normal
 from metagrad.optim import SGD, Adam, Linear
-from metagrad.tasks.base import FastTask, TaskError, per_agent, per_seed
+from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
-from metagrad.tasks.figures import Metrics, Runs, band, by_seed, limits
+from metagrad.tasks.figures import Panels, Runs, by_seed, colour, curves
 
 #: The agents' actions.
 PLACES = ("lever", "start", "door")
 
 
 @dataclass(frozen=True)
-class EscapeRoom(FastTask):
+class EscapeRoom(FastTask, Options):  # type: ignore[misc]
     """Escape Room: M of N agents have to pull a lever so that the others can leave.
 
-    Parameters
-    ----------
-    n_agents : int
-        Number of agents, N.
-    min_at_lever : int
-        Agents that have to pull the lever, M.
-    max_steps : int
-        Step limit of an episode.
-    randomize : bool
-        Start episodes at random places.
+    Its parameters are the :class:`options of the game <fastenvs.escape_room.Options>`, by default those of ER(5, 2).
     """
 
-    n_agents: Count = 5
-    min_at_lever: Count = 2
-    max_steps: Count = 5
-    randomize: bool = False
+    n_agents: int = 5
+    min_at_lever: int = 2
 
     name = "escape-room"
     limit = "max_steps"
     fields = ("r_id", "environment_return", "incentives_paid", "steps_per_episode")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.min_at_lever > self.n_agents:
-            raise TaskError(
-                f"task.min_at_lever is {self.min_at_lever} with {self.n_agents} agents: the door could never open"
-            )
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """Designer return (incentives subtracted), its parts, and what every agent did and received."""
@@ -85,9 +67,11 @@ class EscapeRoom(FastTask):
         """The game's usual name."""
         return f"ER({self.n_agents},{self.min_at_lever})"
 
-    def draw(self, figure: Any, runs: Runs) -> None:
-        """Draw one run in detail, or several."""
-        _draw(figure, runs)
+    def panels(self, runs: Runs) -> Panels:
+        """Panels of runs: what the designer gets and pays, and of one run what it pays for."""
+        units = {"r_id": "designer return", "environment_return": "sum of rewards", "incentives_paid": "an episode"}
+        shared = curves(runs, units)
+        return {**shared, "incentives": partial(_incentives, runs=runs)} if len(runs) == 1 else shared
 
 
 # ---------------------------------------------------------------------- presets
@@ -209,34 +193,10 @@ METHODS: Methods = {
 # ---------------------------------------------------------------------- figures
 
 
-def _draw(figure: Any, runs: Runs) -> None:
-    """One run in three panels, or the designer returns of several in one."""
-    if len(runs) > 1:
-        _several_runs(figure, runs)
-        return
-    experiment, label, metrics = runs[0]
-    task, run = experiment.task, experiment.run
-    figure.set_size_inches(15, 4.2)
-    figure.suptitle(f"{task.rooms()}, {label}, K = {run.k}, {len(run.seeds)} seeds")
-    axes = figure.subplots(1, 3)
-    episodes, r_id = by_seed(metrics, "r_id")
-    mark = "." if len(episodes) == 1 else None
-    for row in r_id:
-        axes[0].plot(episodes, row, lw=0.8, alpha=0.7, marker=mark)
-    axes[0].plot(episodes, r_id.mean(0), color="black", lw=1.6, marker=mark, label="mean over seeds")
-    limits(axes[0], task.bounds())
-    axes[0].set(title="designer return (incentives subtracted)", xlabel="episodes", ylabel="r_id")
-    axes[0].legend(fontsize=8)
-    for name, text in (("environment_return", "environment return"), ("incentives_paid", "incentives paid")):
-        band(axes[1], *by_seed(metrics, name), text)
-    axes[1].set(title="what the designer gets and pays", xlabel="episodes")
-    axes[1].legend(fontsize=8)
-    _incentives(axes[2], task, metrics)
-
-
-def _incentives(axis: Any, task: Any, metrics: Metrics) -> None:
+def _incentives(axis: Any, runs: Runs) -> None:
     """Mean incentive each time an action is chosen, for those who pull most and for the others."""
-    agents = range(task.n_agents)
+    experiment, _, metrics = runs[0]
+    task, agents = experiment.task, range(experiment.task.n_agents)
     episodes, _ = by_seed(metrics, "r_id")
     count = {p: np.stack([by_seed(metrics, f"n_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
     paid = {p: np.stack([by_seed(metrics, f"incentive_{p}_{i}")[1] for i in agents], 1) for p in PLACES}
@@ -246,24 +206,9 @@ def _incentives(axis: Any, task: Any, metrics: Metrics) -> None:
     rank = pulls.argsort(1).argsort(1)
     cooperator = (rank >= task.n_agents - task.min_at_lever)[:, :, None]
     for role, mask, style in (("cooperator", cooperator, "-"), ("winner", ~cooperator, "--")):
-        for place, colour in zip(PLACES, ("C0", "C1", "C2"), strict=True):
+        for c, place in enumerate(PLACES):
             total = (paid[place] * mask).sum((0, 1))
             chosen = (count[place] * mask).sum((0, 1))
             with np.errstate(invalid="ignore", divide="ignore"):
-                axis.plot(episodes, total / chosen, style, color=colour, lw=1.1, label=f"{role}: {place}")
-    axis.set(title="incentive per choice of an action", xlabel="episodes", ylabel="incentive")
-    axis.legend(fontsize=7, ncols=2)
-
-
-def _several_runs(figure: Any, runs: Runs) -> None:
-    figure.set_size_inches(8, 5)
-    axis, first = figure.subplots(), runs[0][0]
-    for experiment, label, metrics in runs:
-        same = (experiment.task, experiment.run.k) == (first.task, first.run.k)
-        band(axis, *by_seed(metrics, "r_id"), label if same else f"{label}, {experiment.preset}")
-    limits(axis, first.task.bounds())
-    axis.set(
-        title=f"{first.task.rooms()}: mean and standard error over seeds", xlabel="episodes",
-        ylabel="designer return (incentives subtracted)",
-    )  # fmt: skip
-    axis.legend(fontsize=8)
+                axis.plot(episodes, total / chosen, style, color=colour(c), lw=1.1, label=f"{role}: {place}")
+    axis.set(xlabel="training episodes", ylabel="incentive each time an action is chosen")

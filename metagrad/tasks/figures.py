@@ -1,8 +1,9 @@
-"""What the games' figures share: curves over training with bands over seeds."""
+"""What the games' figures share: how runs look, and panels of scores over training and at its end, over seeds."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,39 @@ Metrics = dict[str, np.ndarray]
 #: Columns of metrics.csv before the scores.
 COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
 Runs = Sequence[tuple[Any, str, Metrics]]  # experiment, label, columns of metrics.csv
+#: The panels of a figure by name: each draws on a matplotlib axis.
+Panels = dict[str, Callable[[Any], None]]
+
+#: Colours that the colour-blind tell apart (Okabe and Ito, 2008, without yellow); runs differ in lines, markers and
+#: hatches too, for those who print in grey.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#CC79A7", "#56B4E9")
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1, 1, 1, 1, 1)))
+MARKERS = "os^Dv*P"
+HATCHES = ("", "////", "\\\\\\\\", "xxxx", "----", "||||", "++++")
+#: Points of a curve at most; those of a longer one are means of neighbours.
+POINTS = 200
+#: What the panels show, as said below every figure.
+MEANING = (
+    "bands and error bars: mean ± standard error; rates, bars and points: mean of the last tenth of the evaluations"
+)
+
+
+def colour(i: int) -> str:
+    """Colour of run ``i``."""
+    return COLOURS[i % len(COLOURS)]
+
+
+def line(i: int) -> dict[str, Any]:
+    """How curves of run ``i`` look."""
+    return {"color": colour(i), "linestyle": LINES[(i + i // len(COLOURS)) % len(LINES)], "lw": 1.4}
+
+
+def bars(i: int) -> dict[str, Any]:
+    """How bars of run ``i`` look."""
+    return {"facecolor": colour(i), "edgecolor": "white", "hatch": HATCHES[i % len(HATCHES)], "lw": 0}
+
+
+# ---------------------------------------------------------------------- numbers of a run
 
 
 def by_seed(metrics: Metrics, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -38,19 +72,10 @@ def all_at_end(metrics: Metrics, prefix: str) -> np.ndarray:
     return np.array([at_end(metrics, name) for name in numbered(metrics, prefix)])
 
 
-def band(axis: Any, episodes: np.ndarray, values: np.ndarray, label: str, **options: Any) -> None:
-    """Mean over seeds, with its standard error as a band where there are several."""
-    mean = values.mean(0)
-    (line,) = axis.plot(episodes, mean, lw=1.5, label=label, marker="." if len(episodes) == 1 else None, **options)
-    if len(values) > 1:
-        error = values.std(0, ddof=1) / len(values) ** 0.5
-        axis.fill_between(episodes, mean - error, mean + error, alpha=0.2, color=line.get_color(), lw=0)
-
-
-def limits(axis: Any, bounds: dict[str, float]) -> None:
-    """Lines at what is known of the best possible score."""
-    for (name, value), style in zip(bounds.items(), (":", "--", "-."), strict=False):
-        axis.axhline(value, color="grey", ls=style, lw=1, label=f"bound, {name}: {value:g}")
+def error(values: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Standard error over seeds, 0 where there is one."""
+    n = values.shape[axis]
+    return values.std(axis, ddof=1) / n**0.5 if n > 1 else np.zeros_like(values.sum(axis))
 
 
 def words(name: str) -> str:
@@ -58,15 +83,48 @@ def words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def curves(figure: Any, runs: Runs) -> None:
-    """Every score over training, one panel each."""
+# ---------------------------------------------------------------------- parts of a panel
+
+
+def band(axis: Any, episodes: np.ndarray, values: np.ndarray, i: int, label: str | None = None) -> None:
+    """Mean over seeds of values ``[S, E]`` as the curve of run ``i``, with its standard error as a band."""
+    parts = min(POINTS, len(episodes))
+    cuts = np.arange(parts) * len(episodes) // parts
+    counts = np.diff([*cuts, len(episodes)])
+    episodes, values = np.add.reduceat(episodes, cuts) / counts, np.add.reduceat(values, cuts, axis=1) / counts
+    mean, width = values.mean(0), error(values, 0)
+    axis.plot(episodes, mean, label=label, marker="." if parts == 1 else None, **line(i))
+    if len(values) > 1:
+        axis.fill_between(episodes, mean - width, mean + width, alpha=0.2, color=colour(i), lw=0)
+
+
+def curve(axis: Any, runs: Runs, name: str, unit: str, bounds: dict[str, float]) -> None:
+    """A score over training, with lines at what is known of the best possible."""
+    for i, (*_, metrics) in enumerate(runs):
+        episodes, values = by_seed(metrics, name)
+        band(axis, episodes, values, i)
+        if len(runs) == 1 and len(values) > 1:
+            axis.plot(episodes, values.T, color=colour(i), lw=0.4, alpha=0.5)
+    for (text, value), style in zip(bounds.items(), ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2))), strict=False):
+        axis.axhline(value, color="0.5", ls=style, lw=0.8, label=f"bound, {text}: {value:g}")
+    axis.set(xlabel="training episodes", ylabel=f"{words(name)} ({unit})" if unit else words(name))
+
+
+def curves(runs: Runs, units: dict[str, str] | None = None) -> Panels:
+    """Panels of scores over training: those with ``units``, or all that the task shows; bounds are the first one's."""
     task = runs[0][0].task
-    names = [n for n in (task.fields or [c for c in runs[0][2] if c not in COLUMNS]) if n in runs[0][2]][:4]
-    figure.set_size_inches(5 * len(names), 4.4)
-    for axis, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
-        for _, label, metrics in runs:
-            band(axis, *by_seed(metrics, name), label)
-        axis.set(title=words(name), xlabel="episodes", ylabel=words(name))
-        if name == names[0]:
-            limits(axis, task.bounds())
-            axis.legend(fontsize=8)
+    shown = units or dict.fromkeys(task.fields or [c for c in runs[0][2] if c not in COLUMNS], "")
+    known = {name: unit for name, unit in shown.items() if all(name in metrics for *_, metrics in runs)}
+    return {
+        name: partial(curve, runs=runs, name=name, unit=unit, bounds={} if i else task.bounds())
+        for i, (name, unit) in enumerate(known.items())
+    }
+
+
+def said(runs: Runs) -> str:
+    """What bands and bars of a figure are, over how many seeds."""
+    counts = sorted({len(np.unique(metrics["seed"])) for *_, metrics in runs})
+    if counts == [1]:
+        return "one seed" + (" each" if len(runs) > 1 else "")
+    seeds = f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
+    return f"{seeds} each; {MEANING}" if len(runs) > 1 else f"{seeds} (thin lines); {MEANING}"

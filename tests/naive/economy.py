@@ -20,9 +20,9 @@ US_RATES = (0.10, 0.12, 0.22, 0.24, 0.32, 0.35, 0.37)
 
 
 @cache
-def rank_pays(n, cap, build_pay):
+def rank_pays(n, cap, build_pay, shape):
     """Pay of each skill rank, worst first: averages of order statistics (2, step 8)."""
-    draws = np.random.RandomState(1).pareto(4, (100_000, n))
+    draws = np.random.RandomState(1).pareto(shape, (100_000, n))
     return (np.sort(np.minimum(cap, (cap - 1) * draws + 1), axis=1).mean(axis=0) * build_pay).tolist()
 
 
@@ -41,6 +41,8 @@ def rank_cells(n, height, width):
 
 def cutoffs_of(o):
     """Lower edges of the brackets (9.1)."""
+    if isinstance(o.brackets, tuple):
+        return list(o.brackets)
     if o.brackets == "us":
         return [dollars / o.usd_scale for dollars in US_DOLLARS]
     b, top = o.n_brackets, o.top_cutoff
@@ -94,10 +96,14 @@ class NaiveEconomy:
         drawn = o.build_skill != "none"
         self.pay = [(min(cap, (cap - 1) * s + 1) if drawn else 1.0) * o.build_pay for s in self.skill]
         if o.fixed_four:  # place and pay alone: the raw draws stay and are observed
-            pays, cells = rank_pays(n, cap, o.build_pay), rank_cells(n, self.height, self.width)
+            pays, cells = rank_pays(n, cap, o.build_pay, o.build_skill_shape), rank_cells(n, self.height, self.width)
             for rank, i in enumerate(agent_order):
                 self.pay[i], self.location[i] = pays[rank], cells[rank]
-        self.position = 1
+        if o.skills is not None:
+            self.skill, self.pay = list(o.skills), [skill * o.build_pay for skill in o.skills]
+        if o.places is not None:
+            self.location = list(o.places)
+        self.position, self.tax_days, self.in_force = 1, 0, 0
         self.rate_index = [0] * len(self.cutoffs)
         self.last_coin = self.total_coin()
         self.last_income, self.last_marginal = [0.0] * n, [0.0] * n
@@ -193,6 +199,7 @@ class NaiveEconomy:
     def tax(self, planner_actions):
         """The cycle (9.3) and its tax day (9.4)."""
         if self.position == 1:
+            self.in_force = self.tax_days
             if self.o.tax_mode == "planner" and planner_actions is not None:
                 pairs = zip(planner_actions, self.rate_index, strict=True)
                 self.rate_index = [int(a) - 1 if a > 0 else kept for a, kept in pairs]
@@ -201,7 +208,10 @@ class NaiveEconomy:
         if self.tax_day:
             rates, incomes = self.live_rates(), self.income_now()
             self.untaxed = list(self.coin), list(self.market.escrow_coin)
-            self.tax_paid, self.rebate, self.coin[:] = tax.collect(incomes, self.coin, rates, self.cutoffs)
+            self.tax_paid, self.rebate, self.coin[:] = tax.collect(
+                incomes, self.coin, rates, self.cutoffs, self.o.rebate
+            )
+            self.tax_days += 1
             self.last_income = incomes
             self.last_marginal = [tax.marginal_rate(z, rates, self.cutoffs) for z in incomes]
             self.last_coin = self.total_coin()  # with the rebate, which is no income therefore
@@ -216,6 +226,8 @@ class NaiveEconomy:
         if mode == "planner":
             return [self.choices[k] for k in self.rate_index]  # the cap acts by the mask alone
         given = {"us_federal": US_RATES, "fixed": self.o.fixed_rates, "none": [0.0] * len(self.cutoffs)}[mode]
+        if isinstance(given[0], tuple):  # by period, of which the last holds on
+            given = given[min(self.in_force, len(given) - 1)]
         return [min(rate, self.cap) for rate in given]
 
     def annealed_share(self):

@@ -22,7 +22,16 @@ def marginal_rate(income, rates, cutoffs):
     return [rate for rate, cutoff in zip(rates, cutoffs, strict=True) if cutoff <= income][-1]
 
 
-def collect(incomes, coins, rates, cutoffs):
+def shares(incomes, rule):
+    """What part of the revenue everybody gets."""
+    ranks = [sorted(incomes).index(z) + (incomes.count(z) - 1) / 2 for z in incomes]
+    parts = {"equal": [1 for _ in incomes], "need": [1 / max(1, z) for z in incomes],
+             "rank": [len(incomes) - rank for rank in ranks]}[rule]  # fmt: skip
+    return [part / sum(parts) for part in parts]
+
+
+def collect(incomes, coins, rates, cutoffs, rule="equal"):
     paid = [min(float(tax_due(z, rates, cutoffs)), c) for z, c in zip(incomes, coins, strict=True)]
-    share = sum(paid) / len(paid)
-    return paid, share, [c - p + share for c, p in zip(coins, paid, strict=True)]
+    given = [share * sum(paid) for share in shares(list(incomes), rule)]
+    after = [c - p + g for c, p, g in zip(coins, paid, given, strict=True)]
+    return paid, given[0] if rule == "equal" else given, after

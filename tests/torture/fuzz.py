@@ -22,7 +22,7 @@ HANG, FIRST = 60, 900
 OFTEN = {"actions": 3, "draws": 3, "reset": 3, "restore": 3, "designer": 2, "constructor": 2, "copies": 1}
 OFTEN_ALONE = {"market": 4, "tax": 8, "metrics": 3, "map": 6}
 #: Cheap games are tried more often.
-BY_GAME = {"escape_room": 4, "cleanup": 2, "gtb": 1}
+BY_GAME = {"escape_room": 4, "cleanup": 2, "gtb": 1, "one_step_economy": 2}
 MEMORY = 8 << 30
 TESTS = Path(__file__).resolve().parents[1]
 #: What a worker runs first; for tests.

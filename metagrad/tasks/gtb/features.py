@@ -27,7 +27,7 @@ def _features(record: TaxRecord) -> Tensor:
     order = record.rank.argsort(1).expand_as(before)
     columns = [before, record.present_income, *goods, *(g.sqrt() for g in goods)]
     owned = torch.cat([column.gather(-1, order) for column in columns], -1)
-    x = torch.cat([owned, tax_math.welfare(before)[..., None]], -1)
+    x = torch.cat([owned, tax_math.welfare(before, record.rules)[..., None]], -1)
     steps = len(x)
     left = torch.arange(steps, 0, -1, dtype=x.dtype, device=x.device)[:, None, None] / steps
     return torch.cat([x, x * left], -1)

@@ -91,6 +91,12 @@ def _under(tax_mode: Any) -> Callable[[Experiment], Experiment]:
     return lambda e: replace(e, task=replace(e.task, tax_mode=tax_mode), designer=NoDesigner())
 
 
+def _fixed(e: Experiment) -> Experiment:
+    """Agents alone, under half of every income until other rates are named."""
+    task = replace(e.task, tax_mode="fixed", fixed_rates=(0.5,) * len(e.task.cutoffs))
+    return replace(e, task=task, designer=NoDesigner())
+
+
 def _no_cross_validation(e: Experiment) -> Experiment:
     """The agents do not learn from the fresh episodes, those of the agents before their step."""
     return replace(SHARED["metagrad-no-cv"](e), run=replace(e.run, pipeline=False))
@@ -114,5 +120,5 @@ METHODS: Methods = {
     "free-market": _under("none"),
     "us-federal": _under("us_federal"),
     "saez": _under("saez"),
-    "fixed": _under("fixed"),
+    "fixed": _fixed,
 }

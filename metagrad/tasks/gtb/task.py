@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastenvs.gtb import PAPER_ANNEAL
-from fastenvs.gtb.config import make_options
+from fastenvs.gtb import Options
 from metagrad.batch import Batch
-from metagrad.checks import Count, Share
-from metagrad.tasks.base import FastTask, TaskError
-from metagrad.tasks.figures import Runs
+from metagrad.tasks.base import FastTask
+from metagrad.tasks.figures import Panels, Runs
 from metagrad.tasks.gtb import figures
-from metagrad.tasks.gtb.tax_math import RULES
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -25,54 +22,24 @@ BY_RANK = ("coin", "gathered", "build_income", "trade_income", "income", "tax", 
 
 
 @dataclass(frozen=True)
-class GatherTradeBuild(FastTask):
+class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
     """Gather-Trade-Build: agents with different skills gather, trade and build, and are taxed.
 
-    Parameters
-    ----------
-    tax_mode : {"external", "planner", "us_federal", "fixed", "saez", "none"}
-        Who sets the rates: a designer that gives rates, one that chooses among levels, the US schedule, ``rates``,
-        Saez's formula, or nobody.
-    map : str
-        Named map, or the path of one.
-    n_agents : int
-        Number of agents.
-    fixed_four : bool
-        Start in the corners with the pay of a drawn skill rank.
-    steps : int
-        Length of an episode.
-    tax_period : int
-        Steps between tax days.
-    anneal : bool
-        Let a cap on the rates grow from 0.1 to 1 over 8,000 episodes.
-    rates : tuple of float
-        Rates by bracket of tax mode ``fixed``.
+    Its parameters are the :class:`options of the game <fastenvs.gtb.Options>`.
     """
-
-    tax_mode: Literal["external", "planner", "us_federal", "fixed", "saez", "none"] = "external"
-    map: str = "pure_mixed_15"
-    n_agents: Count = 4
-    fixed_four: bool = True
-    steps: Count = 100
-    tax_period: Count = 10
-    anneal: bool = False
-    rates: tuple[Share, ...] = (0.5,) * 7
 
     name = "gtb"
     fields = ("welfare", "productivity", "equality", "houses")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        try:
-            make_options("paper", **self.options())
-        except (TypeError, ValueError) as error:
-            raise TaskError(f"task: {error}") from error
-
-    def options(self) -> dict[str, Any]:
-        """Those of the environment."""
-        shared = {name: value for name, value in super().options().items() if name != "rates"}
-        fixed_rates = self.rates if self.tax_mode == "fixed" else None
-        return {**shared, "anneal": PAPER_ANNEAL if self.anneal else None, "fixed_rates": fixed_rates}
+    @classmethod
+    def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
+        """Runs once held rates, whatever the tax mode, and the paper's annealing or none."""
+        now = {name: value for name, value in saved.items() if name != "rates"}
+        if "rates" in saved and now.get("tax_mode") == "fixed":
+            now["fixed_rates"] = saved["rates"]
+        if isinstance(now.get("anneal"), bool):
+            now["anneal"] = "paper" if now["anneal"] else None
+        return now
 
     def prepare(self, env: Any, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
         """Let annealing go by training episodes, and evaluations see the schedule of training as it stands."""
@@ -80,11 +47,7 @@ class GatherTradeBuild(FastTask):
             env.state.clock.completed[:] = episodes
             return
         env.reset_completed(episodes)
-        for mine, of_training in zip(env.state.saez, source.state.saez, strict=True):
-            if len(mine):
-                by_seed = mine.reshape(n_seeds, -1, *mine.shape[1:])
-                theirs = of_training.reshape(n_seeds, -1, *mine.shape[1:])
-                by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
+        share_memories(env.state.saez, source.state.saez, n_seeds)
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """What scores and taxes need of a step.
@@ -105,7 +68,7 @@ class GatherTradeBuild(FastTask):
         if taxes.tax_day[0]:
             kept |= {
                 "income": taxes.income, "taxed_coin": taxes.coin_before, "rates": taxes.live, "cap": s.rates.cap,
-                "tax": taxes.paid, "net_tax": taxes.paid - taxes.rebate[:, None],
+                "tax": taxes.paid, "net_tax": taxes.paid - taxes.rebate.reshape(len(wealth), -1),
             }  # fmt: skip
         if s.clock.time[0] == self.steps:
             traded = s.events.trade_value.sum(-1)
@@ -126,14 +89,14 @@ class GatherTradeBuild(FastTask):
             "equality": last["equality"].mean(1),
             "houses": last["houses"].sum(2).mean(1),
             "trades": last["trades"].mean(1),
-            "rate": _mean_rates(extra),
+            "rate": _mean_rates(extra, len(self.cutoffs)),
         }
         scores |= {f"{name}_rank": _by_rank(extra, name) for name in BY_RANK}
         return {name: x.cpu().numpy() for name, x in scores.items()}
 
-    def draw(self, figure: Any, runs: Runs) -> None:
-        """Draw runs: training, rates, who earns and pays."""
-        figures.draw(figure, runs)
+    def panels(self, runs: Runs) -> Panels:
+        """Panels of runs: training, rates, who earns and pays."""
+        return figures.panels(runs)
 
     def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
         """Pictures of one copy: map, order books, tax schedule, what the agents have."""
@@ -142,11 +105,20 @@ class GatherTradeBuild(FastTask):
         return Dashboard(env, copy)
 
 
-def _mean_rates(extra: dict[str, Tensor]) -> Tensor:
+def share_memories(mine: Any, of_training: Any, n_seeds: int) -> None:
+    """Bring what Saez's formula has learned in training to the copies of an evaluation, seed by seed."""
+    for array, learned in zip(mine, of_training, strict=True):
+        if len(array):
+            by_seed = array.reshape(n_seeds, -1, *array.shape[1:])
+            theirs = learned.reshape(n_seeds, -1, *array.shape[1:])
+            by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
+
+
+def _mean_rates(extra: dict[str, Tensor], n_brackets: int) -> Tensor:
     """Rates in force on the tax days, ``[S, B]``; 0 without any."""
     days = extra["tax_day"][0, :, 0].bool()
     if not days.any():
-        return torch.zeros(len(extra["tax_day"]), len(RULES.cutoffs), dtype=torch.float64)
+        return torch.zeros(len(extra["tax_day"]), n_brackets, dtype=torch.float64)
     return extra["rates"][:, days].mean((1, 2))
 
 

@@ -13,21 +13,30 @@ import torch
 from torch import Tensor
 
 from fastenvs.gtb.config import Options
+from fastenvs.metrics import SORTED_GINI
 from metagrad import estimators
 from metagrad.parallel import group
 
 
 class Rules(NamedTuple):
-    """What the economy fixes and its taxes depend on."""
+    """What the economy fixes and its taxes and welfare depend on."""
 
     cutoffs: tuple[float, ...]  # lower edges of the brackets
     utility_eta: float  # curvature of the utility of coin
     start_coin: float  # of every agent
+    equal_worth: bool  # whether welfare is mean coin times equality, or mean coin weighted by its inverse
+    productivity_weight: float  # share of pure productivity in the former
+    rebate: str  # how the revenue is shared out
 
     @classmethod
     def of(cls, options: Options) -> Rules:
-        """Those of an economy."""
-        return cls(tuple(options.cutoffs.tolist()), float(options.utility_eta), float(options.start_coin))
+        """Those of an economy; a ``ValueError`` names what they do not know."""
+        if options.planner_objective == "inverse_income_utility":
+            raise ValueError("planner_objective 'inverse_income_utility' cannot be followed from coin alone")
+        return cls(
+            tuple(options.cutoffs.tolist()), options.utility_eta, options.start_coin,
+            options.planner_objective == "equality_x_productivity", options.productivity_only_weight, options.rebate,
+        )  # fmt: skip
 
 
 #: The paper's economy.
@@ -49,18 +58,20 @@ class TaxRecord(NamedTuple):
     present_coin: Tensor  # [T, K, A], at hand before every step
     goods: Tensor  # [T, K, A, 2], stone and wood before every step, at hand and on offer
     rank: Tensor  # int64 [K, A], skill ranks
+    rules: Rules
 
     @classmethod
-    def of(cls, extra: dict[str, Tensor]) -> TaxRecord:
+    def of(cls, extra: dict[str, Tensor], rules: Rules = RULES) -> TaxRecord:
         """The record of one seed, from what the task keeps of every step ``[T, K, ...]``."""
         day = extra["tax_day"][:, 0].nonzero()[:, 0]
         wealth, coin, income, goods = (extra[name].double() for name in AFTER)
         if not len(day):  # nothing was recorded of any
-            rates = wealth.new_zeros(*wealth.shape[:2], len(RULES.cutoffs))
+            rates = wealth.new_zeros(*wealth.shape[:2], len(rules.cutoffs))
             extra = {**extra, "income": wealth, "taxed_coin": wealth, "rates": rates, "cap": rates[..., 0]}
         return cls(
             extra["income"][day], extra["taxed_coin"][day], extra["rates"][day], extra["cap"][day, :, None], day,
-            wealth, shifted(income, 0.0), shifted(coin, RULES.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),
+            wealth, shifted(income, 0.0), shifted(coin, rules.start_coin), shifted(goods, 0.0), extra["rank"][0].long(),
+            rules,
         )  # fmt: skip
 
     @property
@@ -72,7 +83,7 @@ class TaxRecord(NamedTuple):
     @property
     def wealth_before(self) -> Tensor:
         """Total coin before every step, ``[T, K, A]``."""
-        return shifted(self.wealth, RULES.start_coin)
+        return shifted(self.wealth, self.rules.start_coin)
 
 
 def shifted(after: Tensor, first: float) -> Tensor:
@@ -83,36 +94,46 @@ def shifted(after: Tensor, first: float) -> Tensor:
 # ---------------------------------------------------------------------- taxes
 
 
-def _cutoffs(like: Tensor) -> Tensor:
-    return torch.tensor(RULES.cutoffs, dtype=like.dtype, device=like.device)
-
-
-def taxable(income: Tensor) -> Tensor:
+def taxable(income: Tensor, rules: Rules) -> Tensor:
     """Income in each bracket, ``[..., A, B]``."""
-    cutoffs = _cutoffs(income)
+    cutoffs = income.new_tensor(rules.cutoffs)
     upper = torch.cat([cutoffs[1:], cutoffs.new_tensor([torch.inf])])
     return (income[..., None] - cutoffs).clamp_min(0.0).minimum(upper - cutoffs)
 
 
-def transfers(rates: Tensor, income: Tensor, coin: Tensor) -> Tensor:
+def shared_out(paid: Tensor, income: Tensor, rules: Rules) -> Tensor:
+    """What everybody gets of all that was paid, ``[..., A]`` or, where all get the same, ``[..., 1]``."""
+    if rules.rebate == "equal":
+        return paid.mean(-1, keepdim=True)
+    if rules.rebate == "need":
+        parts = 1 / income.clamp_min(1.0)
+    else:  # n for the lowest income, 1 for the highest; those who are equal have the mean of their ranks
+        above = (income[..., :, None] - income[..., None, :]).sign()
+        parts = income.shape[-1] + 0.5 - (1 + above).sum(-1) / 2
+    return parts / parts.sum(-1, keepdim=True) * paid.sum(-1, keepdim=True)
+
+
+def transfers(rates: Tensor, income: Tensor, coin: Tensor, rules: Rules) -> Tensor:
     """Rebate less tax, ``[..., A]``, for rates ``[..., B]``.
 
     The tax is limited by the coin at hand; where it is, the derivative is 0.
     """
-    paid = (taxable(income) * rates[..., None, :]).sum(-1).minimum(coin)
-    return paid.mean(-1, keepdim=True) - paid
+    paid = (taxable(income, rules) * rates[..., None, :]).sum(-1).minimum(coin)
+    return shared_out(paid, income, rules) - paid
 
 
-def transfer_derivatives(rates: Tensor, income: Tensor, coin: Tensor) -> Tensor:
+def transfer_derivatives(rates: Tensor, income: Tensor, coin: Tensor, rules: Rules) -> Tensor:
     """Derivative of :func:`transfers` by the rates, ``[..., A, B]``."""
-    base = taxable(income)
+    base = taxable(income, rules)
     base = base * ((base * rates[..., None, :]).sum(-1, keepdim=True) < coin[..., None])
-    return base.mean(-2, keepdim=True) - base
+    return shared_out(base.mT, income[..., None, :], rules).mT - base
 
 
-def utility(coin: Tensor) -> Tensor:
+def utility(coin: Tensor, rules: Rules) -> Tensor:
     """Isoelastic utility of coin; that of labor is apart."""
-    left = 1 - RULES.utility_eta
+    if rules.utility_eta == 1:
+        return coin.clamp_min(1.0).log()
+    left = 1 - rules.utility_eta
     return (coin.clamp_min(0.0) ** left - 1) / left
 
 
@@ -131,11 +152,12 @@ def reward_change(rates: Tensor, base: Tensor, record: TaxRecord, floor: float, 
     carry : bool
         Whether later steps count.
     """
+    rules, taxed = record.rules, (record.income, record.coin, record.rules)
 
     def worth(wealth: Tensor, shift: Tensor) -> Tensor:
-        return utility((wealth + shift).clamp_min(floor)) - utility(wealth.clamp_min(floor))
+        return utility((wealth + shift).clamp_min(floor), rules) - utility(wealth.clamp_min(floor), rules)
 
-    shift = transfers(rates, record.income, record.coin) - transfers(base, record.income, record.coin)
+    shift = transfers(rates, *taxed) - transfers(base, *taxed)
     if not carry:
         return torch.zeros_like(record.wealth).index_add(0, record.day, worth(record.wealth[record.day], shift))
     total = torch.cat([torch.zeros_like(shift[:1]), shift.cumsum(0)])[record.since]
@@ -147,54 +169,61 @@ def reward_change(rates: Tensor, base: Tensor, record: TaxRecord, floor: float, 
 
 
 def equality(wealth: Tensor) -> Tensor:
-    """``1 - Gini`` over the last axis, as the economy defines it for fewer than 30 agents."""
-    n = wealth.shape[-1]
+    """``1 - Gini`` over the last axis, by the formulas of :func:`fastenvs.metrics.gini` for few agents and for many."""
+    n, total = wealth.shape[-1], wealth.sum(-1)
+    if n >= SORTED_GINI:
+        return 2 / (n + 1) * wealth.sort(-1).values.cumsum(-1).sum(-1) / (total + 1e-10)
     difference = (wealth[..., :, None] - wealth[..., None, :]).abs().sum((-1, -2))
-    return 1 - difference / (2 * n * wealth.sum(-1) + 1e-10) / ((n - 1) / n)
+    return 1 - difference / (2 * n * total + 1e-10) / ((n - 1) / n)
 
 
-def welfare(wealth: Tensor) -> Tensor:
-    """Equality times mean coin."""
-    return wealth.mean(-1) * equality(wealth)
+def welfare(wealth: Tensor, rules: Rules) -> Tensor:
+    """What the economy's designer is after: as a rule, equality times mean coin."""
+    if not rules.equal_worth:
+        weights = 1 / wealth.clamp_min(1.0)
+        return (weights * wealth).sum(-1) / weights.sum(-1)
+    v = rules.productivity_weight
+    return wealth.mean(-1) * ((1 - v) * equality(wealth) + v)
 
 
-def welfare_rewards(wealth: Tensor, kind: str) -> Tensor:
+def welfare_rewards(wealth: Tensor, kind: str, rules: Rules) -> Tensor:
     """Reward of every step ``[T, K]`` from coin after it ``[T, K, A]``: the ``level`` of welfare, or its ``delta``."""
-    level = welfare(wealth)
-    return level if kind == "level" else level.diff(dim=0, prepend=torch.full_like(level[:1], RULES.start_coin))
+    level = welfare(wealth, rules)
+    return level if kind == "level" else level.diff(dim=0, prepend=torch.full_like(level[:1], rules.start_coin))
 
 
 def welfare_return(rates: Tensor, record: TaxRecord, kind: str, gamma: float) -> Tensor:
     """The designer's return on these episodes, behaviour fixed: every transfer shifts the coin of all later steps."""
-    shifts = [torch.zeros_like(record.income[0])]
+    rules, shifts = record.rules, [torch.zeros_like(record.income[0])]
     for p in range(len(rates)):
         # Coin that earlier taxes moved is there to be taxed, or is missing, where the tax is limited by it.
-        moved = transfers(rates[p], record.income[p], record.coin[p] + shifts[-1])
-        shifts.append(shifts[-1] + moved - transfers(record.rates[p], record.income[p], record.coin[p]))
-    rewards = welfare_rewards(record.wealth + torch.stack(shifts)[record.since], kind)
+        moved = transfers(rates[p], record.income[p], record.coin[p] + shifts[-1], rules)
+        shifts.append(shifts[-1] + moved - transfers(record.rates[p], record.income[p], record.coin[p], rules))
+    rewards = welfare_rewards(record.wealth + torch.stack(shifts)[record.since], kind, rules)
     return estimators.discounted_sums(rewards[None], gamma)[0, 0].mean()
 
 
 # ---------------------------------------------------------------------- derivatives of the agents' advantages
 
 
-def _marginal(wealth: Tensor, floor: float) -> Tensor:
+def _marginal(wealth: Tensor, floor: float, rules: Rules) -> Tensor:
     """Marginal utility of coin, ``[..., 1]``; 0 below the floor."""
-    return (wealth.clamp_min(floor) ** -RULES.utility_eta * (wealth > floor))[..., None]
+    floor = max(floor, 1.0) if rules.utility_eta == 1 else floor
+    return (wealth.clamp_min(floor) ** -rules.utility_eta * (wealth > floor))[..., None]
 
 
 def reward_derivatives(record: TaxRecord, floor: float) -> Tensor:
     """Derivative of the agents' rewards on the tax days by the rates in force, ``[P, K, A, B]``."""
-    marginal = _marginal(record.wealth[record.day], floor)
-    return marginal * transfer_derivatives(record.rates, record.income, record.coin)
+    marginal = _marginal(record.wealth[record.day], floor, record.rules)
+    return marginal * transfer_derivatives(record.rates, record.income, record.coin, record.rules)
 
 
 def present_derivatives(record: TaxRecord, floor: float) -> Tensor:
     """The same as if present income were taxed before each step, at the period's rates, ``[T, K, A, B]``."""
     period = torch.searchsorted(record.day, torch.arange(len(record.wealth), device=record.day.device))
     rates = record.rates[period.clamp_max(len(record.day) - 1)]
-    marginal = _marginal(record.wealth_before, floor)
-    return marginal * transfer_derivatives(rates, record.present_income, record.present_coin)
+    marginal = _marginal(record.wealth_before, floor, record.rules)
+    return marginal * transfer_derivatives(rates, record.present_income, record.present_coin, record.rules)
 
 
 def delays(record: TaxRecord, decay: float) -> tuple[Tensor, Tensor]:

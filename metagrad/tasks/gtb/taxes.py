@@ -24,25 +24,27 @@ from metagrad.designers.incentives import Incentive, StateOnly
 from metagrad.networks.base import Network, Where, sigmoid
 from metagrad.optim import Params
 from metagrad.tasks.gtb import tax_math
-from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord
+from metagrad.tasks.gtb.tax_math import Rules, TaxRecord
 
 #: Name in ``batch.extra`` of rates on the tax days that payments count from; without it, the present η's own.
 BASE = "base_rates"
-_BELOW_ONE = 1 - 1e-12
+#: What a schedule can start with, and learn from there.
+Rate = Annotated[float, Bound(0, 1 - 1e-12, open_low=True)]
 
 
 def records(batch: Batch) -> list[TaxRecord]:
     """What taxes found and did, seed by seed."""
 
     def make() -> list[TaxRecord]:
-        return [TaxRecord.of({name: x[s] for name, x in batch.extra.items()}) for s in range(len(batch.alive))]
+        rules = Rules.of(batch.options)
+        return [TaxRecord.of({name: x[s] for name, x in batch.extra.items()}, rules) for s in range(len(batch.alive))]
 
     return batch.remember("taxes", batch.extra["wealth"], make)
 
 
 @dataclass(frozen=True)
 class Welfare(Checked):
-    """Welfare, equality times mean coin, as what a designer is after.
+    """Welfare, as the economy defines it for its designer, as what a designer is after.
 
     Parameters
     ----------
@@ -54,7 +56,7 @@ class Welfare(Checked):
 
     def __call__(self, batch: Batch) -> Tensor:
         """Rewards ``[S, T, K]``."""
-        rewards = [tax_math.welfare_rewards(record.wealth, self.kind) for record in records(batch)]
+        rewards = [tax_math.welfare_rewards(r.wealth, self.kind, r.rules) for r in records(batch)]
         return torch.stack(rewards).to(batch.rewards.dtype)
 
 
@@ -66,8 +68,8 @@ class TaxSchedule(Checked, Incentive):
     ----------
     network : Network, optional
         Rates from what the designer sees; None for one rate a bracket, whatever it sees.
-    start : float
-        Rate that a schedule starts with.
+    start : float or tuple of float
+        Rate that a schedule starts with, or one for each bracket; a network starts where it will.
     reward : Welfare
         What the designer is after.
     baseline : bool
@@ -81,38 +83,35 @@ class TaxSchedule(Checked, Incentive):
     """
 
     network: Network | None = None
-    start: Annotated[float, Bound(0, _BELOW_ONE, open_low=True)] = 0.2
+    start: Rate | tuple[Rate, ...] = 0.2
     reward: Welfare = field(default_factory=Welfare)
     baseline: bool = True
     carry: bool = False
     coin_floor: NonNegative = 0.01
     view: StateOnly = field(default_factory=StateOnly)
 
-    levers = len(RULES.cutoffs)
     in_rewards = True
+
+    def levers(self, game: Interface) -> int:
+        """One for each bracket."""
+        return len(game.options.cutoffs)
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """The logits of a schedule, or a network, for every seed."""
         if self.network is not None:
-            return self.network.init(generators, 1, self.view.shapes(game), self.levers, where)
-        logit = math.log(self.start / (1 - self.start))
-        return {"logits": torch.full((len(generators), self.levers), logit, device=where.device, dtype=where.dtype)}
+            return self.network.init(generators, 1, self.view.shapes(game), self.levers(game), where)
+        start = self.start if isinstance(self.start, tuple) else (self.start,) * self.levers(game)
+        logits = torch.tensor([math.log(r / (1 - r)) for r in start], device=where.device, dtype=where.dtype)
+        return {"logits": logits.repeat(len(generators), 1)}
 
     def check(self, env: Any, k: int) -> None:
-        """Refuse anything but an economy with tax days that the taxes know, and a baseline without other episodes."""
-        options: Any = getattr(env, "options", None)
-        if getattr(options, "tax_mode", None) != "external":
-            raise ValueError("a TaxSchedule needs Gather-Trade-Build with tax_mode 'external'")
-        if Rules.of(options) != RULES:
-            raise ValueError(f"a TaxSchedule knows the economy with {RULES}, this one has {Rules.of(options)}")
-        if options.tax_period > options.steps:
-            raise ValueError(
-                f"a TaxSchedule needs a tax day: tax_period is {options.tax_period}, an episode {options.steps} steps"
-            )
-        if env.n_agents >= 30:
-            raise ValueError(f"a TaxSchedule needs fewer than 30 agents, got {env.n_agents}")
+        """Refuse anything but an economy with tax days and a welfare that it knows, and a baseline of one episode."""
+        _check_economy(getattr(env, "options", None))
         if self.baseline and k < 2:
             raise ValueError("TaxSchedule.baseline needs k of at least 2")
+        n_brackets = len(env.options.cutoffs)
+        if isinstance(self.start, tuple) and (self.network is not None or len(self.start) != n_brackets):
+            raise ValueError(f"TaxSchedule.start must be one rate, or without a network {n_brackets}, one a bracket")
 
     # ------------------------------------------------------------------ in an episode
 
@@ -207,6 +206,17 @@ class TaxSchedule(Checked, Incentive):
             return (d_rates * self.rates(p, batch, capped=False).mean((1, 2))).sum()
 
         return grad_of(value, eta)
+
+
+def _check_economy(options: Any) -> None:
+    """Refuse options of a game whose taxes, or whose designer's aim, a schedule could not follow."""
+    if getattr(options, "tax_mode", None) != "external":
+        raise ValueError("a TaxSchedule needs an economy with tax_mode 'external'")
+    Rules.of(options)
+    if options.tax_period > options.steps:
+        raise ValueError(
+            f"a TaxSchedule needs a tax day: tax_period is {options.tax_period}, an episode {options.steps} steps"
+        )
 
 
 def _first_days(day: Tensor) -> Tensor:

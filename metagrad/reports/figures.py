@@ -1,0 +1,104 @@
+"""Figures of runs: the panels of their game, on one sheet or each by itself."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from metagrad.experiment.folder import read_experiment
+from metagrad.experiment.metrics import read_metrics
+from metagrad.experiment.registry import label_of
+from metagrad.tasks.figures import Panels, Runs, line, said
+
+#: How figures look in print: small type, and text that stays text in PDF and SVG.
+STYLE: dict[str, Any] = {
+    "font.size": 8, "axes.labelsize": 8, "legend.fontsize": 7, "xtick.labelsize": 7, "ytick.labelsize": 7,
+    "legend.frameon": False, "legend.handlelength": 2.6, "axes.spines.top": False, "axes.spines.right": False,
+    "hatch.linewidth": 0.4, "hatch.color": "white", "pdf.fonttype": 42, "svg.fonttype": "none",
+}  # fmt: skip
+#: Size of a panel in inches, panels of a row at most, and resolution of pixels.
+PANEL, COLUMNS, DPI = (3.3, 2.5), 4, 160
+
+
+def read_runs(folders: Sequence[Path]) -> Runs:
+    """Runs as figures take them: experiment, label, columns of metrics.csv."""
+    runs = [(e := read_experiment(f), label_of(e), read_metrics(f / "metrics.csv")) for f in folders]
+    for folder, (*_, metrics) in zip(folders, runs, strict=True):
+        if not metrics:
+            raise ValueError(f"{folder} has no evaluation yet")
+    if len({experiment.game for experiment, *_ in runs}) > 1:
+        raise ValueError("runs on different games do not fit into one figure")
+    labels = [label for _, label, _ in runs]
+    if len(runs) == 1 or len({experiment.preset for experiment, *_ in runs}) > 1:
+        labels = [f"{label} on {experiment.preset}" for experiment, label, _ in runs]
+    if len(set(labels)) < len(labels):
+        labels = [f"{label}, {folder.resolve().name}" for label, folder in zip(labels, folders, strict=True)]
+    return [(experiment, label, metrics) for (experiment, _, metrics), label in zip(runs, labels, strict=True)]
+
+
+def plot_runs(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) -> Path:
+    """Draw one run, or several of a game, into one figure; returns the file.
+
+    Parameters
+    ----------
+    folders : sequence of Path
+        Folders of the runs.
+    out : Path
+        The file, whose suffix says what it is: png, pdf, svg.
+    names : sequence of str
+        The panels to draw, all by default.
+
+    Raises
+    ------
+    ValueError
+        If a run has no evaluation yet, the runs do not go together, or a panel or the kind of file is unknown.
+    """
+    runs = read_runs(folders)
+    panels = runs[0][0].task.panels(runs)
+    unknown = [name for name in names if name not in panels]
+    if unknown:
+        raise ValueError(f"there is no panel {unknown[0]!r}; there are: {', '.join(panels)}")
+    temporary = out.with_name(f".part-{out.name}")
+    try:
+        draw({name: panels[name] for name in names or panels}, runs, temporary, out.suffix.removeprefix(".") or "png")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return out
+
+
+def draw(panels: Panels, runs: Runs, out: Path | IO[bytes], kind: str) -> None:
+    """Draw panels on one sheet, with a legend of the runs above and what bands and bars are below."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // COLUMNS)
+    columns = -(-len(panels) // rows)
+    style: Any = {**STYLE, "svg.hashsalt": runs[0][0].game}
+    with mpl.rc_context(style):
+        figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.4), layout="constrained")
+        if kind not in (kinds := figure.canvas.get_supported_filetypes()):
+            raise ValueError(f"there are no figures of kind {kind!r}; there are: {', '.join(sorted(kinds))}")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, panel in zip(axes, panels.values(), strict=False):
+            panel(axis)
+            if axis.get_legend_handles_labels()[1]:
+                axis.legend()
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        _legend(figure, [label for _, label, _ in runs], columns)
+        figure.supxlabel(textwrap.fill(said(runs), 60 * columns), fontsize=6, color="0.3")
+        metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
+        figure.savefig(out, dpi=DPI, format=kind, metadata=metadata)
+
+
+def _legend(figure: Any, labels: Sequence[str], columns: int) -> None:
+    """The runs of the figure, above it."""
+    from matplotlib.lines import Line2D
+
+    lines = [Line2D([], [], **line(i)) for i in range(len(labels))]
+    texts = [textwrap.fill(label, 56) for label in labels]
+    figure.legend(lines, texts, loc="outside upper left", ncols=min(columns, len(labels)))

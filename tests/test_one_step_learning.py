@@ -1,0 +1,113 @@
+"""The one-step economy for the learner: its taxes, its agents, and that its methods train."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fastenvs import metrics
+from fastenvs.one_step import best_response, best_schedule
+from metagrad import MetaGradient, PolicyGradientAgents, Trainer, optim
+from metagrad.experiment.registry import experiment
+from metagrad.metagradient import Sensitivity, _bent
+from metagrad.networks import MLP, Levels
+from metagrad.tasks.gtb import TaxSchedule, tax_math
+from metagrad.tasks.one_step import BEST, FOUR, METHODS, PRESETS, OneStepEconomy
+
+SMALL = OneStepEconomy(labor_levels=41, brackets=(0, 40, 80))
+AGENTS = PolicyGradientAgents(network=Levels(41, MLP(()), 0.1), optimiser=optim.SGD(1e-3), entropy=0.0, normalise=True)
+
+
+def trainer(path, task=SMALL, k=16, agents=AGENTS):
+    designer = MetaGradient(TaxSchedule(start=0.3), optim.Adam(0.01), gamma=1.0, path=path, chain=1.0, direct=1.0)
+    return Trainer(task, agents, designer, seeds=(3, 5), k=k, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_preset_and_method_takes_a_step(name, method):
+    e = experiment("one-step-economy", name, method)
+    t = Trainer(e.task, e.agents, e.designer, seeds=(1000,), k=4)
+    t.train(2)
+    assert not t.diverged().any()
+    scores = t.evaluate(2)
+    assert all(np.isfinite(scores[field]).all() for field in e.task.fields)
+    assert scores["rate"].shape == (1, len(e.task.cutoffs))
+
+
+@pytest.mark.parametrize("agents", [4, 31])
+def test_the_designer_is_paid_what_the_taxes_are_differentiated_for(agents):
+    task = replace(SMALL, n_agents=agents)
+    t = trainer(Sensitivity(stride=1), task)
+    batch = t.collect(t.state.agents)
+    level = t.designer.incentive.reward(batch)
+    torch.testing.assert_close(level, batch.designer_rewards.to(level.dtype), rtol=1e-6, atol=1e-6)
+    wealth = batch.extra["wealth"][0, 0]
+    np.testing.assert_allclose(tax_math.equality(wealth), metrics.equality(wealth.numpy()), rtol=1e-9)
+
+
+def test_the_direct_path_is_the_derivative_of_welfare_at_fixed_labour():
+    """Against the game itself: the same hours under rates that are a little other."""
+    t = trainer(Sensitivity(stride=1))
+    batch, env = t.collect(t.state.agents), SMALL.make(32, [0, 1])
+    eta = t.designer.eta(t.state.designer)
+    found = t.designer.direct_grad(eta, batch)["logits"]
+
+    def welfare(logits):
+        env.reset()
+        env.set_rates(torch.sigmoid(logits).repeat_interleave(16, 0).numpy())
+        *_, info = env.step(batch.actions[:, 0].reshape(32, 4).numpy())
+        return info["welfare"].reshape(2, 16).mean(1)
+
+    for b in range(3):
+        step = torch.zeros(2, 3, dtype=torch.float64)
+        step[:, b] = 1e-4
+        slope = (welfare(eta["logits"] + step) - welfare(eta["logits"] - step)) / 2e-4
+        np.testing.assert_allclose(found[:, b], -slope, rtol=1e-4, atol=1e-6)
+
+
+def test_the_curvature_is_that_of_the_expected_loss():
+    """Against automatic differentiation of the loss with the probability ratio, for logits linear in the mean."""
+    t = trainer(Sensitivity(stride=1), agents=replace(AGENTS, network=MLP(())))
+    batch = t.collect(t.state.agents)
+    _, (step,) = t.agents.update(t.state.agents, batch, t.rng)
+    moved = {name: torch.randn(2, *p.shape, dtype=p.dtype) for name, p in step.forward.params.items()}
+    found, acted = _bent(t.agents, step, moved), t.agents.rows.of(batch.actions)
+    weights = t.agents.rows.of(step.advantages)
+
+    def loss(policy):
+        log_p = t.agents.policy(policy, batch.obs).log_softmax(-1).gather(-1, acted[..., None])[..., 0]
+        return -((log_p - log_p.detach()).exp() * weights).sum() / batch.k
+
+    for j in range(2):
+        _, want = torch.func.jvp(
+            torch.func.grad(loss), (step.forward.params,), ({name: x[j] for name, x in moved.items()},)
+        )
+        for name, x in want.items():
+            torch.testing.assert_close(found[name][j], x, rtol=1e-8, atol=1e-10)
+
+
+def test_agents_come_to_their_best_response():
+    task = replace(SMALL, tax_mode="fixed", fixed_rates=(0.3, 0.3, 0.3))
+    e = experiment("one-step-economy", "one_step_4", "fixed")
+    agents = replace(e.agents, network=replace(e.agents.network, levels=41, width=0.05))
+    t = Trainer(task, agents, e.designer, seeds=(1000, 1001), k=64)
+    t.train(250)
+    hours = t.evaluate(200)["labor"]
+    np.testing.assert_allclose(hours, np.repeat(best_response(task, [0.3] * 3).hours, 2, 0), atol=2.5)
+
+
+def test_what_is_known():
+    """The best schedules that presets are measured by are not below what a short search finds."""
+    for economy, rates in BEST.items():
+        best = float(best_response(economy, rates).welfare[0])
+        task = OneStepEconomy(**{f: getattr(economy, f) for f in type(economy).__dataclass_fields__})
+        assert task.bounds()["best schedule"] == best > task.bounds()["no tax"]
+    assert best_response(FOUR, BEST[FOUR]).welfare[0] >= best_schedule(FOUR, starts=4).welfare
+    assert replace(task, labor_cost=2e-4).bounds() == {}
+
+
+def test_levels_need_as_many_outputs_as_actions():
+    with pytest.raises(ValueError, match="must be the number of actions, 41, got 40"):
+        Trainer(SMALL, replace(AGENTS, network=Levels(40)), experiment("one-step-economy", None, "fixed").designer)
