@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``report``, ``export``, ``replay``."""
+"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``report`` and others."""
 
 from __future__ import annotations
 
