@@ -196,7 +196,7 @@ def test_a_study_leaves_a_table_figures_and_a_report(calm):
 
 
 def test_workers_and_the_head_are_killed(calm, tmp_path):
-    sweeps.disturbed(calm / "study.toml", tmp_path / "killed", kills=3, seed=1, pause=(0.0, 5.0))
+    sweeps.disturbed(calm / "study.toml", tmp_path / "killed", kills=2, seed=2, pause=(0.0, 2.0))
     sweeps.check(tmp_path / "killed", calm / "calm")
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from metagrad.experiment.process import SIGNALS
 
 #: Processes that may die in a row, without a run that came to its stop, before something else must be wrong.
 MOST_DEATHS = 10
@@ -140,8 +143,6 @@ class Processes:
 
 def _begin() -> None:
     """What a new worker does: it leaves the terminal's signals to its head, and ends when that has gone."""
-    import signal
-
     os.environ.update(OMP_NUM_THREADS="1", NUMBA_NUM_THREADS="1")
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -171,7 +172,11 @@ class Ray:
 
         self._ray = ray
         local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 10**8}
+        before = {number: signal.getsignal(number) for number in SIGNALS}
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():  # Ray's own would end the head at once
+                signal.signal(number, handler)
         self.workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._train = ray.remote(num_cpus=1, max_retries=-1)(train)
         self._keys: dict[Any, Any] = {}
