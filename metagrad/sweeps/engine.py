@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from metagrad.experiment.folder import RunError
 from metagrad.experiment.process import SIGNALS
 
 #: Processes that may die in a row, without a run that came to its stop, before something else must be wrong.
@@ -173,7 +174,10 @@ class Ray:
         self._ray = ray
         local: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 10**8}
         before = {number: signal.getsignal(number) for number in SIGNALS}
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **({} if address else local))
+        except Exception as error:  # Ray has no class of its own for it
+            raise RunError(f"Ray did not start: {error}; --engine processes does without it") from error
         if threading.current_thread() is threading.main_thread():
             for number, handler in before.items():  # Ray's own would end the head at once
                 signal.signal(number, handler)
