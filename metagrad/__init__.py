@@ -36,7 +36,7 @@ __all__ = [
 _HOMES = ("agents", "batch", "designers", "metagradient", "networks", "optim", "tasks", "trainer", "experiment.run")
 #: Modules that extras install, with the name of the extra.
 EXTRAS = dict.fromkeys(("torch", "scipy", "tyro", "rich", "safetensors", "jinja2", "matplotlib", "PIL"), "metagrad")
-EXTRAS |= {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb"}
+EXTRAS |= {"pyarrow": "parquet", "tensorboard": "tensorboard", "wandb": "wandb", "optuna": "sweep", "ray": "ray"}
 
 
 def __getattr__(name: str) -> Any:

@@ -11,12 +11,12 @@ import matplotlib
 import pytest
 import torch
 
-from metagrad.experiment.cli import parse_train, split_course
+from metagrad.experiment.cli import parse_train, split_course, sweep_parser
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
-COMMANDS = ("train", "evaluate", "plot", "compare", "report", "export", "replay")
+COMMANDS = ("train", "sweep", "evaluate", "plot", "compare", "report", "export", "replay")
 
 
 def name(page):
@@ -70,6 +70,9 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
     assert command in COMMANDS
     if command == "train" and "--help" not in rest and "--resume" not in rest:
         parse_train(split_course(rest)[0])
+    elif command == "sweep":
+        options = sweep_parser().parse_args(rest)
+        assert options.resume or options.study.is_file()
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare", "report") else 1)

@@ -1,4 +1,4 @@
-"""Command line: ``metagrad train``, ``evaluate``, ``plot``, ``compare``, ``report``, ``export``, ``replay``."""
+"""Command line: ``metagrad train``, ``sweep``, ``evaluate``, ``plot``, ``compare``, ``report`` and others."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
        metagrad train --resume RUN
        metagrad train ... --processes P
        metagrad train ... --track {{tensorboard,wandb}}
+       metagrad sweep STUDY.toml [--out FOLDER] [--workers N] [--engine {{processes,ray}}] [--address ADDRESS]
+       metagrad sweep --resume FOLDER ...
        metagrad evaluate RUN [--episodes N]
        metagrad plot RUN [RUN ...] [--out FILE] [--panels NAME ...]
        metagrad compare RUN [RUN ...]
@@ -39,8 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status, 128 and the number of a signal that stopped it."""
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
-        "train": _train, "evaluate": _evaluate, "plot": _plot, "compare": _compare, "report": _report,
-        "export": _export, "replay": _replay,
+        "train": _train, "sweep": _sweep, "evaluate": _evaluate, "plot": _plot, "compare": _compare,
+        "report": _report, "export": _export, "replay": _replay,
     }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
@@ -195,6 +197,32 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     path = Path("runs") / f"{chosen.preset}-{chosen.method}"
     numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     return named.out or next(p for p in itertools.chain([path], numbered) if not p.exists()), chosen
+
+
+def sweep_parser() -> argparse.ArgumentParser:
+    """The options of ``metagrad sweep``."""
+    parser = argparse.ArgumentParser(
+        prog="metagrad sweep", description="Train many runs, or go on.", allow_abbrev=False
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("study", type=Path, nargs="?", metavar="STUDY", help="the study's file, in TOML")
+    which.add_argument("--resume", type=Path, metavar="FOLDER", help="folder of a study that was begun")
+    parser.add_argument("--out", type=Path, help="folder of a new study (default: runs/ and the file's name)")
+    parser.add_argument("--workers", type=_some, help="runs at a time (default: cores)")
+    parser.add_argument("--engine", choices=("processes", "ray"), help="who trains (default: Ray, if it is installed)")
+    parser.add_argument("--address", help="of a Ray cluster")
+    return parser
+
+
+def _sweep(args: list[str]) -> None:
+    options = sweep_parser().parse_args(args)
+    from metagrad.sweeps.search import Workers, resume, start
+
+    workers = Workers(options.engine, options.workers, options.address)
+    if options.resume is None:
+        start(options.study, options.out or Path("runs") / options.study.stem, workers, _console())
+    else:
+        resume(options.resume, workers, _console())
 
 
 def _parser(command: str, about: str, runs: bool) -> argparse.ArgumentParser:

@@ -21,19 +21,26 @@ class RunError(RuntimeError):
     """A run cannot start or go on; the message says why and what to do."""
 
 
-class Held:
-    """The folder of a run while it is trained: nobody else trains it, and it must stay what it is."""
+class Busy(RunError):
+    """Another process is at it."""
 
-    def __init__(self, folder: Path) -> None:
+
+class Held:
+    """The folder of a run, or of a study, while it is trained: nobody else trains it, and it must stay what it is.
+
+    ``name`` is the file of the folder that says what is trained.
+    """
+
+    def __init__(self, folder: Path, name: str = "config.json") -> None:
         self.folder = folder
-        self._lock = open(folder / "config.json")  # noqa: SIM115, closed on the way out
+        self._lock = open(folder / name)  # noqa: SIM115, closed on the way out
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self._lock.close()
-            raise RunError(f"another process is training {folder}") from None
+            raise Busy(f"another process is training {folder}") from None
         self._watched: list[tuple[Path, os.stat_result]] = []
-        self.watch(folder / "config.json", self._lock.fileno())
+        self.watch(folder / name, self._lock.fileno())
 
     def __enter__(self) -> Held:
         return self
@@ -90,6 +97,16 @@ def explained(folder: Path) -> Iterator[None]:
         if (folder / "config.json").is_file():
             advice = f"What was saved before is intact; afterwards go on with `{resume_command(folder)}`"
         raise RunError(f"cannot write to {folder}: {reason}. {advice}") from error
+
+
+def refuse_taken(folder: Path, name: str, command: str) -> None:
+    """Refuse a folder for something new if anything is in it; ``command`` goes on with what is there.
+
+    One who was killed while the file ``name`` was written leaves an unfinished one behind, which counts as nothing.
+    """
+    present = set(folder.iterdir()) if folder.is_dir() else set()
+    if present - {checkpoint.unfinished(folder / name)} or folder.is_file():
+        raise RunError(f"{folder} exists already: choose another --out, or go on with `{command}`")
 
 
 def read_experiment(folder: Path) -> Experiment:

@@ -20,11 +20,11 @@ from typing import Any
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def resume_command(folder: Path) -> str:
-    """The command that goes on with a run."""
+def resume_command(folder: Path, command: str = "train") -> str:
+    """The command that goes on with a run; ``sweep`` is that of a study."""
     name = os.fspath(folder)
     # A name that starts with a dash would be read as an option.
-    return f"metagrad train --resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
+    return f"metagrad {command} --resume {shlex.quote(f'./{name}' if name.startswith('-') else name)}"
 
 
 class Stopped(KeyboardInterrupt):

@@ -19,7 +19,16 @@ from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.experiment import checkpoint, size
 from metagrad.experiment.checkpoint import CheckpointError
 from metagrad.experiment.config import ConfigError, Experiment, dump, to_dict
-from metagrad.experiment.folder import Held, NotHeld, RunError, explained, read_experiment, read_results, write_results
+from metagrad.experiment.folder import (
+    Held,
+    NotHeld,
+    RunError,
+    explained,
+    read_experiment,
+    read_results,
+    refuse_taken,
+    write_results,
+)
 from metagrad.experiment.learners import Evaluators, Learners
 from metagrad.experiment.metrics import (
     LiveProgress,
@@ -38,7 +47,11 @@ from metagrad.parallel.launch import orphaned
 
 
 def train(
-    experiment: Experiment, folder: Path | str, console: Console | None = None, track: Sequence[str] = ()
+    experiment: Experiment,
+    folder: Path | str,
+    console: Console | None = None,
+    track: Sequence[str] = (),
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train a new run in ``folder``, which must not exist yet or be empty; returns what is written to results.json.
 
@@ -52,6 +65,8 @@ def train(
         Where progress is printed.
     track : sequence of str
         Who is told the metrics beside metrics.csv: ``tensorboard``, ``wandb``.
+    until : int, optional
+        Episodes after which to stop at a checkpoint, without results, if the run is longer; :func:`resume` goes on.
 
     Raises
     ------
@@ -68,14 +83,10 @@ def train(
         learners.check_scores()
         _adopt(learners)
         with Stopping(folder) as stopping, NotHeld(folder) as held:
-            return _Training(learners, held, console, Trackers(())).run(stopping)
+            return _Training(learners, held, console, Trackers(())).run(stopping, until)
     with Stopping(folder) as stopping:
         with explained(folder):
-            # One who was killed while it was written leaves an unfinished config.json behind.
-            present = set(folder.iterdir()) if folder.is_dir() else set()
-            taken = present - {checkpoint.unfinished(folder / "config.json")} or folder.is_file()
-        if taken:
-            raise RunError(f"{folder} exists already: choose another --out, or go on with `{resume_command(folder)}`")
+            refuse_taken(folder, "config.json", resume_command(folder))
         text = dump(experiment)
         learners = Learners(experiment)  # what cannot work fails before anything is written
         learners.check_scores()
@@ -84,11 +95,14 @@ def train(
             folder.mkdir(parents=True, exist_ok=True)
             checkpoint.write_text(folder / "config.json", text)
             with Held(folder) as held:
-                return _Training(learners, held, console, trackers).run(stopping)
+                return _Training(learners, held, console, trackers).run(stopping, until)
 
 
-def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays."""
+def resume(folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None) -> dict[str, Any]:
+    """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays.
+
+    ``until`` is as for :func:`train`.
+    """
     experiment, trackers = read_experiment(folder), Trackers(() if group.follows() else track)
     group.join(experiment.run.device)
     with Stopping(folder) as stopping, (NotHeld if group.rank() else Held)(folder) as held:
@@ -105,7 +119,7 @@ def resume(folder: Path, console: Console, track: Sequence[str] = ()) -> dict[st
                 with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
                     return read_results(folder)
         with explained(folder):
-            return training.run(stopping)
+            return training.run(stopping, until)
 
 
 def _without_checkpoint(folder: Path) -> str:
@@ -190,10 +204,11 @@ class _Training:
         """Wall time of all sittings."""
         return self.before.wall_time + time.perf_counter() - self.began
 
-    def run(self, stopping: Stopping) -> dict[str, Any]:
-        """Train to the end, save, test, and write the results."""
+    def run(self, stopping: Stopping, until: int | None = None) -> dict[str, Any]:
+        """Train to the end, save, test, and write the results; or train until an earlier episode, and save."""
         self.began = time.perf_counter()
         run, learners = self.experiment.run, self.learners
+        last = min(run.episodes, until or run.episodes)
         # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
         self._save(self.before.metrics_size)
         file = Unwritten() if group.rank() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
@@ -202,8 +217,10 @@ class _Training:
             follow = self.trackers.following(self.folder, self.experiment, learners.episode)
             progress = LiveProgress(self.experiment, learners.episode, self.console)
             with stopping.deferred(), follow, progress:
-                self._train(metrics, progress, stopping)
+                self._train(metrics, progress, stopping, last)
                 self._save(metrics.size())
+        if learners.episode < run.episodes:
+            return {}
         scores = learners.evaluators("test", run.test_episodes)()
         if group.rank():
             return {}
@@ -213,10 +230,10 @@ class _Training:
         write_results(self.folder, summary)
         return summary
 
-    def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping) -> None:
+    def _train(self, metrics: Metrics | Unwritten, progress: LiveProgress, stopping: Stopping, end: int) -> None:
         run, learners = self.experiment.run, self.learners
         first, began = learners.episode, time.perf_counter()
-        while learners.episode < run.episodes and not self._asked(stopping):
+        while learners.episode < end and not self._asked(stopping):
             last, coming = learners.episode, learners.next_episode()
             evaluates = coming // run.eval_period > last // run.eval_period
             learners.iterate(diagnose=evaluates)
