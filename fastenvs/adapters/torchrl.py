@@ -63,9 +63,9 @@ class TorchRLEnv(EnvBase):
         )
         actions = {"agents": Composite(action=Categorical(env.n_actions, shape=(n, a)), shape=[n])}
         if self._decide is not None:
-            shape = seen["designer"]["mask"].shape if self._choosing else ()
+            brackets, choices = seen["designer"]["mask"].shape if self._choosing else (0, 0)
             spec = (
-                Categorical(shape[1], shape=(n, shape[0])) if self._choosing
+                Categorical(choices, shape=(n, brackets)) if self._choosing
                 else Bounded(0.0, 1.0, (n, len(env.options.cutoffs)), dtype=torch.float64)  # type: ignore[attr-defined]
             )  # fmt: skip
             actions["designer"] = Composite(action=spec, shape=[n])
