@@ -16,8 +16,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-Params = dict[str, Tensor]
-
 
 class Parted(RuntimeError):
     """Another process of the group is gone."""
@@ -57,7 +55,7 @@ def mean(x: Tensor) -> Tensor:
     return _reduced(x, dist.ReduceOp.SUM) / size() if size() > 1 else x
 
 
-def means(params: Params) -> Params:
+def means(params: dict[str, Tensor]) -> dict[str, Tensor]:
     """Means over the processes, in one message."""
     if size() == 1:
         return params
@@ -66,7 +64,7 @@ def means(params: Params) -> Params:
     return {name: part.view(p.shape) for (name, p), part in zip(params.items(), parts, strict=True)}
 
 
-def means_of_rows(means: Params, count: Tensor) -> Params:
+def means_of_rows(means: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
     """Means over the rows of all processes, from those over the rows at hand and their number ``[G, 1]``."""
     if size() == 1:
         return means
