@@ -136,7 +136,7 @@ class Batch:
         return kept[1]
 
     def replace(self, **changes: Any) -> Batch:
-        """The same episodes with some entries replaced; passes over the observations are kept."""
+        """The same episodes with some entries replaced; passes of policies over them are kept."""
         return replace(self, **{"memo": dict(self.memo), **changes})
 
     def at(self, steps: Tensor) -> Batch:

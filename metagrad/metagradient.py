@@ -130,12 +130,12 @@ class Sensitivity(Checked):
             state.steps % self.stride :: self.stride
         ]
         rows = some.flatten()
-        weights = weights[:, rows]
+        weights = weights[:, rows] if self.stride > 1 else weights
         touched = group.mean(weights.flatten(0, 1).any(0).to(weights.dtype))
         reached = touched > 0  # levers that touch anybody; the derivative by the others is 0
         weights = weights[..., reached] * -agents.row_scale(batch, rows)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
-        found = agents.score_vjps(first.forward.params, batch, weights, rows)
+        found = agents.score_vjps(first.forward.params, batch, weights, rows if self.stride > 1 else None)
         for name, column in found.items():
             d_grads[name][reached] = column
         memory = max(0.0, 1 - batch.k * group.size() / self.response_time)
@@ -166,9 +166,9 @@ def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:
     changes = []
     for j in range(len(next(iter(moved.values())))):
         logits = step.forward.jvp({name: x[j] for name, x in moved.items()})
-        likelier = (step.score * logits).sum(-1, keepdim=True)
-        scores = p * (logits - (p * logits).sum(-1, keepdim=True))
-        changes.append(step.forward.vjp(weights * (likelier * step.score - scores)))
+        likelier, mean = (torch.linalg.vecdot(x, logits)[..., None] for x in (step.score, p))
+        rarer = logits.sub_(mean).mul_(p)  # by as much as the scores change
+        changes.append(step.forward.vjp(rarer.neg_().addcmul_(step.score, likelier).mul_(weights)))
     return {name: torch.stack([change[name] for change in changes]) for name in moved}
 
 

@@ -37,33 +37,70 @@ def add(params: Params, other: Params, scale: float = 1.0) -> Params:
     return _zip(params, torch._foreach_add(_list(params), _list(other), alpha=scale))
 
 
+# ---------------------------------------------------------------------- schedules
+
+
+@dataclass(frozen=True)
+class Linear(Checked):
+    """A quantity that goes in a straight line from one value to another, and stays there.
+
+    Parameters
+    ----------
+    start, end : float
+        Values at the beginning and at the end.
+    over : float
+        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes for the entropy
+        bonus, an optimiser's own steps for its learning rate.
+    """
+
+    start: NonNegative
+    end: NonNegative
+    over: Positive
+
+    def __call__(self, done: float) -> float:
+        """The value after so much has been done."""
+        return self.end + (self.start - self.end) * max(0.0, 1 - done / self.over)
+
+
+Schedule = float | Linear
+
+
+def value_at(schedule: Schedule, done: float) -> float:
+    """Value of a schedule, or of a constant, after so much has been done."""
+    return schedule(done) if isinstance(schedule, Linear) else schedule
+
+
+# ---------------------------------------------------------------------- optimisers
+
+
 @dataclass(frozen=True)
 class SGD(Checked):
     """Plain gradient descent, ``θ - lr * g``.
 
     Parameters
     ----------
-    lr : float
-        Learning rate.
+    lr : float or Linear
+        Learning rate; a schedule goes by the steps done.
     """
 
-    lr: NonNegative
+    lr: NonNegative | Linear
 
-    def init(self, params: Params) -> None:
-        """No state."""
+    def init(self, params: Params) -> int | None:
+        """The number of steps done where a schedule goes by it, else no state."""
+        return 0 if isinstance(self.lr, Linear) else None
 
-    def step(self, params: Params, grads: Params, state: None) -> tuple[Params, None]:
+    def step(self, params: Params, grads: Params, state: int | None) -> tuple[Params, int | None]:
         """One step."""
-        return add(params, grads, -self.lr), None
+        return add(params, grads, -value_at(self.lr, state or 0)), None if state is None else state + 1
 
-    def pullback(self, grads: Params, state: None, adjoint: Params, state_adjoint: None):
+    def pullback(self, grads: Params, state: int | None, adjoint: Params, state_adjoint: None):
         """Carry the adjoint of the new parameters back to ``-g``; see :meth:`Adam.pullback`."""
-        return _zip(adjoint, torch._foreach_mul(_list(adjoint), self.lr)), None
+        return _zip(adjoint, torch._foreach_mul(_list(adjoint), value_at(self.lr, state or 0))), None
 
     def pushforward(
         self,
         grads: Params,
-        state: None,
+        state: int | None,
         d_params: Params,
         d_m: Params,
         d_grads: Params,
@@ -71,7 +108,8 @@ class SGD(Checked):
         memory: float = 1.0,
     ) -> tuple[Params, Params]:
         """Carry tangents forward through steps with this tangent of the gradient; see :meth:`Adam.pushforward`."""
-        return {name: memory * p - self.lr * steps * d_grads[name] for name, p in d_params.items()}, d_m
+        moved = value_at(self.lr, state or 0) * steps
+        return {name: memory * p - moved * d_grads[name] for name, p in d_params.items()}, d_m
 
 
 @dataclass(frozen=True)
@@ -80,7 +118,9 @@ class Adam(Checked):
 
     Parameters
     ----------
-    lr, beta1, beta2, eps : float
+    lr : float or Linear
+        Learning rate; a schedule goes by the steps done.
+    beta1, beta2, eps : float
         As usual.
     eps_mode : {"torch", "tf1"}
         Whether ``eps`` is added after the bias correction of the second moment, or before.
@@ -89,7 +129,7 @@ class Adam(Checked):
         the gradient, as the published code does. Exact by default.
     """
 
-    lr: NonNegative
+    lr: NonNegative | Linear
     beta1: BelowOne = 0.9
     beta2: BelowOne = 0.999
     eps: NonNegative = 1e-8
@@ -103,8 +143,8 @@ class Adam(Checked):
 
     def _corrections(self, t: int) -> tuple[float, float]:
         """Scale of the update and of ``sqrt(v)`` at step ``t``: update = scale * m / (root * sqrt(v) + eps)."""
-        first, second = 1 - self.beta1**t, (1 - self.beta2**t) ** 0.5
-        return (self.lr / first, 1 / second) if self.eps_mode == "torch" else (self.lr * second / first, 1.0)
+        lr, first, second = value_at(self.lr, t - 1), 1 - self.beta1**t, (1 - self.beta2**t) ** 0.5
+        return (lr / first, 1 / second) if self.eps_mode == "torch" else (lr * second / first, 1.0)
 
     def step(self, params: Params, grads: Params, state: AdamState) -> tuple[Params, AdamState]:
         """One step; differentiable in ``params``, ``grads`` and the moments."""
@@ -258,36 +298,3 @@ def _adam(p, g, m, v, numbers, new_p, new_m, new_v):
             new_v[i] = v[i] * kept + added * g[i] * g[i]
         for i in range(first, last):
             new_p[i] = p[i] + scale * (new_m[i] / (root * np.sqrt(new_v[i]) + eps))
-
-
-# ---------------------------------------------------------------------- schedules
-
-
-@dataclass(frozen=True)
-class Linear(Checked):
-    """A quantity that goes in a straight line from one value to another, and stays there.
-
-    Parameters
-    ----------
-    start, end : float
-        Values at the beginning and at the end.
-    over : float
-        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes for the entropy
-        bonus.
-    """
-
-    start: NonNegative
-    end: NonNegative
-    over: Positive
-
-    def __call__(self, done: float) -> float:
-        """The value after so much has been done."""
-        return self.end + (self.start - self.end) * max(0.0, 1 - done / self.over)
-
-
-Schedule = float | Linear
-
-
-def value_at(schedule: Schedule, done: float) -> float:
-    """Value of a schedule, or of a constant, after so much has been done."""
-    return schedule(done) if isinstance(schedule, Linear) else schedule

@@ -19,8 +19,9 @@ from fastenvs.cycle import restart
 from fastenvs.draws import Draw
 from fastenvs.guard import exclusive
 from fastenvs.jit import inline, kernel, wrapping
-from fastenvs.metrics import gini, inverse_income_mean, isoelastic
+from fastenvs.metrics import inverse_income_mean, isoelastic
 from fastenvs.one_step.config import OBJECTIVES, Options
+from fastenvs.one_step.welfare import social
 from fastenvs.render import render_bars
 from fastenvs.snapshots import iter_leaves, refuse
 from fastenvs.turns import SAME_STEP, Turns, after_step, before_step
@@ -120,24 +121,15 @@ def settle(config, state, buffers, scratch, lo, hi):
             buffers.truncated[e] = False
         if not over:
             continue
-        coin, total = state.coin[e], 0.0
+        coin = state.coin[e]
         for i in range(n_agents):
             utility = isoelastic(coin[i], config.eta) - config.costs[buffers.actions[e, i]]
             events.utility[e, i] = utility
             events.reward[e, i] = utility - nothing
             buffers.rewards[e, i] = utility - nothing
-            total += coin[i]
-        events.productivity[e] = total
-        events.equality[e] = 1.0 - gini(coin, scratch[e])
-        before = 0.0
-        if config.objective == 0:
-            events.welfare[e] = events.equality[e] * (total / n_agents)
-        elif config.objective == 1:
-            events.welfare[e] = inverse_income_mean(coin, coin)
-        else:
-            events.welfare[e] = inverse_income_mean(coin, events.utility[e])
-            before = nothing
-        buffers.designer_reward[e] = events.welfare[e] - before
+        found = social(config.objective, coin, events.utility[e], scratch[e])
+        events.welfare[e], events.equality[e], events.productivity[e] = found
+        buffers.designer_reward[e] = events.welfare[e] - (nothing if config.objective == 2 else 0.0)
 
 
 @inline

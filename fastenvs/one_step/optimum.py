@@ -18,8 +18,9 @@ from numpy.typing import ArrayLike
 from fastenvs import saez, tax
 from fastenvs.checks import positive_int, refuse_where
 from fastenvs.jit import kernel, part
-from fastenvs.metrics import gini, inverse_income_mean, isoelastic
+from fastenvs.metrics import isoelastic
 from fastenvs.one_step.config import OBJECTIVES, Options
+from fastenvs.one_step.welfare import social
 
 #: Rounds of best responses after which there is taken to be no equilibrium; some two or three are needed.
 MOST_ROUNDS = 1000
@@ -133,7 +134,7 @@ def _best_level(economy, due, i, others, n_agents):
 @part
 def _record(economy, due, level, scratch, outcome, r):
     """Write what agents at these levels have."""
-    n_agents, total, sum_coin = due.shape[0], 0.0, 0.0
+    n_agents, total = due.shape[0], 0.0
     for i in range(n_agents):
         total += due[i, level[i]]
     coin = outcome.coin[r]
@@ -142,15 +143,8 @@ def _record(economy, due, level, scratch, outcome, r):
         outcome.income[r, i] = economy.skills[i] * economy.hours[level[i]]
         coin[i] = max(outcome.income[r, i] - due[i, level[i]] + total / n_agents, 0.0)
         outcome.utility[r, i] = isoelastic(coin[i], economy.eta) - economy.costs[level[i]]
-        sum_coin += coin[i]
-    outcome.productivity[r] = sum_coin
-    outcome.equality[r] = 1.0 - gini(coin, scratch)
-    if economy.objective == 0:
-        outcome.welfare[r] = outcome.equality[r] * (sum_coin / n_agents)
-    elif economy.objective == 1:
-        outcome.welfare[r] = inverse_income_mean(coin, coin)
-    else:
-        outcome.welfare[r] = inverse_income_mean(coin, outcome.utility[r])
+    found = social(economy.objective, coin, outcome.utility[r], scratch)
+    outcome.welfare[r], outcome.equality[r], outcome.productivity[r] = found
 
 
 # ---------------------------------------------------------------------- the best schedule

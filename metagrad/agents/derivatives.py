@@ -22,8 +22,8 @@ class Differentiated(ActorCritic):
         seen = self._pass(state.policy, batch)
         return group.means(seen.forward.vjp(self.rows.of(weights)[..., None] * seen.acting.score))
 
-    def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor) -> Params:
-        """The same for J sets of weights at once, on some of the rows: ``[G, R, J]`` to ``[J, G, ...]``."""
+    def score_vjps(self, policy: Params, batch: Batch, weights: Tensor, rows: Tensor | None) -> Params:
+        """The same for J sets of weights at once, on all rows or some: ``[G, R, J]`` to ``[J, G, ...]``."""
         seen = self._pass(policy, batch, rows)
         return group.means(seen.forward.vjps(seen.acting.score, weights))
 

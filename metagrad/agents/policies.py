@@ -109,7 +109,12 @@ class Policies(Checked):
     # ------------------------------------------------------------------ passes over a batch
 
     def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None, entropy: bool = False) -> Pass:
-        """A policy on a batch, or on some of its rows."""
+        """A policy on a batch, or on some of its rows; kept with the batch if on all rows, and without entropy."""
+        if rows is None and not entropy:
+            return batch.remember("pass", policy, lambda: self._make_pass(policy, batch, None, False))
+        return self._make_pass(policy, batch, rows, entropy)
+
+    def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None, entropy: bool) -> Pass:
         forward = self._forward(policy, batch, rows)
         mask = None if "mask" not in batch.obs else self._pick(batch.obs["mask"], rows)
         actions = self._pick(self.rows.of(batch.actions), rows)

@@ -56,7 +56,8 @@ class Levels(Checked):
 
     def away(self, mean: Tensor) -> Tensor:
         """Distances of all actions to the mean ``[G, R, 1]``, in widths, ``[G, R, L]``."""
-        return (torch.linspace(-1, 1, self.levels, dtype=mean.dtype, device=mean.device) - mean) / self.width
+        place = torch.linspace(-1, 1, self.levels, dtype=mean.dtype, device=mean.device)
+        return (place - mean).div_(self.width)
 
 
 class LevelsForward:
@@ -71,10 +72,11 @@ class LevelsForward:
     def __init__(self, levels: Levels, inner: Forward) -> None:
         self.params, self.inner = inner.params, inner
         away = levels.away(inner.out)
-        self.out, self._slope = -0.5 * away.square(), away / levels.width
+        self._slope = away / levels.width
+        self.out = away.square_().mul_(-0.5)
 
     def _down(self, d_out: Tensor) -> Tensor:
-        return (d_out * self._slope).sum(-1, keepdim=True)
+        return torch.linalg.vecdot(d_out, self._slope)[..., None]
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""

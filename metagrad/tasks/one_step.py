@@ -16,7 +16,7 @@ from metagrad.batch import Batch
 from metagrad.designers import DualRL, MetaGradient, NoDesigner, StateOnly
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, Levels
-from metagrad.optim import SGD, Adam
+from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import FastTask
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
@@ -24,9 +24,9 @@ from metagrad.tasks.gtb import PerBracketCategorical, TaxSchedule
 from metagrad.tasks.gtb.task import share_memories
 
 #: Economies whose best schedule is known, and its rates (``fastenvs.one_step.best_schedule``, many starts).
-FOUR = Options(n_agents=4, skills=(1.0, 1.5, 3.0, 10.0), brackets=(0.0, 50.0, 100.0), labor_levels=401)
+FOUR = Options(n_agents=4, skills=(1.0, 1.5, 3.0, 10.0), brackets=(0.0, 50.0, 100.0), labor_levels=501)
 HUNDRED = Options(n_agents=100, brackets=(0.0, 50.0, 100.0, 200.0))
-BEST = {FOUR: (0.013, 0.84891, 0.90762), HUNDRED: (0.001, 0.03, 0.647, 0.511)}
+BEST = {FOUR: (0.015, 0.85, 0.905), HUNDRED: (0.001, 0.03, 0.647, 0.511)}
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,16 @@ def _preset(name: str, economy: Options, agents: PolicyGradientAgents, designer:
 def one_step_4() -> Experiment:
     """Four agents of skills 1, 1.5, 3 and 10, with a policy each."""
     agents = PolicyGradientAgents(
-        network=Levels(FOUR.labor_levels, MLP((), head_scale=0.1), width=0.025), optimiser=SGD(5e-4), entropy=0.0,
+        network=Levels(FOUR.labor_levels, MLP((), head_scale=0.1), width=0.025), entropy=0.0,
+        optimiser=SGD(Linear(7.5e-4, 2.5e-5, 2_000)),
         critic=Critic(MLP(()), SGD(0.2)), normalise=True,
     )  # fmt: skip
     designer = MetaGradient(
-        TaxSchedule(start=0.3), Adam(0.01), gamma=1.0, path=Sensitivity(stride=1, curvature=True), chain=1.0,
+        TaxSchedule(start=0.3), Adam(Linear(0.015, 5e-4, 2_000), beta2=0.9), gamma=1.0, path=Sensitivity(stride=1, curvature=True), chain=1.0,
         direct=1.0,
     )  # fmt: skip
     run = RunOptions(
-        seeds=tuple(range(12340, 12348)), episodes=96_000, k=64, eval_period=6_400, eval_episodes=50,
+        seeds=tuple(range(12340, 12348)), episodes=128_000, k=64, eval_period=12_800, eval_episodes=50,
         test_episodes=400, checkpoint_period=32_000,
     )  # fmt: skip
     return _preset("one_step_4", FOUR, agents, designer, run)
