@@ -31,7 +31,7 @@ from metagrad.optim import Linear
 from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
 from metagrad.tasks.escape_room import EscapeRoom
 from metagrad.tasks.gtb import GatherTradeBuild, TaxSchedule
-from metagrad.tasks.gtb.taxes import BASE
+from metagrad.tasks.taxes.schedule import BASE
 
 
 class Lit(VectorTask):

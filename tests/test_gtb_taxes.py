@@ -15,9 +15,10 @@ from metagrad.agents.critics import Critic, DesignerCritic, LinearCritic
 from metagrad.metagradient import LastSteps, Response, Sensitivity
 from metagrad.networks import MLP
 from metagrad.optim import Adam
-from metagrad.tasks.gtb import OwnedByRank, TaxSchedule, Welfare, tax_math
-from metagrad.tasks.gtb.tax_math import RULES, Rules, TaxRecord, transfers, utility
-from metagrad.tasks.gtb.taxes import BASE, records
+from metagrad.tasks.gtb import OwnedByRank
+from metagrad.tasks.taxes import TaxSchedule, Welfare, tax_math
+from metagrad.tasks.taxes.schedule import BASE, records
+from metagrad.tasks.taxes.tax_math import RULES, Rules, TaxRecord, transfers, utility
 from metagrad.trainer import Trainer
 
 NETWORK = TaxSchedule(MLP((9,)), baseline=False)

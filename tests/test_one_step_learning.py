@@ -12,8 +12,8 @@ from metagrad import MetaGradient, PolicyGradientAgents, Trainer, optim
 from metagrad.experiment.registry import experiment
 from metagrad.metagradient import Sensitivity, _bent
 from metagrad.networks import MLP, Levels
-from metagrad.tasks.gtb import TaxSchedule, tax_math
 from metagrad.tasks.one_step import BEST, FOUR, METHODS, PRESETS, OneStepEconomy
+from metagrad.tasks.taxes import TaxSchedule, tax_math
 
 SMALL = OneStepEconomy(labor_levels=41, brackets=(0, 40, 80))
 AGENTS = PolicyGradientAgents(network=Levels(41, MLP(()), 0.1), optimiser=optim.SGD(1e-3), entropy=0.0, normalise=True)

@@ -49,6 +49,13 @@ _MODULES = (
 )  # fmt: skip
 
 
+#: Modules whose classes have moved, as runs of before name them.
+_MOVED = {
+    "metagrad.tasks.gtb.taxes": "metagrad.tasks.taxes.schedule",
+    "metagrad.tasks.gtb.head": "metagrad.tasks.taxes.head",
+}
+
+
 def to_dict(value: Any, path: str = "") -> Any:
     """Plain values of an object of options, with the names of classes under ``type``."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -121,7 +128,8 @@ def _class_of(name: Any, path: str) -> type:
     where = path or "the configuration"
     if not isinstance(name, str):
         raise ConfigError(f"{where} must be an object with a type")
-    cls = imported(name) if ":" in name else _known(name)
+    module, colon, own = name.partition(":")
+    cls = imported(f"{_MOVED.get(module, module)}:{own}") if colon else _known(name)
     if not isinstance(cls, type) or not is_dataclass(cls):
         raise ConfigError(f"{where} is of an unknown type {shown(name)}")
     return cls

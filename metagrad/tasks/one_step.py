@@ -20,8 +20,7 @@ from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import FastTask
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
-from metagrad.tasks.gtb import PerBracketCategorical, TaxSchedule
-from metagrad.tasks.gtb.task import share_memories
+from metagrad.tasks.taxes import PerBracketCategorical, TaxSchedule, share_memories
 
 #: Economies whose best schedule is known, and its rates (``fastenvs.one_step.best_schedule``, many starts).
 FOUR = Options(n_agents=4, skills=(1.0, 1.5, 3.0, 10.0), brackets=(0.0, 50.0, 100.0), labor_levels=501)
@@ -101,8 +100,8 @@ def one_step_4() -> Experiment:
         critic=Critic(MLP(()), SGD(0.2)), normalise=True,
     )  # fmt: skip
     designer = MetaGradient(
-        TaxSchedule(start=0.3), Adam(Linear(0.015, 5e-4, 2_000), beta2=0.9), gamma=1.0, path=Sensitivity(stride=1, curvature=True), chain=1.0,
-        direct=1.0,
+        TaxSchedule(start=0.3), Adam(Linear(0.015, 5e-4, 2_000), beta2=0.9), gamma=1.0,
+        path=Sensitivity(stride=1, curvature=True), chain=1.0, direct=1.0,
     )  # fmt: skip
     run = RunOptions(
         seeds=tuple(range(12340, 12348)), episodes=128_000, k=64, eval_period=12_800, eval_episodes=50,

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from metagrad.batch import Batch
-from metagrad.tasks.gtb import tax_math
-from metagrad.tasks.gtb.tax_math import TaxRecord
-from metagrad.tasks.gtb.taxes import records
+from metagrad.tasks.taxes import tax_math
+from metagrad.tasks.taxes.schedule import records
+from metagrad.tasks.taxes.tax_math import TaxRecord
 
 
 @dataclass(frozen=True)

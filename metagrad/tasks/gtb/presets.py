@@ -15,9 +15,8 @@ from metagrad.optim import Adam, Linear
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
 from metagrad.tasks.gtb.features import OwnedByRank
-from metagrad.tasks.gtb.head import PerBracketCategorical
 from metagrad.tasks.gtb.task import GatherTradeBuild
-from metagrad.tasks.gtb.taxes import TaxSchedule, Welfare
+from metagrad.tasks.taxes import PerBracketCategorical, TaxSchedule, Welfare
 
 #: What an agent's window shows, as planes of zeros and ones: channel, and the values that set a cell. Stone, wood,
 #: house, water, their sources, own house and others', other agents, and the inside of the world.

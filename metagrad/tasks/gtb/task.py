@@ -15,6 +15,7 @@ from metagrad.batch import Batch
 from metagrad.tasks.base import FastTask
 from metagrad.tasks.figures import Panels, Runs
 from metagrad.tasks.gtb import figures
+from metagrad.tasks.taxes import share_memories
 
 #: What is reported of each skill rank, from low to high: coin at the end; of an episode, units gathered, income from
 #: building and from trade (sales less purchases), income, tax, and tax less rebate.
@@ -103,15 +104,6 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
         from metagrad.tasks.gtb.frames import Dashboard  # matplotlib takes its time
 
         return Dashboard(env, copy)
-
-
-def share_memories(mine: Any, of_training: Any, n_seeds: int) -> None:
-    """Bring what Saez's formula has learned in training to the copies of an evaluation, seed by seed."""
-    for array, learned in zip(mine, of_training, strict=True):
-        if len(array):
-            by_seed = array.reshape(n_seeds, -1, *array.shape[1:])
-            theirs = learned.reshape(n_seeds, -1, *array.shape[1:])
-            by_seed[...] = theirs[:, np.arange(by_seed.shape[1]) % theirs.shape[1]]
 
 
 def _mean_rates(extra: dict[str, Tensor], n_brackets: int) -> Tensor:

@@ -23,8 +23,8 @@ from metagrad.checks import Bound, Checked, NonNegative
 from metagrad.designers.incentives import Incentive, StateOnly
 from metagrad.networks.base import Network, Where, sigmoid
 from metagrad.optim import Params
-from metagrad.tasks.gtb import tax_math
-from metagrad.tasks.gtb.tax_math import Rules, TaxRecord
+from metagrad.tasks.taxes import tax_math
+from metagrad.tasks.taxes.tax_math import Rules, TaxRecord
 
 #: Name in ``batch.extra`` of rates on the tax days that payments count from; without it, the present η's own.
 BASE = "base_rates"
