@@ -24,6 +24,7 @@ from metagrad.agents.base import Adjoint, AgentState, Interface, Step
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, CountOrNone, NonNegative, Positive
+from metagrad.networks.levels import LevelsForward
 from metagrad.optim import Params
 from metagrad.parallel import group
 
@@ -166,14 +167,21 @@ def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:
     With the policy move both the score of an action and how often it is taken; second derivatives of the logits are
     left out.
     """
-    batch, p = step.batch, losses.softmax(step.forward.out)
+    batch, forward, p = step.batch, step.forward, losses.softmax(step.forward.out)
     weights = agents.rows.of(step.advantages)[..., None] * -agents.row_scale(batch, torch.arange(p.shape[1]))
-    changes = []
-    for j in range(len(next(iter(moved.values())))):
-        logits = step.forward.jvp({name: x[j] for name, x in moved.items()})
+
+    def bend(logits: Tensor) -> Tensor:
+        """The gradient's change when the logits move so; what it is given is overwritten."""
         likelier, mean = (torch.linalg.vecdot(x, logits)[..., None] for x in (step.score, p))
         rarer = logits.sub_(mean).mul_(p)  # by as much as the scores change
-        changes.append(step.forward.vjp(rarer.neg_().addcmul_(step.score, likelier).mul_(weights)))
+        return rarer.neg_().addcmul_(step.score, likelier).mul_(weights)
+
+    each = [{name: x[j] for name, x in moved.items()} for j in range(len(next(iter(moved.values()))))]
+    if isinstance(forward, LevelsForward):  # all logits hang on one number, so that they bend once for all
+        stiffness = torch.linalg.vecdot(bend(forward.slope.clone()), forward.slope)[..., None]
+        changes = [forward.inner.vjp(stiffness * forward.inner.jvp(one)) for one in each]
+    else:
+        changes = [forward.vjp(bend(forward.jvp(one))) for one in each]
     return {name: torch.stack([change[name] for change in changes]) for name in moved}
 
 

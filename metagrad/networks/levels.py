@@ -67,16 +67,20 @@ class LevelsForward:
     ----------
     out : Tensor ``[G, R, L]``
         Logits.
+    inner : Forward
+        The perceptron's pass.
+    slope : Tensor ``[G, R, L]``
+        Derivative of the logits by the mean.
     """
 
     def __init__(self, levels: Levels, inner: Forward) -> None:
         self.params, self.inner = inner.params, inner
         away = levels.away(inner.out)
-        self._slope = away / levels.width
+        self.slope = away / levels.width
         self.out = away.square_().mul_(-0.5)
 
     def _down(self, d_out: Tensor) -> Tensor:
-        return torch.linalg.vecdot(d_out, self._slope)[..., None]
+        return torch.linalg.vecdot(d_out, self.slope)[..., None]
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
@@ -84,7 +88,7 @@ class LevelsForward:
 
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``, ``[G, R, L]``."""
-        return self.inner.jvp(tangent) * self._slope
+        return self.inner.jvp(tangent) * self.slope
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, G, ...]``."""

@@ -38,7 +38,9 @@ def choose(logits, mask, uniform, epsilon, actions, log_prob):
                         total += np.exp(np.float64(logits[s, j, i, a]) - top)
                 left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
                 for a in range(n_actions):
-                    if (not masked or mask[e, i, a]) and left >= 0:
+                    if left < 0:
+                        break
+                    if not masked or mask[e, i, a]:
                         p = (1.0 - epsilon) * np.exp(np.float64(logits[s, j, i, a]) - top) / total + epsilon / legal
                         left -= p
                         chosen, probability = a, p
