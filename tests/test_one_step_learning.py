@@ -9,6 +9,7 @@ import torch
 from fastenvs import metrics
 from fastenvs.one_step import best_response, best_schedule
 from metagrad import MetaGradient, PolicyGradientAgents, Trainer, optim
+from metagrad.experiment.config import from_dict
 from metagrad.experiment.registry import experiment
 from metagrad.metagradient import Sensitivity, _bent
 from metagrad.networks import MLP, Levels
@@ -106,6 +107,36 @@ def test_what_is_known():
         assert task.bounds()["best schedule"] == best > task.bounds()["no tax"]
     assert best_response(FOUR, BEST[FOUR]).welfare[0] >= best_schedule(FOUR, starts=4).welfare
     assert replace(task, labor_cost=2e-4).bounds() == {}
+
+
+def test_levels_bend_as_any_network_does(monkeypatch):
+    """All levels hang on their mean, so that the curvature is taken once for all levers."""
+    t = trainer(Sensitivity(stride=1))
+    batch = t.collect(t.state.agents)
+    _, (step,) = t.agents.update(t.state.agents, batch, t.rng)
+    moved = {name: torch.randn(3, *p.shape, dtype=p.dtype) for name, p in step.forward.params.items()}
+    found = _bent(t.agents, step, moved)
+    monkeypatch.setattr("metagrad.metagradient.LevelsForward", tuple)
+    for name, want in _bent(t.agents, step, moved).items():
+        torch.testing.assert_close(found[name], want, rtol=1e-10, atol=1e-12)
+
+
+def test_runs_of_before_find_the_taxes_where_they_are_now():
+    old = {"type": "metagrad.tasks.gtb.taxes:TaxSchedule", "start": 0.3}
+    assert from_dict(old) == TaxSchedule(start=0.3)
+
+
+def test_the_designer_comes_close_to_the_best_schedule():
+    """On a coarser game, from half of the best schedule's gain to more than nine tenths of it."""
+    e = experiment("one-step-economy", "one_step_4", "metagrad")
+    task = replace(e.task, labor_levels=101)
+    best = best_response(task, [BEST[FOUR], (0.0, 0.0, 0.0), (0.3, 0.3, 0.3)]).welfare
+    agents = replace(e.agents, network=replace(e.agents.network, levels=101))
+    t = Trainer(task, agents, e.designer, seeds=(1000, 1001), k=64)
+    t.train(200)
+    share = (t.evaluate(10)["schedule_welfare"] - best[1]) / (best[0] - best[1])
+    assert (best[2] - best[1]) / (best[0] - best[1]) < 0.5
+    assert (share > 0.9).all()
 
 
 def test_levels_need_as_many_outputs_as_actions():

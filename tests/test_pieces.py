@@ -90,7 +90,10 @@ def test_normalising_and_its_transpose():
     torch.testing.assert_close(got * alive[..., None], want * alive[..., None])
 
 
-@pytest.mark.parametrize("optimiser", [optim.SGD(0.1), optim.Adam(0.05)])
+FALLING = optim.Linear(0.3, 0.1, 400)  # half way down after the steps of the test
+
+
+@pytest.mark.parametrize("optimiser", [optim.SGD(0.1), optim.Adam(0.05), optim.SGD(FALLING), optim.Adam(FALLING)])
 def test_pushforward_is_the_derivative_of_steps(optimiser):
     """One step, along a change of the gradient and of the parameters; Adam's second moment is held fixed."""
     torch.manual_seed(3)
@@ -125,6 +128,22 @@ def test_adam_equals_torch():
         theirs.grad = grad["w"].clone()
         reference.step()
         torch.testing.assert_close(mine["w"], theirs.detach(), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam])
+def test_a_learning_rate_by_schedule(kind):
+    """Each step is that of an optimiser whose constant rate is the schedule's, and so is its pullback."""
+    schedule, (params, *grads) = optim.Linear(0.1, 0.02, 3), adam_data()
+    falling = kind(schedule)
+    state = falling.init(params)
+    for done, grad in enumerate(grads):
+        constant = kind(max(0.02, 0.1 - done * 0.08 / 3))
+        before = None if kind is optim.SGD else state
+        adjoints = (falling.pullback(grad, state, params, None)[0], constant.pullback(grad, before, params, None)[0])
+        torch.testing.assert_close(*adjoints)
+        want, _ = constant.step(params, grad, before)
+        params, state = falling.step(params, grad, state)
+        torch.testing.assert_close(params, want)
 
 
 def test_adam_tf1_places_epsilon_before_the_correction():

@@ -24,8 +24,8 @@ from metagrad.tasks.taxes import PerBracketCategorical, TaxSchedule, share_memor
 
 #: Economies whose best schedule is known, and its rates (``fastenvs.one_step.best_schedule``, many starts).
 FOUR = Options(n_agents=4, skills=(1.0, 1.5, 3.0, 10.0), brackets=(0.0, 50.0, 100.0), labor_levels=501)
-HUNDRED = Options(n_agents=100, brackets=(0.0, 50.0, 100.0, 200.0))
-BEST = {FOUR: (0.015, 0.85, 0.905), HUNDRED: (0.001, 0.03, 0.647, 0.511)}
+HUNDRED = Options(n_agents=100, brackets=(0.0, 50.0, 100.0))
+BEST = {FOUR: (0.015, 0.85, 0.905), HUNDRED: (0.0, 0.006, 0.55597)}
 
 
 @dataclass(frozen=True)
@@ -115,10 +115,12 @@ def one_step_100() -> Experiment:
     four = one_step_4()
     agents = replace(
         four.agents, network=Levels(HUNDRED.labor_levels, MLP((32,), head_scale=0.1), width=0.025),
-        optimiser=Adam(3e-3, beta2=0.99), critic=Critic(MLP((32,), initial="torch"), Adam(1e-2)),
-        share_parameters=True, reduction="rows",
+        optimiser=Adam(Linear(2e-3, 6e-5, 3_000), beta2=0.99), share_parameters=True, reduction="rows",
+        critic=Critic(MLP((32,), initial="torch"), Adam(1e-2)),
     )  # fmt: skip
-    return _preset("one_step_100", HUNDRED, agents, four.designer, four.run)
+    designer = replace(four.designer, optimiser=Adam(Linear(0.03, 1e-3, 3_000), beta2=0.9))
+    run = replace(four.run, episodes=48_000, k=16, eval_period=4_800, checkpoint_period=8_000)
+    return _preset("one_step_100", HUNDRED, agents, designer, run)
 
 
 PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (one_step_4, one_step_100)}
