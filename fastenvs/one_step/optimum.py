@@ -85,10 +85,8 @@ def best_response(options: Options, rates: ArrayLike) -> Outcome:
     n, a = len(schedules), options.n_agents
     by_agent, by_schedule = np.zeros((4, n, a)), np.zeros((3, n))
     outcome = Outcome(*by_agent, *by_schedule)
-    due = np.empty((n, a, options.labor_levels))
-    for k in range(options.labor_levels):
-        earned = np.tile(economy.skills * economy.hours[k], (n, 1))
-        due[:, :, k] = tax.taxes_due(earned, schedules, options.cutoffs)
+    earned = np.tile(np.outer(economy.skills, economy.hours).ravel(), (n, 1))
+    due = tax.taxes_due(earned, schedules, options.cutoffs).reshape(n, a, -1)
     rounds = np.zeros(n, np.int64)
     _equilibria(economy, due, np.zeros(a, np.int64), np.zeros(a), outcome, rounds)
     refuse_where("rates", schedules[:, 0], rounds >= MOST_ROUNDS, "lead to no equilibrium")
