@@ -320,7 +320,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
         prog="metagrad reproduce", description="Train the runs of a figure that are missing, and draw it beside the "
         "published claim.", allow_abbrev=False,
     )  # fmt: skip
-    parser.add_argument("targets", nargs="*", metavar="FIGURE", help="figures, games, GAME/RUN, or all")
+    parser.add_argument("targets", nargs="*", metavar="FIGURE", help="figures, games, GAME/RUN, paper, or all")
     parser.add_argument("--list", action="store_true", help="show figures, whether their runs are there, and the time")
     parser.add_argument("--quick", action="store_true", help="a small version, which takes seconds a run")
     parser.add_argument("--draw", action="store_true", help="train nothing; draw what is there")
@@ -331,7 +331,7 @@ def reproduce_parser() -> argparse.ArgumentParser:
 
 def _reproduce(args: list[str]) -> None:
     options = reproduce_parser().parse_args(args)
-    from metagrad.reports.tables import markdown
+    from metagrad.reports.tables import Cells, markdown
     from metagrad.reproduce import course, listed, pages
 
     if not options.targets and not options.list:
@@ -340,14 +340,18 @@ def _reproduce(args: list[str]) -> None:
     chosen, runs = known.chosen(options.targets or ["all"])
     root = options.runs or Path("runs/quick" if options.quick else "runs")
     if options.list:
-        console.print("\n".join(course.overview(known, chosen, root)), soft_wrap=True)
+        rows = [[f.name, f.title, course.to_go(known.chosen([f.name])[1], root)] for f in chosen]
+        print(markdown(Cells(["figure", "title", "its runs"], rows)))
         return
-    passed = [] if options.draw else course.train(known, runs, root, console)
+    passed = []
+    if not options.draw:
+        console.print(f"runs: {course.to_go(runs, root)} on one core")
+        passed = course.train(known, runs, root, console)
     out = options.out or root / "figures"
     for figure in chosen:
         missing = pages.write(figure, root, out, options.quick)
         console.print(f"figure: {out / figure.name}", *(f"  missing: {folder}" for folder in missing), sep="\n")
-    if "all" in options.targets:
+    if {"paper", "all"} & {*options.targets}:
         (out / "claims.md").write_text(f"{markdown(pages.claims(chosen, root))}\n", "utf-8")
     for reason in passed:
         console.print(f"passed over: {reason}")

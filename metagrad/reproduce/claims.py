@@ -12,9 +12,6 @@ from metagrad.reports import pooling
 from metagrad.reports.tables import Finished, interval, mean_and_interval
 from metagrad.reproduce.listed import Claim
 
-#: A score of a run's test at the end by seed, or a number for all seeds.
-Side = dict[int, float] | float
-
 
 class Outcome(NamedTuple):
     """What became of a claim, and the number that says so."""
@@ -42,8 +39,8 @@ def judge(claim: Claim, runs: Mapping[str, Finished]) -> Outcome:
     missing = [label for label in (left.rpartition(":")[0], right.rpartition(":")[0]) if label and label not in runs]
     if missing:
         return Outcome(f"not testable yet: no run of {' and of '.join(missing)}")
-    mine, other = _side(left, runs), _side(right, runs)
-    theirs = dict.fromkeys(mine, other) if isinstance(other, float) else other
+    mine = _scores(left, runs)
+    theirs = _scores(right, runs) if ":" in right else dict.fromkeys(mine, float(right))
     seeds = sorted(mine.keys() & theirs.keys())
     values = np.array([mine[seed] - theirs[seed] for seed in seeds])
     if len(seeds) < 2:
@@ -56,14 +53,10 @@ def judge(claim: Claim, runs: Mapping[str, Finished]) -> Outcome:
     return Outcome(verdict, f"{mean_and_interval(values)}, {pooling.ranges(seeds)}")
 
 
-def _side(text: str, runs: Mapping[str, Finished]) -> Side:
-    """One side of a test: a number, or LABEL:SCORE."""
-    label, _, score = text.rpartition(":")
-    if not label:
-        return float(text)
+def _scores(side: str, runs: Mapping[str, Finished]) -> dict[int, float]:
+    """A score of the test at the end by seed, from LABEL:SCORE; ``solved`` and ``diverged`` are 0 or 1."""
+    label, _, score = side.rpartition(":")
     summary = runs[label].summary
-    rows = [
-        {**row, "solved": float(bool(solved)), "diverged": float(diverged)}
-        for row, solved, diverged in zip(summary["test"], summary["solved"], summary["diverged"], strict=True)
-    ]
-    return {seed: row[score] for seed, row in zip(summary["seeds"], rows, strict=True)}
+    columns = {name: [row.get(name) for row in summary["test"]] for name in summary["test"][0]}
+    values = {**columns, "solved": summary["solved"], "diverged": summary["diverged"]}[score]
+    return {seed: float(value) for seed, value in zip(summary["seeds"], values, strict=True)}

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from metagrad.experiment import run as runs_of
 from metagrad.experiment.folder import Busy, read_experiment
-from metagrad.reproduce.listed import Figure, Listed, Run
+from metagrad.reproduce.listed import Listed, Run
 from metagrad.tasks.experiments import Experiment
 
 
@@ -52,17 +52,12 @@ def parts(run: Run, root: Path) -> list[Part]:
     return found
 
 
-def overview(listed: Listed, figures: Sequence[Figure], root: Path) -> list[str]:
-    """A line for each figure: how many folders of its runs are finished, and a guess of the time to go on one core."""
-    lines = []
-    for figure in figures:
-        _, runs = listed.chosen([figure.name])
-        pieces = [(run, part) for run in runs for part in parts(run, root)]
-        left = [(run, part) for run, part in pieces if not part.finished]
-        hours = sum(len(part.seeds) * run.experiment.run.episodes / run.speed for run, part in left) / 3600
-        time = f"about {hours:.1f} h to go" if left else "all there"
-        lines.append(f"{figure.name}: {len(pieces) - len(left)} of {len(pieces)} folders, {time}: {figure.title}")
-    return lines
+def to_go(runs: Sequence[Run], root: Path) -> str:
+    """How many folders of some runs are finished, and a guess of the time that the others take on one core."""
+    pieces = [(run, part) for run in runs for part in parts(run, root)]
+    left = [(run, part) for run, part in pieces if not part.finished]
+    hours = sum(len(part.seeds) * run.experiment.run.episodes / run.speed for run, part in left) / 3600
+    return f"{len(pieces) - len(left)} of {len(pieces)} folders there, {hours:.1f} h to go"
 
 
 def train(listed: Listed, runs: Sequence[Run], root: Path, console: Console) -> list[str]:

@@ -108,7 +108,10 @@ class Listed:
     figures: dict[str, Figure]
 
     def chosen(self, targets: Sequence[str]) -> tuple[list[Figure], list[Run]]:
-        """Figures that some targets name (a figure, a game, GAME/RUN or ``all``), and runs, each after its source.
+        """Figures and runs that some targets name, each run after the one whose agents it starts with.
+
+        A target is a figure, a game with all of its figures and runs, GAME/RUN, ``paper`` (all figures of the paper),
+        or ``all``.
 
         Raises
         ------
@@ -123,6 +126,8 @@ class Listed:
                 runs.append(self.runs[which][name])
             elif target in self.figures:
                 figures.append(self.figures[target])
+            elif target == "paper":
+                figures += [figure for figure in self.figures.values() if figure.name.startswith("figure-")]
             elif target == "all" or target in self.runs:
                 games = self.runs if target == "all" else [target]
                 figures += [figure for figure in self.figures.values() if figure.game in games]
@@ -130,7 +135,7 @@ class Listed:
             elif which in self.runs:
                 raise ValueError(f"no run of {which} is called {name!r}; there are: {', '.join(self.runs[which])}")
             else:
-                known = f"{', '.join(self.figures)}; all figures of a game: {', '.join(self.runs)}; a run: GAME/NAME; all"
+                known = f"{', '.join(self.figures)}; paper, {', '.join(self.runs)}, all for many; GAME/RUN for a run"
                 raise ValueError(f"no figure is called {target!r}; there are: {known}")
         wanted = [*(run for figure in figures for run in figure.runs.values()), *runs]
         after = {(r.game, r.name): r for run in wanted for r in self._with_sources(run)}

@@ -36,7 +36,11 @@ def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[st
     finished = _finished(pieces)
     if finished:
         comparison, differences = tables.comparison(finished), tables.differences(finished)
-        text = [tables.markdown(comparison), f"{tables.MEANING}.", *([tables.markdown(differences)] * bool(differences.rows))]
+        text = [
+            tables.markdown(comparison),
+            f"{tables.MEANING}.",
+            *([tables.markdown(differences)] * bool(differences.rows)),
+        ]
         (place / "table.md").write_text("\n\n".join(text) + "\n", "utf-8")
     missing = [str(part.folder) for found in pieces.values() for part in found if not part.finished]
     notes = [note for label, run in figure.runs.items() for part in pieces[label] for note in _otherwise(run, part)]
