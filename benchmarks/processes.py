@@ -75,11 +75,12 @@ def measured(n: int, *case: Any) -> dict[str, float]:
     return json.loads(out[0].splitlines()[-1])
 
 
-def rows(processes: list[int], blocks: int, iterations: int) -> Any:
+def rows(cases: list[Any], processes: list[int], blocks: int, iterations: int) -> Any:
     """Rows of the table as they come."""
     yield "| game | K | processes | ms an iteration | speed-up | busy, ms | fixed, ms | messages | MB | ms in them |"
     yield "|---" * 10 + "|"
-    for game, preset, k in CASES:
+    for game, preset, k in cases:
+        k = int(k)
         found: dict[int, list[dict[str, float]]] = {n: [] for n in processes}
         half = []
         for _ in range(blocks):
@@ -101,11 +102,12 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--case", nargs=3, action="append", metavar=("GAME", "PRESET", "K"), help="in place of all")
     parser.add_argument("--worker", nargs=4)
     options = parser.parse_args()
     if options.worker:
         game, preset, *numbers = options.worker
         worker(game, preset, *map(int, numbers))
     else:
-        for row in rows(options.processes, options.blocks, options.iterations):
+        for row in rows(options.case or CASES, options.processes, options.blocks, options.iterations):
             print(row, flush=True)

@@ -49,6 +49,14 @@ class Evaluators(Parts):
         return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
 
 
+def check_device(name: str) -> None:
+    """Refuse a device that this machine cannot use."""
+    try:
+        torch.zeros(1, device=name).numpy(force=True)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
+
+
 class Learners(Parts):
     """The trainers of a run: one for all seeds side by side, or one a seed where networks do not stack."""
 
@@ -60,10 +68,7 @@ class Learners(Parts):
                 "designer.pooled must be false: these networks do not stack, so each seed trains by itself"
             )
         groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
-        try:
-            torch.zeros(1, device=run.device).numpy(force=True)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        check_device(run.device)
         try:
             size.check(experiment)
             self.trainers = [self._trainer(seeds) for seeds in groups]

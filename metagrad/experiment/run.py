@@ -23,13 +23,14 @@ from metagrad.experiment.folder import (
     Held,
     NotHeld,
     RunError,
+    changed,
     explained,
     read_experiment,
     read_results,
     refuse_taken,
     write_results,
 )
-from metagrad.experiment.learners import Evaluators, Learners
+from metagrad.experiment.learners import Evaluators, Learners, check_device
 from metagrad.experiment.metrics import (
     LiveProgress,
     Metrics,
@@ -98,12 +99,16 @@ def train(
                 return _Training(learners, held, console, trackers).run(stopping, until)
 
 
-def resume(folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None) -> dict[str, Any]:
+def resume(
+    folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None, **changes: Any
+) -> dict[str, Any]:
     """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays.
 
-    ``until`` is as for :func:`train`.
+    ``until`` is as for :func:`train`. ``changes`` are options of the run that need not stay as they were: ``device``,
+    ``threads``, and ``episodes``, so that a finished run goes on.
     """
-    experiment, trackers = read_experiment(folder), Trackers(() if group.follows() else track)
+    check_device(changes.get("device", "cpu"))
+    experiment, trackers = changed(folder, changes), Trackers(() if group.follows() else track)
     group.join(experiment.run.device)
     with Stopping(folder) as stopping, (NotHeld if group.rank() else Held)(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
