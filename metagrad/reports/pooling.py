@@ -11,6 +11,9 @@ from typing import Any
 from metagrad.experiment.config import ConfigError, Experiment
 from metagrad.experiment.folder import RunError, read_experiment
 
+#: What of a run may differ between folders.
+_OWN: dict[str, Any] = {"seeds": (0,), "init_from": None, "device": "cpu", "threads": 1}
+
 
 def groups(experiments: Sequence[Experiment]) -> list[list[int]]:
     """Which of some runs differ in their seeds alone, by their numbers; runs that share a seed stay apart."""
@@ -40,14 +43,14 @@ def ranges(seeds: Sequence[int]) -> str:
 
 
 def _but_seeds(experiment: Experiment) -> tuple[Experiment, Any]:
-    """What is left of a run without its seeds; and of the one whose agents it started with, as far as that is there."""
+    """What is left of a run without its seeds and its machine; and of that whose agents it began with, if it is there."""
     source: Any = experiment.run.init_from
     if source:
         try:
             source = _but_seeds(read_experiment(Path(source)))
         except (RunError, ConfigError, OSError):
             source = "unknown"
-    return replace(experiment, run=replace(experiment.run, seeds=(0,), init_from=None)), source
+    return replace(experiment, run=replace(experiment.run, **_OWN)), source
 
 
 def _alike(mine: Any, theirs: Any) -> bool:

@@ -65,9 +65,13 @@ def claims(listed: Sequence[Figure], root: Path) -> Cells:
 
 
 def _labelled(label: str, found: Sequence[Part]) -> figures.Runs:
-    """What of a run there is to draw, by its label; folders that were trained otherwise stay apart."""
+    """What of a run there is to draw, by its label: finished folders, or those that were begun if none is.
+
+    Folders that were trained otherwise stay apart.
+    """
     begun = [part.folder for part in found if part.begun and read_metrics(part.folder / "metrics.csv")]
-    runs = figures.read_runs(begun) if begun else []
+    finished = [part.folder for part in found if part.finished]
+    runs = figures.read_runs([f for f in begun if f in finished] or begun) if begun else []
     return [(experiment, _numbered(label, i), metrics) for i, (experiment, _, metrics) in enumerate(runs)]
 
 
