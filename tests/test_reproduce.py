@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from metagrad.reproduce import course, listed, pages
 from metagrad.reproduce.claims import Outcome, judge, sides
 from metagrad.reproduce.listed import Claim
 
+ROOT = Path(__file__).parent.parent
 QUIET = Console(quiet=True)
 FULL, QUICK = listed.read(), listed.read(quick=True)
 RUNS = [one for runs in FULL.runs.values() for one in runs.values()]
@@ -124,7 +126,7 @@ def test_what_is_missing_is_named_and_not_trained(made, tmp_path, capsys):
     out, page = capsys.readouterr().out, (tmp_path / "figures" / "figure-6" / "page.md").read_text("utf-8")
     for name in ("central", "dual"):
         assert f"missing: {tmp_path / 'cleanup' / name}" in out.replace("\n", "")
-        assert f"- {tmp_path / 'cleanup' / name}\n" in page
+        assert f"- cleanup/{name}\n" in page
     assert "not testable yet: no run of central" in page
     assert "dual-rl" not in (tmp_path / "figures" / "figure-6" / "table.md").read_text("utf-8")
     assert not (tmp_path / "cleanup" / "central").exists()
@@ -257,6 +259,12 @@ def scored(**columns):
 def test_a_claim_is_judged_by_the_interval_of_the_difference(test, verdict):
     runs = {"a": scored(x=[3.0, 4.0, 5.0], y=[4.0, 4.0, 4.0]), "b": scored(x=[1.0, 2.0, 2.5]), "one": scored(x=[9.0])}
     assert judge(Claim("so it is", test), runs).verdict == verdict
+
+
+def test_the_page_of_claims_is_of_the_results_in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    kept = Path("docs/results")
+    assert pages.overview(FULL.chosen(["paper"])[0], kept) == (kept / "claims.md").read_text("utf-8")
 
 
 def test_a_claim_without_a_test():

@@ -359,7 +359,7 @@ def _reproduce(args: list[str]) -> None:
         missing = pages.write(figure, root, out, options.quick)
         console.print(f"figure: {out / figure.name}", *(f"  missing: {folder}" for folder in missing), sep="\n")
     if {"paper", "all"} & {*options.targets}:
-        (out / "claims.md").write_text(f"{markdown(pages.claims(chosen, root))}\n", "utf-8")
+        (out / "claims.md").write_text(pages.overview(chosen, root, options.quick), "utf-8")
     for reason in passed:
         console.print(f"passed over: {reason}")
 

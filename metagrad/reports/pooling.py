@@ -43,7 +43,7 @@ def ranges(seeds: Sequence[int]) -> str:
 
 
 def _but_seeds(experiment: Experiment) -> tuple[Experiment, Any]:
-    """What is left of a run without its seeds and its machine; and of that whose agents it began with, if it is there."""
+    """What a run is whatever its seeds and its machine, and what that is whose agents it began with, if it is there."""
     source: Any = experiment.run.init_from
     if source:
         try:

@@ -17,14 +17,20 @@ from metagrad.reproduce.claims import judge, sides
 from metagrad.reproduce.course import Part, parts
 from metagrad.reproduce.listed import Claim, Figure, Run
 
+#: What heads a small version, and how claims are judged.
 QUICK = "**A small version of some episodes: it shows that the command works, and nothing else.**"
+JUDGED = (
+    "The scores of the test at the end are subtracted seed by seed. A claim is reproduced if the 95 % interval of the "
+    "interquartile mean of these differences lies on the claimed side of 0, and not reproduced otherwise: undecided if "
+    "the interval holds 0. Claims about the course of training are left to the eye."
+)
 
 
 def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[str]:
     """Draw a figure of the runs that are there, into a folder of ``out`` by its name.
 
     Returns the folders that are missing or not finished. Beside the figure there are the tables of ``metagrad compare``
-    and a page with the claims and their outcomes; configuration, metrics and results of finished runs go to the game's
+    and a page with the claims and their outcomes; configuration, metrics and results of the runs go to the game's
     folder in ``out``, where ``--runs`` finds them.
     """
     place = out / figure.name
@@ -44,21 +50,23 @@ def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[st
         (place / "table.md").write_text("\n\n".join(text) + "\n", "utf-8")
     missing = [str(part.folder) for found in pieces.values() for part in found if not part.finished]
     notes = [note for label, run in figure.runs.items() for part in pieces[label] for note in _otherwise(run, part)]
-    page = _page(figure, finished, bool(drawn), missing, notes, quick)
+    named = [str(Path(folder).relative_to(root)) for folder in missing]
+    page = _page(figure, finished, bool(drawn), named, notes, quick)
     (place / "page.md").write_text(page, "utf-8")
     for label, run in figure.runs.items():
-        for part in (part for part in pieces[label] if part.finished):
+        for part in (part for part in pieces[label] if part.begun):
             _keep(part, out / run.folder)
     return missing
 
 
-def claims(listed: Sequence[Figure], root: Path) -> Cells:
-    """All claims of some figures with their outcomes."""
+def overview(listed: Sequence[Figure], root: Path, quick: bool = False) -> str:
+    """A page, in Markdown, of all claims of some figures with their outcomes."""
     rows = []
     for figure in listed:
         finished = _finished({label: parts(run, root) for label, run in figure.runs.items()})
-        rows += [[f"`{figure.name}`", *row] for row in _outcomes(figure.claims, finished)]
-    return Cells(["figure", *_HEADER], rows)
+        rows += [[f"[{figure.name}]({figure.name}/page.md)", *row] for row in _outcomes(figure.claims, finished)]
+    table = tables.markdown(Cells(["figure", *_HEADER], rows))
+    return "\n\n".join(["# What the paper claims, and what came out", *[QUICK] * quick, JUDGED, table]) + "\n"
 
 
 # ---------------------------------------------------------------------- runs that are there
