@@ -139,7 +139,7 @@ def _train(args: list[str]) -> None:
     from metagrad.reports.figures import plot_runs
     from metagrad.reports.tables import results_table
 
-    if group.rank():
+    if group.follows():
         return
     with contextlib.suppress(OSError):  # a terminal that is gone does not keep a run from ending well
         console.print(results_table(summary))
@@ -165,7 +165,7 @@ def _games() -> str:
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
         "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
-        "--processes P lets P processes of this machine share the K episodes.",
+        "--processes P lets P processes of this machine share the seeds, or the K episodes of each.",
     ])  # fmt: skip
 
 
