@@ -274,11 +274,7 @@ def _compare(args: list[str]) -> None:
     options = _parser("compare", about, runs=True).parse_args(args)
     from metagrad.reports import tables
 
-    runs = tables.pooled(tables.read_finished(options.runs))
-    differences = tables.differences(runs)
-    print(tables.markdown(tables.comparison(runs)), f"{tables.MEANING}.", sep="\n\n")
-    if differences.rows:
-        print("", tables.markdown(differences), sep="\n")
+    print(tables.compared(tables.pooled(tables.read_finished(options.runs))))
 
 
 def _report(args: list[str]) -> None:

@@ -173,6 +173,13 @@ def comparison(runs: Sequence[Finished]) -> Cells:
     return Cells(header, rows)
 
 
+def compared(runs: Sequence[Finished]) -> str:
+    """The tables of ``metagrad compare`` in Markdown, with the meaning of their numbers in between."""
+    subtracted = differences(runs)
+    parts = [markdown(comparison(runs)), f"{MEANING}.", *([markdown(subtracted)] if subtracted.rows else [])]
+    return "\n\n".join(parts)
+
+
 def differences(runs: Sequence[Finished]) -> Cells:
     """Scores seed by seed, less those of the first run in the order given that has seeds in common.
 

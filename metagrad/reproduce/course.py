@@ -43,13 +43,13 @@ def parts(run: Run, root: Path) -> list[Part]:
     single = {part.seeds[0] for part in found}
     for name, seeds in run.sets():
         together = Part(place / name, seeds)
-        if together.begun:
+        if together.begun and not single.issuperset(seeds):
             found.append(Part(place / name, read_experiment(place / name).run.seeds))
         elif single.isdisjoint(seeds):
             found.append(together)
         else:
             found += [part for part in alone if part.seeds[0] in seeds and not part.begun]
-    return found
+    return sorted(found, key=lambda part: part.seeds)
 
 
 def to_go(runs: Sequence[Run], root: Path) -> str:
@@ -72,11 +72,11 @@ def train(listed: Listed, runs: Sequence[Run], root: Path, console: Console) -> 
             try:
                 made = None if part.begun else _with_seeds(listed, run, part, root)
                 with _held(part.folder):
-                    console.print(f"{'run' if made else 'going on'}: {part.folder}")
-                    if made:
-                        runs_of.train(made, part.folder, console)
-                    else:
+                    console.print(f"run: {part.folder}")
+                    if made is None or part.begun:  # by another process meanwhile
                         runs_of.resume(part.folder, console)
+                    else:
+                        runs_of.train(made, part.folder, console)
             except Busy as busy:
                 passed.append(str(busy))
     return passed

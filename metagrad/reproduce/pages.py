@@ -26,7 +26,7 @@ JUDGED = (
 )
 
 
-def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[str]:
+def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[Path]:
     """Draw a figure of the runs that are there, into a folder of ``out`` by its name.
 
     Returns the folders that are missing or not finished. Beside the figure there are the tables of ``metagrad compare``
@@ -41,18 +41,11 @@ def write(figure: Figure, root: Path, out: Path, quick: bool = False) -> list[st
         figures.write(drawn, place / f"figure.{kind}", figure.panels)
     finished = _finished(pieces)
     if finished:
-        comparison, differences = tables.comparison(finished), tables.differences(finished)
-        text = [
-            tables.markdown(comparison),
-            f"{tables.MEANING}.",
-            *([tables.markdown(differences)] * bool(differences.rows)),
-        ]
-        (place / "table.md").write_text("\n\n".join(text) + "\n", "utf-8")
-    missing = [str(part.folder) for found in pieces.values() for part in found if not part.finished]
+        (place / "table.md").write_text(tables.compared(finished) + "\n", "utf-8")
+    missing = [part.folder for found in pieces.values() for part in found if not part.finished]
     notes = [note for label, run in figure.runs.items() for part in pieces[label] for note in _otherwise(run, part)]
-    named = [str(Path(folder).relative_to(root)) for folder in missing]
-    page = _page(figure, finished, bool(drawn), named, notes, quick)
-    (place / "page.md").write_text(page, "utf-8")
+    named = [str(folder.relative_to(root)) for folder in missing]
+    (place / "page.md").write_text(_page(figure, finished, bool(drawn), named, notes, quick), "utf-8")
     for label, run in figure.runs.items():
         for part in (part for part in pieces[label] if part.begun):
             _keep(part, out / run.folder)
