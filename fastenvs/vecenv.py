@@ -231,6 +231,14 @@ class VecEnv(Snapshots):
         """Present observations: a fresh dict around the arrays that ``reset`` and ``step`` return."""
         return self._fresh_obs()
 
+    @property
+    def views(self) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:
+        """Observations, rewards, flags ``[2, N]`` and ``info`` of the last step, in arrays that the next overwrites.
+
+        They are the same arrays for as long as the environment lives, also where ``step`` returns copies.
+        """
+        return self._fresh_obs(), self._shown_arrays[0], self._turns.shown, self._fresh_info()
+
     # ------------------------------------------------------------------ hooks of a game
 
     def _step(self, lo: int, hi: int) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -25,6 +25,7 @@ from gymnasium.vector.utils import batch_space
 
 import fastenvs
 from fastenvs.adapters import check_env
+from fastenvs.bound import bind
 from fastenvs.checks import has_shape, positive_int
 from fastenvs.jit import kernel
 from fastenvs.snapshots import copy_tree, map_tree
@@ -89,8 +90,46 @@ class Infos(dict):
         return super().copy()
 
 
+_ONES = np.uint64(0x0101010101010101)
+
+
+#: Observations, rewards, flags ``[2, N]``, ``info`` and last observations, as a view shows them.
+_Seen = tuple[Any, Any, np.ndarray, dict, Any]
+
+
+class Flags(NamedTuple):
+    """Flags of N copies, and of all their entries."""
+
+    terminated: np.ndarray  # uint8 [N]
+    truncated: np.ndarray  # uint8 [N]
+    each: np.ndarray  # uint8 [4, entries]: terminated, truncated, over, going on
+    words: np.ndarray  # uint64 [2, N, W]: the first two of these, of a copy eight a word; its last word ends behind it
+
+
+@kernel
+def spread(flags, lo, hi):
+    """Write the flags of all entries, and return how many are over; last words go first, to be overwritten.
+
+    Flags are numbers here: of truth values the compiler makes branches, which nobody can predict.
+    """
+    for w in range(flags.words.shape[2] - 1, -1, -1):
+        for e in range(lo, hi):
+            flags.words[0, e, w] = _ONES * np.uint64(flags.terminated[e])
+            flags.words[1, e, w] = _ONES * np.uint64(flags.truncated[e])
+    each, n_over = flags.each, np.int64(0)
+    for k in range(np.uint64(each.shape[1])):
+        over = each[0, k] | each[1, k]
+        each[2, k] = over
+        each[3, k] = over ^ 1
+        n_over += np.int64(over)
+    return n_over
+
+
 class _View(VectorEnv):
     """What the three views share: seeds, autoreset, ``info``, pictures, the end."""
+
+    #: What :meth:`_bind` makes; copies and pickles make it anew.
+    _BOUND = ("_everywhere", "_ended", "_flags", "_shown", "_spread")
 
     def __init__(
         self, env: VecEnv, entries: int, seen: Space, done: Space, copy: bool, mode: str, render_mode: str | None
@@ -102,13 +141,33 @@ class _View(VectorEnv):
         self.single_observation_space, self.single_action_space = seen, done
         self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in (seen, done))
         self._mode, self._entries = mode, entries
-        self._own = copy_tree if copy and not env.copy else lambda tree: tree
+        self._copy, self._own = copy, copy_tree if copy else _same
+        self._over = np.zeros(self.num_envs, np.bool_)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Make what refers to the environment's arrays: they stay the same ones, so a step need not look at them."""
+        obs, rewards, self._ended, info, final = self._look(*self.env.views)
+        self._shown = obs, rewards, info, final
         self._everywhere = np.ones(self.num_envs, np.bool_)
         self._everywhere.flags.writeable = False
-        self._over = ~self._everywhere
+        room, entries = np.zeros((4, self.num_envs + 8), np.uint8), self._entries
+        each = room[:, : self.num_envs]
+        self._flags = each.view(np.bool_) if self._copy else tuple(each.view(np.bool_))
+        shape, strides = (2, self.env.num_envs, -(-entries // 8)), (room.strides[0], entries, 8)
+        words: np.ndarray = np.ndarray(shape, np.uint64, room.data, 0, strides)
+        terminated, truncated = self._ended.view(np.uint8)
+        self._spread = bind(spread, Flags(terminated, truncated, each, words))
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        """Observations of this view, out of those of the environment."""
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self._BOUND}
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__dict__.update(saved)
+        self._bind()
+
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> _Seen:
+        """What of the environment's arrays this view shows."""
         raise NotImplementedError
 
     def reset(self, *, seed: Any = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -132,31 +191,27 @@ class _View(VectorEnv):
             if (copies != copies[:, :1]).any():
                 raise ValueError("reset_mask must be the same for all agents of a copy: they start together")
             given["reset_mask"] = copies[:, 0]
-        obs, info = self.env.reset(seed=seed, options=given)
+        _, info = self.env.reset(seed=seed, options=given)
         self._over = self._over & ~mask
-        return self._own(self._see(obs)), info
+        return _around(self._own(self._shown[0])), info
 
     def _result(
-        self, obs: Any, rewards: Any, terminated: np.ndarray, truncated: np.ndarray, info: dict, final: Any
+        self, obs: Any, rewards: np.ndarray, info: dict, final: Any
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """A step's five results; flags are fresh if need be, ``info`` and ``final`` are of this view's entries."""
-        over = terminated | truncated
-        shown, held = Infos(), self._everywhere
-        info = self._own(info)
+        """A step's five results, in arrays that need not be fresh."""
+        n_over = self._spread(0, self.env.num_envs)
+        terminated, truncated, over, going = self._own(self._flags)
+        shown, held, info = Infos(), self._everywhere, self._own(info)
         if self._mode == "next_step":
-            held, self._over = ~self._over, over
+            held, self._over = ~self._over, over.copy()
         elif self._mode == "disabled":
-            self._over = over
-        elif over.any():
-            held = ~over
-            last = {**info, **dict.fromkeys((f"_{name}" for name in info), over)}
-            shown.update(final_info=last, _final_info=over, _final_obs=over)
+            self._over = over.copy()
+        elif n_over:
+            held = going
+            shown.update(final_info=_masked(info, over), _final_info=over, _final_obs=over)
             shown.put_final(self._own(final), over)
-        for name, array in info.items():
-            shown[name] = array
-            shown["_" + name] = held
-        obs, rewards = self._own((self._see(obs), rewards))
-        return obs, rewards, terminated, truncated, shown
+        shown.update(_masked(info, held))
+        return _around(self._own(obs)), self._own(rewards), terminated, truncated, shown
 
     def render(self) -> tuple[np.ndarray, ...] | None:
         """One picture an entry; agents of a copy share theirs."""
@@ -190,21 +245,19 @@ class VectorAgents(_View):
         check_env(env)
         seen, acts = env.agent_observation_space, env.agent_action_space
         super().__init__(env, env.n_agents, seen, acts, copy, env.autoreset, render_mode)
-        self._flags = np.zeros((2, env.num_envs, env.n_agents), np.bool_)
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return map_tree(_fold, obs["agents"])
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> _Seen:
+        own = {name: info[name] for name in self.env.agent_info}
+        final = info["final_obs"]["agents"] if "final_obs" in info else ()
+        obs, rewards, own, final = map_tree(_fold, (obs["agents"], rewards, own, final))
+        return obs, rewards, ended, own, final
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every copy by one step, with actions int ``[N * A]``."""
         actions = np.asarray(actions)
         has_shape("actions", actions, (self.num_envs,))
-        obs, rewards, terminated, truncated, info = self.env.step(actions.reshape(self._flags.shape[1:]))
-        spread(terminated, truncated, self._flags)
-        final = self._see(info["final_obs"]) if self._mode == "same_step" else None
-        each = {name: _fold(info[name]) for name in self.env.agent_info}
-        terminated, truncated = self._own(self._flags).reshape(2, -1)
-        return self._result(obs, _fold(rewards), terminated, truncated, each, final)
+        self.env.step(actions.reshape(self.env.num_envs, -1))
+        return self._result(*self._shown)
 
 
 class VectorTeam(_View):
@@ -219,16 +272,14 @@ class VectorTeam(_View):
         seen, acts = env.single_observation_space, env.single_action_space
         super().__init__(env, 1, seen, acts, copy, env.autoreset, render_mode)
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return obs
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> _Seen:
+        info.pop("_final_obs", None)
+        return obs, info.pop("designer_reward"), ended, info, info.pop("final_obs", None)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every copy by one step, with actions int ``[N, A]``."""
-        obs, _, terminated, truncated, info = self.env.step(actions)
-        rewards, final = info.pop("designer_reward"), info.pop("final_obs", None)
-        info.pop("_final_obs", None)
-        terminated, truncated = self._own((terminated, truncated))
-        return self._result(obs, rewards, terminated, truncated, info, final)
+        self.env.step(actions)
+        return self._result(*self._shown)
 
 
 class VectorDesigner(_View):
@@ -279,29 +330,29 @@ class VectorDesigner(_View):
         super().__init__(env, 1, env.designer_space, acts, copy, autoreset, render_mode)
         self._policy, self._told = policy, told
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return obs["designer"]
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> _Seen:
+        return obs["designer"], None, np.zeros_like(ended), info, None
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Announce a decision for every copy and let the agents act until the next one."""
         before, rewards = self._over, np.zeros(self.num_envs)
-        obs, terminated, truncated, info = self._play(np.asarray(actions), rewards)
-        final, over = None, terminated | truncated
+        terminated, truncated, info = self._play(np.asarray(actions), rewards)
+        seen, final, over = self._shown[0], None, terminated | truncated
         fresh = {"same_step": over, "next_step": before, "disabled": ~self._everywhere}[self._mode]
         if fresh.any():
-            final, info = copy_tree(obs["designer"]), copy_tree(info)
+            final, info = copy_tree(seen), copy_tree(info)
             kept = self._everywhere if self._mode == "same_step" else ~fresh
             terminated, truncated = terminated & kept, truncated & kept
-            obs, _ = self.env.reset(options={"reset_mask": fresh})
-        terminated, truncated = self._own((terminated, truncated))
-        return self._result(obs, rewards, terminated, truncated, info, final)
+            self.env.reset(options={"reset_mask": fresh})
+        self._ended[:] = terminated, truncated
+        return self._result(seen, rewards, info, final)
 
-    def _play(self, decision: np.ndarray, rewards: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+    def _play(self, decision: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
         """Play the steps of one decision, adding to ``rewards``; copies whose episode is over stay as they are."""
         offered, over = self._announce(decision), self._over
         for _ in range(self._steps):
             acts = np.asarray(self._policy(self.env.obs, decision))
-            obs, earned, terminated, truncated, info = self.env.step(acts)
+            _, earned, terminated, truncated, info = self.env.step(acts)
             rewards += info.pop("designer_reward")
             if offered is not None:
                 deeds = info.get("action_type", acts)
@@ -313,7 +364,7 @@ class VectorDesigner(_View):
             over = terminated | truncated
             if over.all():
                 break
-        return obs, terminated, truncated, info
+        return terminated, truncated, info
 
 
 def _decisions(
@@ -323,11 +374,7 @@ def _decisions(
     if not hasattr(env, "set_rates"):
         types = 3 if "action_type" in env.agent_info else env.n_actions
         space = Box(0, most, (env.n_agents, types), np.float32)
-
-        def offer(decision: np.ndarray) -> np.ndarray:
-            has_shape("decisions", decision, (env.num_envs, *space.shape))
-            return decision
-
+        offer = functools.partial(_offer, (env.num_envs, *space.shape))
         return offer, positive_int("per_decision", 1 if per_decision is None else per_decision), space
     mode = env.options.tax_mode
     if per_decision is not None:
@@ -341,17 +388,26 @@ def _decisions(
     return env.choose_rates, env.options.tax_period, MultiDiscrete(np.full(n_brackets, choices))
 
 
-@kernel
-def spread(terminated, truncated, out):
-    """Write terminated and truncated, ``[N]``, to all agents of a copy, ``[2, N, A]``; numpy is slow at it."""
-    out[:] = False
-    for e in range(out.shape[1]):
-        if terminated[e]:
-            for i in range(out.shape[2]):
-                out[0, e, i] = True
-        if truncated[e]:
-            for i in range(out.shape[2]):
-                out[1, e, i] = True
+def _offer(shape: tuple[int, ...], decision: np.ndarray) -> np.ndarray:
+    has_shape("decisions", decision, shape)
+    return decision
+
+
+def _masked(info: dict[str, Any], rows: np.ndarray) -> dict[str, Any]:
+    """Arrays of ``info``, each with the mask of the entries that it holds for."""
+    out = {}
+    for name, array in info.items():
+        out[name], out["_" + name] = array, rows
+    return out
+
+
+def _same(tree: Any) -> Any:
+    return tree
+
+
+def _around(obs: Any) -> Any:
+    """Observations in dicts that are the caller's."""
+    return {name: _around(part) for name, part in obs.items()} if isinstance(obs, dict) else obs
 
 
 def _fold(array: np.ndarray) -> np.ndarray:
