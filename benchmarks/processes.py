@@ -15,18 +15,23 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from typing import Any
 
-CASES = [("gtb", "gtb", 32), ("gtb", "gtb", 64), ("cleanup", "cleanup", 32), ("escape-room", "er_5_2", 64)]
+#: Game, preset, K, and seeds, which processes share where they can.
+CASES = [
+    ("gtb", "gtb", 16, 2), ("gtb", "gtb", 32, 1), ("gtb", "gtb", 64, 1), ("cleanup", "cleanup", 32, 1),
+    ("escape-room", "er_5_2", 64, 1),
+]  # fmt: skip
 
 
-def worker(game: str, preset: str, k: int, iterations: int) -> None:
+def worker(game: str, preset: str, k: int, seeds: int, iterations: int) -> None:
     """Train as one of a group; the leader prints what an iteration takes."""
     import torch
 
+    from metagrad.experiment.learners import Learners
     from metagrad.experiment.registry import experiment
     from metagrad.parallel import group
-    from metagrad.trainer import Trainer
 
     sent = {"seconds": 0.0, "busy": 0.0, "messages": 0, "bytes": 0}
 
@@ -42,17 +47,20 @@ def worker(game: str, preset: str, k: int, iterations: int) -> None:
 
         return run
 
-    group.join()
+    group.join(seeds=seeds)
     group._reduced = counted(group._reduced)
     e = experiment(game, preset)
-    trainer = Trainer(e.task, e.agents, e.designer, seeds=(1,), k=k, agent_batches=e.run.agent_batches)
-    trainer.train(3)
-    group.most(1)
+    learners = Learners(replace(e, run=replace(e.run, k=k, seeds=tuple(range(1, seeds + 1)))))
+    for _ in range(3):
+        learners.iterate(diagnose=False)
+    group.agreed(1)
     sent.update(dict.fromkeys(sent, 0))
     wall, busy = time.perf_counter(), time.process_time()
-    trainer.train(iterations)
+    for _ in range(iterations):
+        learners.iterate(diagnose=False)
+        group.agreed(0)  # as a run does, to stop together
     wall, busy = time.perf_counter() - wall, time.process_time() - busy
-    if group.rank() == 0:
+    if not group.follows():
         found = {"wall": wall, "busy": busy - sent.pop("busy"), **sent}
         print(json.dumps({name: value / iterations for name, value in found.items()}))
     group.leave()
@@ -75,17 +83,18 @@ def measured(n: int, *case: Any) -> dict[str, float]:
     return json.loads(out[0].splitlines()[-1])
 
 
-def rows(processes: list[int], blocks: int, iterations: int) -> Any:
+def rows(cases: list[Any], processes: list[int], blocks: int, iterations: int) -> Any:
     """Rows of the table as they come."""
-    yield "| game | K | processes | ms an iteration | speed-up | busy, ms | fixed, ms | messages | MB | ms in them |"
-    yield "|---" * 10 + "|"
-    for game, preset, k in CASES:
+    yield "| game | K | seeds | processes | ms each | speed-up | busy, ms | fixed, ms | messages | MB | ms sent |"
+    yield "|---" * 11 + "|"
+    for game, preset, *numbers in cases:
+        k, seeds = map(int, numbers)
         found: dict[int, list[dict[str, float]]] = {n: [] for n in processes}
         half = []
         for _ in range(blocks):
             for n in processes:
-                found[n].append(measured(n, game, preset, k, iterations))
-            half.append(measured(1, game, preset, k // 2, iterations)["busy"])
+                found[n].append(measured(n, game, preset, k, seeds, iterations))
+            half.append(measured(1, game, preset, k // 2, seeds, iterations)["busy"])
         middle = {n: {x: statistics.median(one[x] for one in all_) for x in all_[0]} for n, all_ in found.items()}
         fixed = 2 * statistics.median(half) - middle[processes[0]]["busy"]
         for n, one in middle.items():
@@ -93,7 +102,7 @@ def rows(processes: list[int], blocks: int, iterations: int) -> Any:
             gain = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
             times = [f"{one[x] * 1e3:.1f}" for x in ("wall", "busy", "seconds")]
             sent = f"{one['messages']:.0f} | {one['bytes'] / 1e6:.2f} | {times[2]}"
-            yield f"| {game} | {k} | {n} | {times[0]} | {gain} | {times[1]} | {fixed * 1e3:.1f} | {sent} |"
+            yield f"| {game} | {k} | {seeds} | {n} | {times[0]} | {gain} | {times[1]} | {fixed * 1e3:.1f} | {sent} |"
 
 
 if __name__ == "__main__":
@@ -101,11 +110,12 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--blocks", type=int, default=5)
     parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--worker", nargs=4)
+    parser.add_argument("--case", nargs=4, action="append", metavar=("GAME", "PRESET", "K", "SEEDS"))
+    parser.add_argument("--worker", nargs=5)
     options = parser.parse_args()
     if options.worker:
         game, preset, *numbers = options.worker
         worker(game, preset, *map(int, numbers))
     else:
-        for row in rows(options.processes, options.blocks, options.iterations):
+        for row in rows(options.case or CASES, options.processes, options.blocks, options.iterations):
             print(row, flush=True)

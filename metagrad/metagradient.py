@@ -23,7 +23,7 @@ from metagrad import losses, optim
 from metagrad.agents.base import Adjoint, AgentState, Interface, Step
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.batch import Batch
-from metagrad.checks import Checked, Count, CountOrNone, Positive
+from metagrad.checks import Checked, Count, CountOrNone, NonNegative, Positive
 from metagrad.optim import Params
 from metagrad.parallel import group
 
@@ -102,6 +102,9 @@ class Sensitivity(Checked):
     stride : int
         Every so many-th step of the episodes gives the derivative that is carried along: rows of neighbouring steps
         are much alike.
+    growth : float
+        What the response time gains in an episode of training: it is ``max(response_time, growth * episodes)``. Agents
+        who have settled come back to what they have left more slowly than learners do.
     curvature : bool
         Follow the curvature of each agent's own objective, as its batches show it, instead of the response time: for
         agents that take one step on a batch. Exact on average, and noisier.
@@ -109,6 +112,7 @@ class Sensitivity(Checked):
 
     response_time: Positive = 64.0
     stride: Count = 8
+    growth: NonNegative = 0.0
     curvature: bool = False
 
     def init(self, agents: AgentState, incentive: Any, game: Interface) -> Response:
@@ -138,7 +142,8 @@ class Sensitivity(Checked):
         found = agents.score_vjps(first.forward.params, batch, weights, rows)
         for name, column in found.items():
             d_grads[name][reached] = column
-        memory = max(0.0, 1 - batch.k * group.size() / self.response_time)
+        k = batch.k * group.size()
+        memory = max(0.0, 1 - k / max(self.response_time, self.growth * k * state.steps))
         if self.curvature:
             d_grads, memory = optim.add(d_grads, group.means(_bent(agents, last, state.params))), 1.0
         taken = sum(step.batch is batch for step in steps)

@@ -365,6 +365,20 @@ def test_the_response_of_one_step_is_the_chain_of_one_step(seeds):
     assert relative_error(got, want) < 1e-9
 
 
+def test_the_response_time_grows_with_the_episodes():
+    made = trainer(designer(TaxSchedule(), path=Sensitivity(15.0)), 3, k=4)
+    state, t = captured(made)
+
+    def moved(path, steps):
+        carried = state.path._replace(steps=steps)
+        return path.advance(carried, state.eta, made.agents, made.designer.incentive, t.steps).params["w0"]
+
+    growing = Sensitivity(15.0, growth=0.5)
+    assert moved(growing, 16).equal(moved(Sensitivity(32.0), 16))
+    assert moved(growing, 6).equal(moved(Sensitivity(15.0), 6))
+    assert not moved(growing, 16).equal(moved(Sensitivity(15.0), 16))
+
+
 @pytest.mark.parametrize("options", [{"minibatches": 2}, {"incentive": TaxSchedule(MLP((9,)))}, {}], ids=str)
 def test_the_carried_response_trains(options):
     options = dict(options)
@@ -437,7 +451,8 @@ def test_a_schedule_starts_with_its_rate():
         (lambda: trainer(designer(TaxSchedule(MLP((9,)), start=(0.2,) * 7))), "start must be one rate"),
         (lambda: trainer(designer(), game={"planner_objective": "inverse_income_utility"}), "planner_objective"),
         (lambda: TaxSchedule(coin_floor=-1.0), "coin_floor"), (lambda: Sensitivity(response_time=0.0), "response_time"),
-        (lambda: Sensitivity(stride=0), "stride"), (lambda: Welfare("profit"), "kind"),
+        (lambda: Sensitivity(stride=0), "stride"), (lambda: Sensitivity(growth=-1.0), "growth"),
+        (lambda: Welfare("profit"), "kind"),
         (lambda: trainer(designer(), 1, game={"tax_mode": "us_federal"}), "external"),
         (lambda: trainer(designer(), 1, game={"tax_period": 30}), "tax day"),
         (lambda: trainer(designer(TaxSchedule()), 2, k=1), "baseline"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from parallel import CASES, main
+from safetensors.torch import load_file
 
 from metagrad.experiment.cli import main as main_of_the_command
 from metagrad.experiment.metrics import read_metrics
@@ -121,16 +122,51 @@ def results_of(folder):
     return {name: found[name] for name in found["fields"]}
 
 
-def test_the_command_writes_what_one_process_writes(tmp_path):
-    finished(command(*SHORT, "--episodes", 160, "--out", tmp_path / "one"))
-    out, _ = finished(command(*SHORT, "--episodes", 160, "--processes", 2, "--out", tmp_path / "two"))
+@pytest.mark.parametrize("seeds", [2, 3])
+def test_the_command_writes_what_one_process_writes(tmp_path, seeds):
+    """Two processes share two seeds, which changes no bit, and of three seeds the episodes."""
+    options = [*SHORT, "--seeds", seeds, "--episodes", 160]
+    finished(command(*options, "--out", tmp_path / "one"))
+    out, _ = finished(command(*options, "--processes", 2, "--out", tmp_path / "two"))
     assert out.count("run: ") == 1
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("one", "two"))
     assert one.keys() == two.keys()
     for name in one.keys() - {"wall_time"}:
+        if seeds == 2:
+            np.testing.assert_array_equal(two[name], one[name], err_msg=name)
         np.testing.assert_allclose(two[name], one[name], rtol=1e-5, atol=1e-7, err_msg=name)
     for name, wanted in results_of(tmp_path / "one").items():
         assert results_of(tmp_path / "two")[name] == pytest.approx(wanted)
+
+
+def tensors_of(folder):
+    return load_file(max((folder / "checkpoints").glob("0*")) / "state.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("game", "options"),
+    [
+        ("escape-room", ["--preset", "er_2_1"]),
+        ("escape-room", ["--preset", "er_2_1_ac", "--method", "amd"]),
+        ("cleanup", ["--method", "dual-rl-continuous", "--task.steps", "10"]),
+        ("gtb", ["--task.steps", "20", "--task.tax-period", "5"]),
+        ("gtb", ["--method", "saez", "--task.steps", "20", "--task.tax-period", "5"]),
+        ("gtb", ["--preset", "gtb_paper", "--task.steps", "10", "--task.tax-period", "5"]),
+    ],
+    ids=str,
+)
+def test_processes_share_seeds_bit_for_bit(tmp_path, game, options):
+    """Checkpoints too, and a run goes on with another number of processes."""
+    common = [game, *options, "--seeds", 4, "--k", 2, "--eval-period", 4, "--eval-episodes", 2, "--test-episodes", 2,
+              "--checkpoint-period", 4]  # fmt: skip
+    finished(command(*common, "--episodes", 12, "--out", tmp_path / "one"))
+    finished(command(*common, "--episodes", 8, "--processes", 4, "--out", tmp_path / "many"))
+    finished(command("--resume", tmp_path / "many", "--episodes", 12, "--processes", 2))
+    one, many = (tensors_of(tmp_path / name) for name in ("one", "many"))
+    assert one.keys() == many.keys()
+    for name, t in one.items():
+        assert t.equal(many[name]), name
+    assert results_of(tmp_path / "one") == results_of(tmp_path / "many")
 
 
 def children(process):
@@ -172,7 +208,10 @@ def test_a_signal_stops_all_of_them_after_the_same_iteration(tmp_path):
 
 @pytest.mark.parametrize(
     ("args", "reason"),
-    [(["--k", "15"], "2 processes cannot share k = 15 episodes evenly"), (["--agents.gamma", "3"], "gamma")],
+    [
+        (["--seeds", "1", "--k", "15"], "2 processes cannot share k = 15 episodes evenly"),
+        (["--agents.gamma", "3"], "gamma"),
+    ],
 )
 def test_what_cannot_work_is_said_once(tmp_path, args, reason):
     _, error = finished(command(*SHORT, *args, "--processes", 2, "--out", tmp_path / "run"), 2)

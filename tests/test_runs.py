@@ -257,6 +257,25 @@ def damage(folder, how):
         (folder / "config.json").write_text(json.dumps(config))
 
 
+def test_a_finished_run_goes_on_longer(finished, tmp_path, capsys):
+    assert train(tmp_path / "run", "--episodes", "160") == 0
+    resume = ["train", "--resume", str(tmp_path / "run")]
+    assert cli.main([*resume, "--episodes", "320", "--threads", "2"]) == 0
+    assert_same_run(finished, tmp_path / "run")
+    assert read_experiment(tmp_path / "run").run.threads == 2
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    capsys.readouterr()
+    for option, message in (
+        (["--episodes", "160"], "--episodes must be at least 320"),
+        (["--threads", "0"], "threads must be"),
+        (["--device", "nonsense"], "device 'nonsense' cannot be used"),
+    ):
+        assert cli.main([*resume, *option]) == 2
+        assert message in capsys.readouterr().err
+        assert (tmp_path / "run" / "config.json").read_bytes() == before
+    assert (tmp_path / "run" / "results.json").exists()
+
+
 @pytest.mark.parametrize(
     ("how", "message"),
     [

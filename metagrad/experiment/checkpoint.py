@@ -20,6 +20,7 @@ from metagrad.experiment.config import ConfigError, from_dict, to_dict
 
 FORMAT = "metagrad-checkpoint-2"
 KEEP = 2
+MAY_CHANGE = ("device", "threads", "episodes")  # options of a run that goes on elsewhere or longer
 
 
 class CheckpointError(RuntimeError):
@@ -91,6 +92,7 @@ def load(folder: Path, config: dict | None = None) -> tuple[dict[str, Tensor], d
         raise CheckpointError(f"{path / 'state.json'} does not say which configuration it is of")
     if config is not None and theirs != config:
         theirs = _with_defaults(theirs)
+        theirs |= {"run": theirs.get("run", {}) | {name: config["run"][name] for name in MAY_CHANGE}}
     if config is not None and theirs != config:
         differing = ", ".join(sorted(_differing(config, theirs)))
         raise CheckpointError(f"checkpoint {path} belongs to another configuration: {differing}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GAMES = "{escape-room,cleanup,gtb,one-step-economy,MODULE:NAME}"
 USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out FOLDER] ...
-       metagrad train --resume RUN
+       metagrad train --resume RUN [--episodes N] [--device NAME] [--threads N]
        metagrad train ... --processes P
        metagrad train ... --track {{tensorboard,wandb}}
        metagrad sweep STUDY.toml [--out FOLDER] [--workers N] [--engine {{processes,ray}}] [--address ADDRESS]
@@ -120,7 +120,14 @@ def _train(args: list[str]) -> None:
     if any(a == "--resume" or a.startswith("--resume=") for a in args):
         parser = argparse.ArgumentParser(prog="metagrad train", allow_abbrev=False)
         parser.add_argument("--resume", type=Path, required=True, metavar="RUN", help="folder of the run")
-        summary = run.resume(folder := parser.parse_args(args).resume, console, course.track)
+        for name, kind, what in (
+            ("device", str, "where the networks live from now on"),
+            ("threads", int, "threads of tensor operations from now on"),
+            ("episodes", int, "episodes after which the run ends, also one that was finished"),
+        ):
+            parser.add_argument(f"--{name}", type=kind, default=argparse.SUPPRESS, help=what)
+        changes = vars(parser.parse_args(args))
+        summary = run.resume(folder := changes.pop("resume"), console, course.track, **changes)
     else:
         folder, experiment = parse_train(args)
         console.print(f"run: {folder}")
@@ -130,7 +137,7 @@ def _train(args: list[str]) -> None:
     from metagrad.reports.figures import plot_runs
     from metagrad.reports.tables import results_table
 
-    if group.rank():
+    if group.follows():
         return
     with contextlib.suppress(OSError):  # a terminal that is gone does not keep a run from ending well
         console.print(results_table(summary))
@@ -156,7 +163,7 @@ def _games() -> str:
         "",
         "The first preset is the default. `metagrad train GAME --help` lists all options of a game.",
         "--track tensorboard and --track wandb write the metrics for these programs too, beside metrics.csv.",
-        "--processes P lets P processes of this machine share the K episodes.",
+        "--processes P lets P processes of this machine share the seeds, or the K episodes of each.",
     ])  # fmt: skip
 
 

@@ -9,12 +9,14 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metagrad.experiment import checkpoint
-from metagrad.experiment.config import Experiment, RunOptions, load
+from metagrad.experiment.config import ConfigError, Experiment, RunOptions, dump, load, located
 from metagrad.experiment.process import resume_command
+from metagrad.parallel import group
 
 
 class RunError(RuntimeError):
@@ -115,6 +117,31 @@ def read_experiment(folder: Path) -> Experiment:
     if not path.is_file():
         raise RunError(f"{folder} is not a run: it has no config.json")
     return load(path.read_bytes().decode("utf-8", "replace"), str(path))
+
+
+def changed(folder: Path, changes: dict[str, Any]) -> Experiment:
+    """The experiment of a run that goes on elsewhere or longer; whoever leads writes it to the run's folder.
+
+    Raises
+    ------
+    RunError
+        If more episodes have been trained, or another process trains the run. Nothing is written then.
+    """
+    experiment = read_experiment(folder)
+    try:
+        now = replace(experiment, run=replace(experiment.run, **changes))
+    except ValueError as error:
+        raise ConfigError(located(error, RunOptions, "")) from error
+    done = max((int(p.name) for p in checkpoint.saved(folder / "checkpoints")), default=0)
+    longer = now.run.episodes != experiment.run.episodes
+    if longer and now.run.episodes < done:
+        raise RunError(f"--episodes must be at least {done:,}, which {folder} has trained")
+    if now != experiment and not group.follows():
+        with explained(folder), Held(folder):
+            if longer:
+                (folder / "results.json").unlink(missing_ok=True)
+            checkpoint.write_text(folder / "config.json", dump(now))
+    return now
 
 
 def write_results(folder: Path, summary: dict[str, Any]) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,29 +16,50 @@ from metagrad.checks import shown
 from metagrad.experiment import size
 from metagrad.experiment.config import ConfigError, Experiment
 from metagrad.experiment.metrics import check_scores
+from metagrad.parallel import group
+from metagrad.playing.place import COMMON, Place
 from metagrad.trainer import Evaluator, Trainer
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class Parts:
-    """Trainers or evaluators whose tensors are saved with their numbers before the names."""
+    """Trainers or evaluators whose tensors are saved with their numbers before the names.
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    Parameters
+    ----------
+    parts : sequence
+        Those of this process: one for all its seeds, or one each.
+    whole : callable, optional
+        One for all seeds of the run, of which other processes have some.
+    """
+
+    def __init__(self, parts: Sequence[Any], whole: Callable[[], Any] | None = None) -> None:
         self.parts = parts
+        self._whole = {} if whole is None else {name: tuple(t.shape) for name, t in whole().tensors().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that decides how they go on, by name."""
-        return {f"{i}/{name}": t for i, part in enumerate(self.parts) for name, t in part.tensors().items()}
+        """Everything that decides how they go on, by name, for all seeds of the run; of its own for who follows."""
+        found = group.everyones([part.tensors() for part in self.parts])
+        if self._whole:
+            return {f"0/{name}": t for name, t in side_by_side([one for (one,) in found], self._whole).items()}
+        return {f"{i}/{name}": t for i, part in enumerate(chain(*found)) for name, t in part.items()}
 
     def load(self, tensors: dict[str, Tensor], dry: bool = False) -> None:
         """Go on from :meth:`tensors`, or only see whether they fit; nothing is changed if they do not."""
-        own = [below(tensors, f"{i}/") for i in range(len(self.parts))]
+        n = 1 if self._whole else len(self.parts) * group.shares()
+        own = [below(tensors, f"{i}/") for i in range(n)]
         if sum(map(len, own)) < len(tensors):
             raise ValueError("there are more tensors than those of the run's seeds")
+        own = [one_of(own[0], self.parts[0].tensors())] if self._whole else list(group.own(own))
         for check in (True,) if dry else (True, False):
             for part, mine in zip(self.parts, own, strict=True):
                 part.load(mine, dry=check)
+
+
+def by_seed(values: np.ndarray) -> np.ndarray:
+    """An array with a row for each seed of this process, and of all others for the one that leads."""
+    return np.concatenate(group.everyones(values))
 
 
 class Evaluators(Parts):
@@ -46,7 +68,15 @@ class Evaluators(Parts):
     def __call__(self) -> dict[str, np.ndarray]:
         """Scores of every seed."""
         scores = [part() for part in self.parts]
-        return {name: np.concatenate([np.asarray(one[name], float) for one in scores]) for name in scores[0]}
+        return {name: by_seed(np.concatenate([np.asarray(one[name], float) for one in scores])) for name in scores[0]}
+
+
+def check_device(name: str) -> None:
+    """Refuse a device that this machine cannot use."""
+    try:
+        torch.zeros(1, device=name).numpy(force=True)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 class Learners(Parts):
@@ -59,11 +89,9 @@ class Learners(Parts):
             raise ConfigError(
                 "designer.pooled must be false: these networks do not stack, so each seed trains by itself"
             )
-        groups = [(seed,) for seed in run.seeds] if size.alone(experiment) else [run.seeds]
-        try:
-            torch.zeros(1, device=run.device).numpy(force=True)
-        except (RuntimeError, AssertionError, NotImplementedError) as error:
-            raise ConfigError(f"device {run.device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        seeds = tuple(group.own(run.seeds))
+        groups = [(seed,) for seed in seeds] if size.alone(experiment) else [seeds]
+        check_device(run.device)
         try:
             size.check(experiment)
             self.trainers = [self._trainer(seeds) for seeds in groups]
@@ -71,7 +99,8 @@ class Learners(Parts):
             raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
         except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
             raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
-        super().__init__(self.trainers)
+        self.stacked = group.shares() > 1 and not size.alone(experiment)
+        super().__init__(self.trainers, (lambda: self._trainer(run.seeds)) if self.stacked else None)
         self.notes: dict[str, np.ndarray] = {}
 
     def _trainer(self, seeds: tuple[int, ...]) -> Trainer:
@@ -101,11 +130,17 @@ class Learners(Parts):
         """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
         notes = [t.iterate(diagnose) for t in self.trainers]
         if diagnose:
-            self.notes = {n: np.concatenate([one[n].double().cpu().numpy() for one in notes]) for n in notes[0]}
+            self.notes = {
+                n: by_seed(np.concatenate([one[n].double().cpu().numpy() for one in notes])) for n in notes[0]
+            }
 
     def diverged(self) -> np.ndarray:
         """Whether anything that a seed has learned is no longer finite, bool ``[S]``."""
-        return np.concatenate([t.diverged() for t in self.trainers])
+        return by_seed(np.concatenate([t.diverged() for t in self.trainers]))
+
+    def env_steps(self) -> np.ndarray:
+        """Environment steps of each seed so far, int64 ``[S]``."""
+        return by_seed(np.concatenate([t.env_steps for t in self.trainers]))
 
     def check_scores(self) -> None:
         """Refuse a task whose scores cannot be written, seen on one batch; nothing is changed."""
@@ -117,7 +152,10 @@ class Learners(Parts):
 
     def evaluators(self, phase: str, episodes: int) -> Evaluators:
         """Fresh episodes for scoring."""
-        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers])
+        whole = (
+            (lambda: Place(self.experiment.task, self.experiment.run.seeds, episodes, phase)) if self.stacked else None
+        )
+        return Evaluators([Evaluator(t, phase, episodes) for t in self.trainers], whole)
 
     def adopt(self, tensors: dict[str, Tensor], theirs: Experiment) -> None:
         """Start with the agents of another run, seed by seed."""
@@ -127,7 +165,7 @@ class Learners(Parts):
         if missing:
             raise ConfigError(f"it has no agents of seed {missing[0]}, but of seeds {shown(list(seeds))}")
         for t in self.trainers:
-            t.adopt(_side_by_side([agents[seed] for seed in t.seeds]))
+            t.adopt(side_by_side([agents[seed] for seed in t.seeds]))
 
 
 def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
@@ -142,7 +180,34 @@ def _by_seed(tensors: dict[str, Tensor], n: int) -> list[dict[str, Tensor]]:
     return [{name: parts[i] for name, parts in stacked.items()} for i in range(n)]
 
 
-def _side_by_side(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The agents of one trainer from those of its seeds; counts are the same for all."""
+def side_by_side(parts: list[dict[str, Tensor]], whole: dict[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+    """The tensors of one trainer from those of trainers with some of its seeds each; counts are the same for all.
+
+    ``whole`` has the shapes that they come to, as far as they are known; seeds come first in all others.
+    """
     names = set.intersection(*(set(part) for part in parts))
-    return {n: torch.cat([p[n] for p in parts]) if parts[0][n].dim() else parts[0][n] for n in sorted(names)}
+    found = {}
+    for name in sorted(names):
+        first = parts[0][name]
+        axis = _seeds(first.shape, (whole or {}).get(name), name)
+        found[name] = first if axis is None else torch.cat([part[name] for part in parts], axis)
+    return found
+
+
+def one_of(whole: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The share of this process of a trainer's tensors; ``mine`` has the shapes of what it holds now."""
+    found = {}
+    for name, t in whole.items():
+        axis = _seeds(mine[name].shape if name in mine else t.shape, tuple(t.shape) if name in mine else None, name)
+        if axis is not None:
+            places = group.own(range(t.shape[axis]))
+            t = t.narrow(axis, places[0], len(places)).contiguous()
+        found[name] = t
+    return found
+
+
+def _seeds(part: Sequence[int], whole: Sequence[int] | None, name: str) -> int | None:
+    """The axis along which trainers of some seeds each make one of all; None for what they have in common."""
+    if whole is None:
+        return None if not len(part) or 0 in part or name.removeprefix("env/") in COMMON else 0
+    return next((axis for axis, (a, b) in enumerate(zip(part, whole, strict=False)) if a != b), None)

@@ -23,13 +23,14 @@ from metagrad.experiment.folder import (
     Held,
     NotHeld,
     RunError,
+    changed,
     explained,
     read_experiment,
     read_results,
     refuse_taken,
     write_results,
 )
-from metagrad.experiment.learners import Evaluators, Learners
+from metagrad.experiment.learners import Evaluators, Learners, check_device
 from metagrad.experiment.metrics import (
     LiveProgress,
     Metrics,
@@ -77,8 +78,8 @@ def train(
     """
     folder, console = Path(folder), console or Console(markup=False, emoji=False, highlight=False)
     trackers = Trackers(track)
-    group.join(experiment.run.device)
-    if group.rank():
+    _join(experiment)
+    if group.follows():
         learners = Learners(experiment)
         learners.check_scores()
         _adopt(learners)
@@ -98,14 +99,18 @@ def train(
                 return _Training(learners, held, console, trackers).run(stopping, until)
 
 
-def resume(folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None) -> dict[str, Any]:
+def resume(
+    folder: Path, console: Console, track: Sequence[str] = (), until: int | None = None, **changes: Any
+) -> dict[str, Any]:
     """Go on with a run from its last checkpoint; one that never had any starts again, and a finished one stays.
 
-    ``until`` is as for :func:`train`.
+    ``until`` is as for :func:`train`. ``changes`` are options of the run that need not stay as they were: ``device``,
+    ``threads``, and ``episodes``, so that a finished run goes on.
     """
-    experiment, trackers = read_experiment(folder), Trackers(() if group.follows() else track)
-    group.join(experiment.run.device)
-    with Stopping(folder) as stopping, (NotHeld if group.rank() else Held)(folder) as held:
+    check_device(changes.get("device", "cpu"))
+    experiment, trackers = changed(folder, changes), Trackers(() if group.follows() else track)
+    _join(experiment)
+    with Stopping(folder) as stopping, (NotHeld if group.follows() else Held)(folder) as held:
         begun = bool(checkpoint.saved(folder / "checkpoints"))
         if not begun and (reason := _without_checkpoint(folder)):
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
@@ -211,7 +216,7 @@ class _Training:
         last = min(run.episodes, until or run.episodes)
         # Before there are metrics: metrics without a checkpoint are of a run that has lost it.
         self._save(self.before.metrics_size)
-        file = Unwritten() if group.rank() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
+        file = Unwritten() if group.follows() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
         with file as metrics:
             self.held.watch(metrics.path, metrics.fileno())
             follow = self.trackers.following(self.folder, self.experiment, self.before.metrics_size)
@@ -221,12 +226,12 @@ class _Training:
                 self._save(metrics.size())
         if learners.episode < run.episodes:
             return {}
-        scores = learners.evaluators("test", run.test_episodes)()
-        if group.rank():
+        scores, diverged = learners.evaluators("test", run.test_episodes)(), learners.diverged()
+        if group.follows():
             return {}
         self.held.check()
         seen = read_metrics(self.folder / "metrics.csv")
-        summary = results(self.experiment, scores, seen, learners.diverged(), learners.episode, self.seconds)
+        summary = results(self.experiment, scores, seen, diverged, learners.episode, self.seconds)
         write_results(self.folder, summary)
         return summary
 
@@ -252,14 +257,15 @@ class _Training:
     @staticmethod
     def _asked(stopping: Stopping) -> bool:
         """Whether this process, or another of its group, was asked to stop."""
-        asked = group.most(stopping.asked or (signal.SIGHUP if orphaned() else 0))
+        asked = group.agreed(stopping.asked or (signal.SIGHUP if orphaned() else 0))
         if asked:  # another signal may have come meanwhile
             stopping.asked = asked
         return asked > 0
 
     def _rows(self, scores: dict[str, np.ndarray]) -> list[dict[str, Any]]:
-        learners, diverged = self.learners, self.learners.diverged()
-        steps = np.concatenate([t.env_steps for t in learners.trainers])
+        learners, diverged, steps = self.learners, self.learners.diverged(), self.learners.env_steps()
+        if group.follows():
+            return []
         shown = {**scores, **learners.notes}
         return [
             {
@@ -276,9 +282,15 @@ class _Training:
         tensors |= {f"eval/{n}": t for n, t in self.evaluators.tensors().items()}
         values = {"wall_time": self.seconds, "metrics_size": metrics_size}
         folder, number = self.folder / "checkpoints", self.learners.episode
-        if group.rank():
+        if group.follows():
             return
         checkpoint.save(folder, number, tensors, values, to_dict(self.experiment))
+
+
+def _join(experiment: Experiment) -> None:
+    """Enter the group of processes, which share the seeds where each seed trains for itself."""
+    pooled = getattr(experiment.designer, "pooled", False)
+    group.join(experiment.run.device, 1 if pooled else len(experiment.run.seeds))
 
 
 def _adopt(learners: Learners) -> None:

@@ -1,6 +1,7 @@
 """The processes that train as one.
 
-Each holds all parameters and plays its share of the K episodes. What a learner derives from episodes is a mean over
+Where there are seeds enough, each process trains its share of them, and only what is written is put together. Otherwise
+each holds all parameters and plays its share of the K episodes. What a learner derives from episodes is a mean over
 them, so the mean over the processes of what each finds on its share is what one process would find on all. A process
 that trains alone is a group of one: nothing is sent, and no number changes by a bit.
 """
@@ -9,30 +10,42 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+T = TypeVar("T")
+_apart = False  # whether the processes share the seeds, and each plays all episodes of its own
+
 
 class Parted(RuntimeError):
     """Another process of the group is gone."""
 
 
-def join(device: str = "cpu") -> None:
-    """Enter the group that the environment names, as ``torchrun`` does; without one this process trains alone."""
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not dist.is_initialized():
+def join(device: str = "cpu", seeds: int = 1) -> None:
+    """Enter the group that the environment names, as ``torchrun`` does; without one this process trains alone.
+
+    The processes share the ``seeds`` of a run if their number divides that of the seeds, and else the episodes of each.
+    """
+    global _apart
+    n = int(os.environ.get("WORLD_SIZE", "1"))
+    if n > 1 and not dist.is_initialized():
         if device.startswith("cuda"):
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo")
+        _apart = seeds % n == 0
 
 
 def leave() -> None:
     """Leave the group."""
+    global _apart
     if dist.is_initialized():
         dist.destroy_process_group()
+    _apart = False
 
 
 def follows() -> bool:
@@ -41,13 +54,48 @@ def follows() -> bool:
 
 
 def size() -> int:
-    """Number of processes."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    """Number of processes that share the episodes."""
+    return dist.get_world_size() if dist.is_initialized() and not _apart else 1
 
 
 def rank() -> int:
-    """Number of this process; 0 leads."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    """Number of this process among them; 0 leads."""
+    return dist.get_rank() if size() > 1 else 0
+
+
+# ---------------------------------------------------------------------- the seeds of a run
+
+
+def shares() -> int:
+    """Number of processes that share the seeds."""
+    return dist.get_world_size() if _apart else 1
+
+
+def own(items: Sequence[T]) -> Sequence[T]:
+    """Of what stands for all seeds, one after the other, that of this process."""
+    if not _apart:
+        return items
+    each = len(items) // shares()
+    return items[dist.get_rank() * each : (dist.get_rank() + 1) * each]
+
+
+def everyones(x: T) -> list[T]:
+    """What the processes that share the seeds hold, in their order; one that does not lead gets its own alone."""
+    if not _apart:
+        return [x]
+    leads = dist.get_rank() == 0
+    found: list[T] = [x] * shares()
+    with _together():
+        dist.gather_object(x, found if leads else None)
+    return found if leads else [x]
+
+
+def agreed(x: int) -> int:
+    """The largest number of any process of either kind."""
+    return int(_reduced(torch.tensor(x), dist.ReduceOp.MAX)) if dist.is_initialized() else x
+
+
+# ---------------------------------------------------------------------- the episodes of a batch
 
 
 def mean(x: Tensor) -> Tensor:

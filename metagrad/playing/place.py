@@ -14,6 +14,9 @@ from metagrad.batch import below, check_env, check_names, check_streams, flatten
 from metagrad.parallel import group
 from metagrad.streams import Streams
 
+#: Parts of an environment's state that are of all its copies together.
+COMMON = ("options", "resets")
+
 
 class Place:
     """An environment with K copies for each of S seeds, and the random streams of a phase.
@@ -93,7 +96,7 @@ class Place:
 
 def _common(name: str, x: np.ndarray) -> bool:
     """Whether this part of an environment's state is of all its copies together, or of none."""
-    return name in ("options", "resets") or x.size == 0
+    return name in COMMON or x.size == 0
 
 
 def env_state(env: Any) -> dict[str, np.ndarray]:
