@@ -102,26 +102,30 @@ def _ours(n: int, m: int, iterations: int, lr: float, lr_cost: float, suffix: st
     return Experiment("escape-room", f"er_{n}_{m}{suffix}", "metagrad", EscapeRoom(n, m), agents, designer, run)
 
 
-def _crowd(n: int, m: int) -> Experiment:
-    """Larger rooms, where untrained agents seldom open the door.
+def _unsettled(e: Experiment, entropy: Linear) -> Experiment:
+    """An experiment whose agents do not settle before the designer has seen what opens the door.
 
-    Everything is paid alike at first, and a bonus on entropy that fades keeps agents from settling before the designer
-    has seen what opens the door; a baseline keeps its steps small once they behave rightly, so that pay can fade.
+    Everything is paid alike at first, and a bonus on entropy fades slowly. The designer's baseline keeps its steps
+    small once the agents behave rightly, so that the cost of pay has the last word.
     """
-    ours = _ours(n, m, 1_500, 128, 2e-4)
-    equal = ByAction(MLP((64, 16), output_bias=False, head_scale=0.1))
-    return replace(
-        ours, agents=replace(ours.agents, entropy=Linear(4.0, 0.0166, 6_000)),
-        designer=replace(ours.designer, incentive=equal, advantages="leave_one_out"),
-    )  # fmt: skip
+    network = replace(e.designer.incentive.network, head_scale=0.1)
+    incentive = replace(e.designer.incentive, network=network)
+    designer = replace(e.designer, incentive=incentive, advantages="leave_one_out")
+    return replace(e, agents=replace(e.agents, entropy=entropy), designer=designer)
+
+
+def _crowd(n: int, m: int) -> Experiment:
+    """Rooms with so many agents that untrained ones seldom open the door."""
+    return _unsettled(_ours(n, m, 1_500, 128, 2e-4), Linear(4.0, 0.0166, 6_000))
 
 
 def _actor_critic() -> Experiment:
     """Linear actor-critic agents paid one by one, for the meta-gradient and mechanism design alike."""
-    ours = _ours(2, 1, 2_000, 128, 3e-4, "_ac")
+    ours = _ours(2, 1, 2_000, 256, 3e-4, "_ac")
     critic = Critic(MLP((64,), initial=Normal(0.1, 0.1)), Adam(3e-3))
-    agents = replace(ours.agents, network=LINEAR, critic=critic, gae_lambda=0.0, entropy=0.0)
-    return replace(ours, agents=agents, designer=replace(ours.designer, incentive=ByAgent(_network(64, 16))))
+    agents = replace(ours.agents, network=LINEAR, critic=critic, gae_lambda=0.0)
+    designer = replace(ours.designer, incentive=ByAgent(_network(64, 16)))
+    return _unsettled(replace(ours, agents=agents, designer=designer), Linear(1.0, 0.0, 12_000))
 
 
 def _paper(
