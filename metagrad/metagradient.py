@@ -155,9 +155,14 @@ class Sensitivity(Checked):
         fresh: Batch, giver: int = 0,
     ) -> Params:  # fmt: skip
         """``∇_η J`` through the response carried so far."""
-        parts = [torch.einsum("bg...,g...->gb", state.params[name], v) for name, v in adjoint.items()]
-        by_seed = torch.stack(parts).sum(0).unflatten(0, (len(fresh.alive), -1)).sum(1)
+        by_network = sum(_products(state.params[name], v) for name, v in adjoint.items())
+        by_seed = sum(by_network.unflatten(0, (len(fresh.alive), -1)).unbind(1))  # type: ignore[union-attr]
         return group.means(incentive.levers_vjp(eta, fresh, by_seed))
+
+
+def _products(moved: Tensor, v: Tensor) -> Tensor:
+    """``[G, B]`` from ``[B, G, ...]`` and ``[G, ...]``; one by one, as of all at once the bits would depend on G."""
+    return torch.stack([moved[:, g].flatten(1).clone() @ v[g].flatten().clone() for g in range(len(v))])
 
 
 def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:

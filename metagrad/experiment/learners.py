@@ -40,7 +40,12 @@ class Parts:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that decides how they go on, by name, for all seeds of the run; of its own for who follows."""
-        found = group.everyones([part.tensors() for part in self.parts])
+        mine = [part.tensors() for part in self.parts]
+        if group.shares() > 1:  # torch cannot send tensors of all types
+            sent = group.everyones([{name: t.numpy(force=True) for name, t in part.items()} for part in mine])
+            found = [[{name: torch.from_numpy(x) for name, x in part.items()} for part in one] for one in sent]
+        else:
+            found = [mine]
         if self._whole:
             return {f"0/{name}": t for name, t in side_by_side([one for (one,) in found], self._whole).items()}
         return {f"{i}/{name}": t for i, part in enumerate(chain(*found)) for name, t in part.items()}
