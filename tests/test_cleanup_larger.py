@@ -86,7 +86,9 @@ def played(copies):
     env = game(copies)
     env.reset()
     width = env.options.symbols.shape[1]
-    waste, apples = ([divmod(int(c), width) for c in cells] for cells in (env.config.waste_points, env.config.apple_points))
+    waste, apples = (
+        [divmod(int(c), width) for c in cells] for cells in (env.config.waste_points, env.config.apple_points)
+    )
     halves = [[p for p in apples if p[0] > 4], [p for p in apples if p[0] <= 4]]
     plans = [cleaning(env.config, waste), *(collecting(half, 0.18) for half in halves)]
     seen = [(waste, WASTE), *((half, APPLE) for half in halves)]
@@ -105,7 +107,7 @@ def played(copies):
 
 
 def relaxed(config, agents, steps, lanes, start):
-    """At most so much can be earned: agents are anywhere at once, a beam removes waste in every lane, nobody is in the way.
+    """What is earned at most: agents are anywhere at once, each beam removes waste in every lane, nobody is in the way.
 
     The state is how much waste and how many apples there are.
     """
