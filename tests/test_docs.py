@@ -11,12 +11,13 @@ import matplotlib
 import pytest
 import torch
 
-from metagrad.experiment.cli import parse_train, split_course, sweep_parser
+from metagrad.experiment.cli import parse_train, reproduce_parser, split_course, sweep_parser
+from metagrad.reproduce import listed
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", *DOCS.glob("*.md"), *DOCS.glob("spec/*.md"), *DOCS.glob("api/*.md")])
-COMMANDS = ("train", "sweep", "evaluate", "plot", "compare", "report", "export", "replay")
+COMMANDS = ("train", "sweep", "evaluate", "plot", "compare", "report", "export", "replay", "reproduce")
 
 
 def name(page):
@@ -73,6 +74,8 @@ def test_a_command_line_is_understood(words, folder, tmp_path, monkeypatch):
     elif command == "sweep":
         options = sweep_parser().parse_args(rest)
         assert options.resume or options.study.is_file()
+    elif command == "reproduce":
+        listed.read().chosen(reproduce_parser().parse_args(rest).targets)
     elif command != "train":
         parser = argparse.ArgumentParser(exit_on_error=False)
         parser.add_argument("runs", nargs="+" if command in ("plot", "compare", "report") else 1)

@@ -32,6 +32,8 @@ USAGE = f"""usage: metagrad train {GAMES} [--preset NAME] [--method NAME] [--out
        metagrad report RUN [RUN ...] [--out FILE]
        metagrad export RUN [--episodes N] [--seed N] [--out FOLDER] [--format {{csv,parquet}}]
        metagrad replay RUN [--seed N] [--out FILE.html or FILE.gif]
+       metagrad reproduce FIGURE [FIGURE ...] [--quick] [--draw] [--runs FOLDER] [--out FOLDER]
+       metagrad reproduce --list [FIGURE ...]
        metagrad --version
 
 `metagrad train --help` lists games and methods, `metagrad train escape-room --help` all options of that game."""
@@ -42,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     commands = {
         "train": _train, "sweep": _sweep, "evaluate": _evaluate, "plot": _plot, "compare": _compare,
-        "report": _report, "export": _export, "replay": _replay,
+        "report": _report, "export": _export, "replay": _replay, "reproduce": _reproduce,
     }  # fmt: skip
     if args[:1] == ["--version"]:
         import fastenvs
@@ -272,11 +274,7 @@ def _compare(args: list[str]) -> None:
     options = _parser("compare", about, runs=True).parse_args(args)
     from metagrad.reports import tables
 
-    runs = tables.read_finished(options.runs)
-    differences = tables.differences(runs)
-    print(tables.markdown(tables.comparison(runs)), f"{tables.MEANING}.", sep="\n\n")
-    if differences.rows:
-        print("", tables.markdown(differences), sep="\n")
+    print(tables.compared(tables.pooled(tables.read_finished(options.runs))))
 
 
 def _report(args: list[str]) -> None:
@@ -317,6 +315,49 @@ def _replay(args: list[str]) -> None:
 
     out = options.out or options.run / "episode.gif"
     _console().print(f"episode: {replay(load_learners(options.run), out, options.seed)}")
+
+
+def reproduce_parser() -> argparse.ArgumentParser:
+    """The options of ``metagrad reproduce``."""
+    parser = argparse.ArgumentParser(
+        prog="metagrad reproduce", description="Train the runs of a figure that are missing, and draw it beside the "
+        "published claim.", allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("targets", nargs="*", metavar="FIGURE", help="figures, games, GAME/RUN, paper, or all")
+    parser.add_argument("--list", action="store_true", help="show figures, whether their runs are there, and the time")
+    parser.add_argument("--quick", action="store_true", help="a small version, which takes seconds a run")
+    parser.add_argument("--draw", action="store_true", help="train nothing; draw what is there")
+    parser.add_argument("--runs", type=Path, help="where the runs lie (default: runs, or runs/quick)")
+    parser.add_argument("--out", type=Path, help="where the figures go (default: figures beside the runs)")
+    return parser
+
+
+def _reproduce(args: list[str]) -> None:
+    options = reproduce_parser().parse_args(args)
+    from metagrad.reports.tables import Cells, markdown
+    from metagrad.reproduce import course, listed, pages
+
+    if not options.targets and not options.list:
+        raise ValueError("name a figure, a game or all; `metagrad reproduce --list` shows them")
+    known, console = listed.read(options.quick), _console()
+    chosen, runs = known.chosen(options.targets or ["all"])
+    root = options.runs or Path("runs/quick" if options.quick else "runs")
+    if options.list:
+        rows = [[f.name, f.title, course.to_go(known.chosen([f.name])[1], root)] for f in chosen]
+        print(markdown(Cells(["figure", "title", "its runs"], rows)))
+        return
+    passed = []
+    if not options.draw:
+        console.print(f"runs: {course.to_go(runs, root)} on one core")
+        passed = course.train(known, runs, root, console)
+    out = options.out or root / "figures"
+    for figure in chosen:
+        missing = pages.write(figure, root, out, options.quick)
+        console.print(f"figure: {out / figure.name}", *(f"  missing: {folder}" for folder in missing), sep="\n")
+    if {"paper", "all"} & {*options.targets}:
+        (out / "claims.md").write_text(pages.overview(chosen, root, options.quick), "utf-8")
+    for reason in passed:
+        console.print(f"passed over: {reason}")
 
 
 if __name__ == "__main__":

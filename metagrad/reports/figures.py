@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 from metagrad.experiment.folder import read_experiment
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import label_of
-from metagrad.tasks.figures import Panels, Runs, line, said
+from metagrad.reports import pooling
+from metagrad.tasks.figures import Metrics, Panels, Runs, line, said
 
 #: How figures look in print: small type, and text that stays text in PDF and SVG.
 STYLE: dict[str, Any] = {
@@ -24,19 +27,31 @@ PANEL, COLUMNS, DPI = (3.3, 2.5), 4, 160
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
-    """Runs as figures take them: experiment, label, columns of metrics.csv."""
-    runs = [(e := read_experiment(f), label_of(e), read_metrics(f / "metrics.csv")) for f in folders]
-    for folder, (*_, metrics) in zip(folders, runs, strict=True):
-        if not metrics:
+    """Runs as figures take them: experiment, label, columns of metrics.csv.
+
+    Runs that differ in their seeds alone are one.
+    """
+    experiments, metrics = [read_experiment(f) for f in folders], [read_metrics(f / "metrics.csv") for f in folders]
+    for folder, columns in zip(folders, metrics, strict=True):
+        if not columns:
             raise ValueError(f"{folder} has no evaluation yet")
-    if len({experiment.game for experiment, *_ in runs}) > 1:
+    if len({experiment.game for experiment in experiments}) > 1:
         raise ValueError("runs on different games do not fit into one figure")
-    labels = [label for _, label, _ in runs]
-    if len(runs) == 1 or len({experiment.preset for experiment, *_ in runs}) > 1:
-        labels = [f"{label} on {experiment.preset}" for experiment, label, _ in runs]
+    groups = pooling.groups(experiments)
+    pooled = [pooling.joined([experiments[i] for i in group]) for group in groups]
+    labels = [label_of(experiment) for experiment in pooled]
+    if len(pooled) == 1 or len({experiment.preset for experiment in pooled}) > 1:
+        labels = [f"{label} on {e.preset}" for label, e in zip(labels, pooled, strict=True)]
     if len(set(labels)) < len(labels):
-        labels = [f"{label}, {folder.resolve().name}" for label, folder in zip(labels, folders, strict=True)]
-    return [(experiment, label, metrics) for (experiment, _, metrics), label in zip(runs, labels, strict=True)]
+        names = (folders[group[0]].resolve().name for group in groups)
+        labels = [f"{label}, {name}" for label, name in zip(labels, names, strict=True)]
+    stacked = [_stacked([metrics[i] for i in group]) for group in groups]
+    return list(zip(pooled, labels, stacked, strict=True))
+
+
+def _stacked(parts: Sequence[Metrics]) -> Metrics:
+    """The rows of several; columns that all have."""
+    return {n: np.concatenate([part[n] for part in parts]) for n in parts[0] if all(n in part for part in parts)}
 
 
 def plot_runs(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) -> Path:
@@ -56,7 +71,11 @@ def plot_runs(folders: Sequence[Path], out: Path, names: Sequence[str] = ()) -> 
     ValueError
         If a run has no evaluation yet, the runs do not go together, or a panel or the kind of file is unknown.
     """
-    runs = read_runs(folders)
+    return write(read_runs(folders), out, names)
+
+
+def write(runs: Runs, out: Path, names: Sequence[str] = ()) -> Path:
+    """Draw runs as :func:`plot_runs` does, once they are read."""
     panels = runs[0][0].task.panels(runs)
     unknown = [name for name in names if name not in panels]
     if unknown:

@@ -62,15 +62,16 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
 
 
 def _game(runs: Sequence[Finished], folders: Sequence[Path]) -> dict[str, Any]:
-    """What the page says of the runs of a game."""
+    """What the page says of the runs of a game: the tables of those that differ in seeds alone together."""
+    pooled = tables.pooled(runs)
     try:
         figure = _svg(folders)
     except ValueError:  # none was evaluated on the way
         figure = None
     return {
-        "comparison": tables.comparison(runs),
-        "differences": tables.differences(runs),
-        "options": changes(runs),
+        "comparison": tables.comparison(pooled),
+        "differences": tables.differences(pooled),
+        "options": changes(pooled),
         "figure": figure,
         "runs": [_run(run) for run in runs],
     }
@@ -104,17 +105,20 @@ def changes(runs: Sequence[Finished]) -> Cells:
     if len(made) == 1:
         base = starting_point(made[0])
         made, names = ([base, made[0]], ["preset and method", *names]) if base else (made, names)
-    return Cells(["option", *names], list(_differing([to_dict(experiment) for experiment in made], "")))
+    return Cells(["option", *names], list(differing([to_dict(experiment) for experiment in made])))
 
 
-def _differing(values: list[Any], path: str) -> Iterator[list[str]]:
-    """Rows of options that are not the same everywhere; parts of different kinds by the names of their kinds."""
+def differing(values: list[Any], path: str = "") -> Iterator[list[str]]:
+    """Rows of options that are not the same everywhere; parts of different kinds by the names of their kinds.
+
+    ``values`` are objects of options as :func:`metagrad.experiment.config.to_dict` gives them, at ``path``.
+    """
     if all(value == values[0] for value in values):
         return
     kinds = {value.get("type") if isinstance(value, dict) else None for value in values}
     if len(kinds) == 1 and kinds != {None}:
         for name in values[0]:
-            yield from _differing([value[name] for value in values], f"{path}.{name}".lstrip("."))
+            yield from differing([value[name] for value in values], f"{path}.{name}".lstrip("."))
     else:
         yield [path, *map(_text, values)]
 

@@ -15,6 +15,7 @@ from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import read_experiment, read_results
 from metagrad.experiment.metrics import WINDOW
 from metagrad.experiment.registry import label_of
+from metagrad.reports import pooling
 from metagrad.tasks.figures import words
 
 #: Level of the intervals, how many resamples of the seeds they are from, and how many seeds a row names.
@@ -55,6 +56,20 @@ def read_finished(folders: Sequence[Path]) -> list[Finished]:
         Finished(name if unique else str(folder), read_experiment(folder), read_results(folder))
         for name, folder in zip(names, folders, strict=True)
     ]
+
+
+def pooled(runs: Sequence[Finished]) -> list[Finished]:
+    """Runs that differ in their seeds alone as one run, by all of their names."""
+    return [_joined([runs[i] for i in group]) for group in pooling.groups([run.experiment for run in runs])]
+
+
+def _joined(runs: Sequence[Finished]) -> Finished:
+    summary = dict(runs[0].summary)
+    for name in ("seeds", "test", "solved", "first_solved_episode", "diverged", *summary["fields"]):
+        summary[name] = [value for run in runs for value in run.summary.get(name, ())]
+    summary["wall_time"] = sum(run.summary["wall_time"] for run in runs)
+    others = "".join(f" + {run.name}" for run in runs[1:]) if len(runs) < 3 else f" + {len(runs) - 1} more"
+    return Finished(runs[0].name + others, pooling.joined([run.experiment for run in runs]), summary)
 
 
 # ---------------------------------------------------------------------- numbers over seeds
@@ -149,13 +164,20 @@ def comparison(runs: Sequence[Finished]) -> Cells:
     for name, experiment, summary in runs:
         run = experiment.run
         rows.append([
-            name, experiment.preset, label_of(experiment), str(run.k), f"{run.seeds[0]}..{run.seeds[-1]}",
+            name, experiment.preset, label_of(experiment), str(run.k), pooling.ranges(run.seeds),
             f"{run.episodes:,}", *(_aim(run.target, summary) if aims else ()),
             *(mean_and_error(np.array(summary[field])) for field in fields),
             mean_and_interval(np.array(summary[fields[0]])), str(sum(summary["diverged"])),
             f"{summary['wall_time']:.0f}",
         ])  # fmt: skip
     return Cells(header, rows)
+
+
+def compared(runs: Sequence[Finished]) -> str:
+    """The tables of ``metagrad compare`` in Markdown, with the meaning of their numbers in between."""
+    subtracted = differences(runs)
+    parts = [markdown(comparison(runs)), f"{MEANING}.", *([markdown(subtracted)] if subtracted.rows else [])]
+    return "\n\n".join(parts)
 
 
 def differences(runs: Sequence[Finished]) -> Cells:

@@ -24,7 +24,10 @@ from metagrad.tasks.figures import (
 )
 
 #: Scores over training, and accounts of an episode by skill rank, with their units.
-_CURVES = {"welfare": "coin", "productivity": "coin, all agents", "equality": "1 - Gini", "houses": "number built"}
+_CURVES = {
+    "welfare": "coin", "productivity": "coin, all agents", "equality": "1 - Gini", "houses": "number built",
+    "trades": "an episode",
+}  # fmt: skip
 _BY_RANK = {
     "coin": "coin at the end (coin)", "gathered": "wood and stone gathered (units)",
     "build_income": "income from building (coin)", "trade_income": "income from trade (coin)",
@@ -39,8 +42,12 @@ def panels(runs: Runs) -> Panels:
         **curves(runs, _CURVES),
         "rates": partial(rates, runs=runs),
         "lowest_rates": partial(_lowest_rates, runs=runs),
+        "schedules": partial(_schedules, runs=runs),
         "frontier": partial(_frontier, runs=runs),
         **{name: partial(_by_rank, runs=runs, name=name, text=text) for name, text in _BY_RANK.items()},
+        "income_after": partial(
+            _by_rank, runs=runs, name="income", text="income after tax and rebate (coin an episode)", less="net_tax"
+        ),
     }
 
 
@@ -58,6 +65,19 @@ def _lowest_rates(axis: Any, runs: Runs) -> None:
     axis.set(xlabel="training episodes", ylabel="rate, lowest three brackets", ylim=(-0.02, 1.02))
 
 
+def _schedules(axis: Any, runs: Runs) -> None:
+    """Schedules of the first run after a hundredth, a twentieth and so on of its training, mean over seeds."""
+    _, label, metrics = runs[0]
+    names = numbered(metrics, "rate_")
+    for i, share in enumerate((0.01, 0.05, 0.25, 1.0)):
+        by_name = [by_seed(metrics, name) for name in names]
+        at = min(np.searchsorted(by_name[0][0], share * by_name[0][0][-1]), len(by_name[0][0]) - 1)
+        episode = f"episode {by_name[0][0][at]:,.0f}"
+        axis.plot([rate[:, at].mean() for _, rate in by_name], label=episode, marker=MARKERS[i], ms=3, **line(i))
+    axis.set(xlabel="bracket, from low to high", ylabel=f"rate, {label}", xticks=range(len(names)), ylim=(-0.02, 1.02))
+    axis.set_xticklabels(range(1, len(names) + 1))
+
+
 def _frontier(axis: Any, runs: Runs) -> None:
     """Productivity against equality, every seed, with lines of equal welfare."""
     for i, (*_, metrics) in enumerate(runs):
@@ -73,10 +93,12 @@ def _frontier(axis: Any, runs: Runs) -> None:
     axis.set_ylim(limits)
 
 
-def _by_rank(axis: Any, runs: Runs, name: str, text: str) -> None:
-    """An account by skill rank, from low to high (figures 4, 7 of the paper)."""
+def _by_rank(axis: Any, runs: Runs, name: str, text: str, less: str = "") -> None:
+    """An account by skill rank, from low to high, or what another leaves of it (figures 4, 7 of the paper)."""
     for i, (*_, metrics) in enumerate(runs):
         values = all_at_end(metrics, f"{name}_rank_")
+        if less:
+            values = values - all_at_end(metrics, f"{less}_rank_")
         place = np.arange(len(values)) + (i - (len(runs) - 1) / 2) * 0.8 / len(runs)
         yerr = error(values) if values.shape[1] > 1 else None
         axis.bar(place, values.mean(1), 0.8 / len(runs), yerr=yerr, error_kw={"lw": 0.8}, **bars(i))
