@@ -19,13 +19,17 @@ class Alternating:
         self.step(self.actions[self.calls % len(self.actions)])
 
 
-def report(benchmark, call, bare):
+def report(benchmark, call, bare, most=np.inf):
+    """Keep the overhead; one above ``most`` is measured again, since what else runs on the machine can only add."""
     bare = Stepper(bare)
     for _ in range(60):
         call()
     benchmark.pedantic(call, rounds=15, warmup_rounds=2)
-    benchmark.extra_info["overhead"] = overhead(call, bare)
-    return benchmark.extra_info["overhead"]
+    for _ in range(3):
+        benchmark.extra_info["overhead"] = added = overhead(call, bare)
+        if added < most:
+            return
+    pytest.fail(f"the adapter adds {added:.0%} to a step, more than {most:.0%}")
 
 
 @pytest.mark.parametrize("copy", [True, False])
@@ -38,9 +42,7 @@ def test_gymnasium(benchmark, setting, view, copy):
     env.reset(seed=0)
     bare = make(setting, COPIES, copy=copy)
     actions = [a.reshape(env.action_space.shape) for a in Stepper(bare, 0).actions]
-    added = report(benchmark, Alternating(env.step, actions), bare)
-    if added >= 0.15:  # of the Escape Room's agents by a third: its step takes as long as some calls of numpy
-        pytest.xfail(f"the adapter adds {added:.0%}, more than the 15 % that it should")
+    report(benchmark, Alternating(env.step, actions), bare, most=0.15)
 
 
 @pytest.mark.parametrize("setting", MAIN)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastenvs import rng
-from fastenvs.bound import bind, rebind
 from fastenvs.checks import make_options, normalise, positive_int
 from fastenvs.draws import Draw
 from fastenvs.jit import copy_bytes, inline, kernel, part, plain
@@ -265,13 +264,8 @@ class EscapeRoom(VecEnv):
             self._views, final,
         )  # fmt: skip
 
-    @cached_property
-    def _play(self) -> Any:
-        return bind(play, self._room())
-
     def _calls(self) -> tuple[Any, Any]:
-        room = self._room()
-        return rebind(self._play, room), rebind(self._play, room._replace(steps=False))
+        return self._calls_of(play, self._room())
 
     def _clear_final(self) -> None:
         if len(self._table.agents) == 0:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastenvs import rng
-from fastenvs.bound import bind
+from fastenvs.bound import bind, rebind
 from fastenvs.checks import affordable, as_array, as_int, has_shape, normalise, outside, positive_int, shown
 from fastenvs.draws import Draw, check_draws, refuse_unused
 from fastenvs.guard import exclusive
@@ -164,6 +164,7 @@ class VecEnv(Snapshots):
         self._draw_specs: dict[str, Draw] = {}
         self._drawn: dict[str, np.ndarray] = {}
         self._injected = True
+        self._bound: Any = None  # the kernel of _calls_of
         self._started = False
         self._final_obs: dict[str, Any] = {}
         self._step_makes = ("step",) if self._autoreset == "disabled" else ("step", "reset")
@@ -231,6 +232,14 @@ class VecEnv(Snapshots):
         """Present observations: a fresh dict around the arrays that ``reset`` and ``step`` return."""
         return self._fresh_obs()
 
+    @property
+    def views(self) -> tuple[dict[str, Any], NDArray[np.float32], NDArray[np.bool_], dict[str, Any]]:
+        """Observations, rewards, flags ``[2, N]`` and ``info`` of the last step, in arrays that the next overwrites.
+
+        They are the same arrays for as long as the environment lives, also where ``step`` returns copies.
+        """
+        return self._fresh_obs(), self._shown_arrays[0], self._turns.shown, self._fresh_info()
+
     # ------------------------------------------------------------------ hooks of a game
 
     def _step(self, lo: int, hi: int) -> None:
@@ -277,6 +286,11 @@ class VecEnv(Snapshots):
             return 0
 
         return advance, begin
+
+    def _calls_of(self, play: Callable[..., int], game: Any) -> tuple[Any, Any]:
+        """What :meth:`_calls` returns where one kernel plays the game: it steps, or without ``game.steps`` begins."""
+        self._bound = self._bound or bind(play, game)
+        return rebind(self._bound, game), rebind(self._bound, game._replace(steps=False))
 
     def _clear_final(self) -> None:
         """Clear rows that hold last observations of an earlier step; called when some row ended."""

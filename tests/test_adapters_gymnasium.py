@@ -238,6 +238,45 @@ def test_arrays_are_fresh_unless_asked_otherwise():
         assert np.shares_memory(env.reset()[0], env.env.obs["agents"]) != given
 
 
+@pytest.mark.parametrize("n_agents", [1, 7, 8, 9, 17])
+def test_flags_of_a_copy_are_those_of_all_its_agents(n_agents):
+    env = VectorAgents(fastenvs.make("escape_room", 40, seed=0, n_agents=n_agents, max_steps=2, randomize=True))
+    bare = fastenvs.make("escape_room", 40, seed=0, n_agents=n_agents, max_steps=2, randomize=True)
+    env.reset(), bare.reset()
+    rng, met = np.random.default_rng(0), set()
+    for _ in range(6):
+        actions = rng.choice(3, (40, n_agents), p=[0.1, 0.8, 0.1])
+        mine, theirs = env.step(actions.ravel())[2:4], bare.step(actions)[2:4]
+        for flags, once in zip(mine, theirs, strict=True):
+            np.testing.assert_array_equal(flags, once.repeat(n_agents))
+        met |= set(zip(*(flags.tolist() for flags in theirs), strict=True))
+    assert len(met) == (3 if n_agents > 1 else 2)  # one alone cannot escape
+
+
+def test_arrays_are_fresh_where_the_environment_copies_too():
+    env = VectorAgents(fastenvs.make("escape_room", 4, max_steps=2, copy=True))
+    env.reset()
+    first = env.step(np.zeros(8, int))
+    kept = copy.deepcopy(first[:4])
+    second = env.step(np.full(8, 2))
+    assert_equal(first[:4], kept)
+    assert not np.array_equal(second[3], first[3])
+
+
+@pytest.mark.parametrize("kind", ["agents", "team", "designer"])
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda view: pickle.loads(pickle.dumps(view))])
+def test_a_copy_of_a_view_goes_on_by_itself(kind, again):
+    view = make_view(kind, "escape_room", 4, "next_step")
+    view.reset(seed=0)
+    view.action_space.seed(0)
+    actions = [view.action_space.sample() for _ in range(8)]
+    for action in actions[:4]:
+        view.step(action)
+    other = again(view)
+    for mine, theirs in [(view.step(a), other.step(a)) for a in actions[4:]]:
+        assert_equal(mine, theirs)
+
+
 def test_last_observations_are_there_however_info_is_read():
     env = VectorTeam(fastenvs.make("escape_room", 2, max_steps=1))
     env.reset()

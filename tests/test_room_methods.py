@@ -257,3 +257,22 @@ def test_the_designer_learns(name):
     trainer.train(900)
     scores = trainer.evaluate(50)
     assert (scores["environment_return"] > 0.8 * e.task.bounds()["no pay"]).sum() >= 6, scores["environment_return"]
+
+
+def test_in_large_rooms_the_designer_finds_the_lever_before_agents_settle():
+    """All actions are paid alike at first; later the lever is paid, and the agents still try everything."""
+    trainer = of(experiment("escape-room", "er_20_10"), seeds=(1, 2))
+    paid, chosen = _by_action(trainer.collect(trainer.state.agents))
+    assert (paid - 1).abs().max() < 0.2
+    trainer.train(120)
+    paid, chosen = _by_action(trainer.state.pending)
+    assert paid[:, 0].min() > 1.8, paid
+    assert paid[:, 1:].max() < 0.2, paid
+    assert chosen.min() > 0.1, chosen
+
+
+def _by_action(batch):
+    """Mean payment for each action, and the share of each in the first step, ``[S, 3]``."""
+    acts = batch.onehot_actions() * batch.alive[..., None, None]
+    count = acts.sum((1, 2, 3))
+    return (acts * batch.payments[..., None]).sum((1, 2, 3)) / count, acts[:, 0].mean((1, 2))

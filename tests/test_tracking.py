@@ -1,5 +1,6 @@
 """Metrics for other programs: what they are told, and what they must not change."""
 
+import signal
 import subprocess
 import sys
 import types
@@ -16,14 +17,29 @@ QUIET = Console(quiet=True)
 ROOM = small(experiment("escape-room", "er_2_1", "metagrad"))
 
 
-def test_tensorboard_is_told_what_metrics_hold(tmp_path):
-    pytest.importorskip("tensorboard")
+#: A command line that is killed once it has written six evaluations.
+KILLED = """
+import os, signal, sys
+from metagrad.experiment import cli, metrics
+left, write = iter(range(5)), metrics.Metrics.write
+
+def killing(self, rows):
+    write(self, rows)
+    if next(left, None) is None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+metrics.Metrics.write = killing
+cli.main(sys.argv[1:])
+"""
+
+
+def assert_told(folder):
+    """TensorBoard shows what metrics.csv holds, every evaluation once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run.train(ROOM, tmp_path / "run", QUIET, ["tensorboard"])
-    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    metrics = read_metrics(folder / "metrics.csv")
     for seed in ROOM.run.seeds:
-        events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / f"seed_{seed}"))
+        events = EventAccumulator(str(folder / "tensorboard" / f"seed_{seed}"))
         events.Reload()
         mine = metrics["seed"] == seed
         assert set(events.Tags()["scalars"]) == metrics.keys() - {"seed", "episode"}
@@ -33,29 +49,70 @@ def test_tensorboard_is_told_what_metrics_hold(tmp_path):
             assert [e.value for e in told] == pytest.approx(metrics[name][mine].tolist(), rel=1e-6)
 
 
-def test_weights_and_biases_stays_on_the_machine(tmp_path, monkeypatch):
-    told, opened = [], {}
+def test_tensorboard_is_told_what_metrics_hold(tmp_path):
+    pytest.importorskip("tensorboard")
+    run.train(ROOM, tmp_path / "run", QUIET, ["tensorboard"])
+    assert_told(tmp_path / "run")
 
-    class Run:
-        def log(self, values, step):
-            told.append((step, values))
 
-        def finish(self):
-            opened["finished"] = True
+@pytest.mark.parametrize("before", [[], ["tensorboard"]], ids=["not followed before", "followed before"])
+def test_a_resumed_run_is_told_from_its_first_evaluation_on(before, tmp_path):
+    pytest.importorskip("tensorboard")
+    run.train(ROOM, tmp_path / "run", QUIET, before, until=30)
+    run.resume(tmp_path / "run", QUIET, ["tensorboard"])
+    assert_told(tmp_path / "run")
+
+
+def test_a_killed_run_is_told_each_evaluation_once(tmp_path):
+    """What it had told may not be on disk yet, and what it told after its last checkpoint comes again."""
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "run"
+    run.train(ROOM, folder, QUIET, until=1)
+    command = ["train", "--resume", str(folder), "--track", "tensorboard"]
+    assert subprocess.run([sys.executable, "-c", KILLED, *command]).returncode == -signal.SIGKILL
+    assert not (folder / "results.json").exists()
+    run.resume(folder, QUIET, ["tensorboard"])
+    assert_told(folder)
+
+
+def test_a_resumed_run_is_a_new_one_of_weights_and_biases_with_all_evaluations(tmp_path, monkeypatch):
+    sittings = wandb_that_tells(monkeypatch)
+    run.train(ROOM, tmp_path / "run", QUIET, ["wandb"], until=30)
+    run.resume(tmp_path / "run", QUIET, ["wandb"])
+    metrics = read_metrics(tmp_path / "run" / "metrics.csv")
+    first, second = ([step for step, _ in sitting["told"]] for sitting in sittings)
+    assert second == sorted(set(metrics["episode"].tolist()))
+    assert first == second[: len(first)]
+    assert [sitting["name"] for sitting in sittings] == ["run", "run"]
+    for seed, steps in zip(ROOM.run.seeds, metrics["env_steps"], strict=False):
+        assert sittings[1]["told"][0][1][f"seed_{seed}/env_steps"] == steps
+
+
+def wandb_that_tells(monkeypatch):
+    """A Weights & Biases that keeps what it is given: a dict a sitting."""
+    sittings = []
 
     def init(**options):
-        opened.update(options)
-        return Run()
+        sittings.append(mine := {**options, "told": [], "finished": False})
+        return types.SimpleNamespace(
+            log=lambda values, step: mine["told"].append((step, values)), finish=lambda: mine.update(finished=True)
+        )
 
     fake = types.SimpleNamespace(init=init, Settings=lambda **options: options)
     monkeypatch.setitem(sys.modules, "wandb", fake)
+    return sittings
+
+
+def test_weights_and_biases_stays_on_the_machine(tmp_path, monkeypatch):
+    sittings = wandb_that_tells(monkeypatch)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     run.train(ROOM, tmp_path / "run", QUIET, ["wandb"])
     metrics = read_metrics(tmp_path / "run" / "metrics.csv")
-    assert opened["mode"] == "offline"
-    assert opened["finished"]
-    assert [step for step, _ in told] == sorted(set(metrics["episode"].tolist()))
-    assert {f"seed_{seed}/env_steps" for seed in ROOM.run.seeds} <= told[0][1].keys()
+    [sitting] = sittings
+    assert sitting["mode"] == "offline"
+    assert sitting["finished"]
+    assert [step for step, _ in sitting["told"]] == sorted(set(metrics["episode"].tolist()))
+    assert {f"seed_{seed}/env_steps" for seed in ROOM.run.seeds} <= sitting["told"][0][1].keys()
 
 
 def test_tracking_changes_no_number(tmp_path, monkeypatch):

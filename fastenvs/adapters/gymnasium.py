@@ -14,163 +14,23 @@ single copies in all three autoreset modes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete, Space
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
 import fastenvs
 from fastenvs.adapters import check_env
+from fastenvs.adapters.view import MODES, Seen, View
 from fastenvs.checks import has_shape, positive_int
-from fastenvs.jit import kernel
 from fastenvs.snapshots import copy_tree, map_tree
 from fastenvs.vecenv import VecEnv
 
-_MODES = {
-    "same_step": AutoresetMode.SAME_STEP,
-    "next_step": AutoresetMode.NEXT_STEP,
-    "disabled": AutoresetMode.DISABLED,
-}
 
-
-class Infos(dict):
-    """Info whose ``final_obs`` is made when it is first looked at: Gymnasium's array of one object an entry.
-
-    With ``copy=False`` it has to be looked at before the next call.
-    """
-
-    def put_final(self, obs: Any, rows: np.ndarray) -> None:
-        """Offer the last observations ``obs`` of the entries that ``rows`` marks."""
-        self._obs, self._rows = obs, rows
-        self["final_obs"] = None
-
-    def _make(self) -> None:
-        if "final_obs" in self and super().__getitem__("final_obs") is None:
-            made = np.full(len(self._rows), None, object)
-            for i in np.flatnonzero(self._rows):
-                made[i] = map_tree(lambda array: array[i], self._obs)  # noqa: B023
-            self["final_obs"] = made
-
-    def __getitem__(self, key: str) -> Any:
-        if key == "final_obs":
-            self._make()
-        return super().__getitem__(key)
-
-    def __iter__(self) -> Iterator[str]:  # being there, it makes dict() and ** ask for every value
-        return super().__iter__()
-
-    def get(self, key: str, default: Any = None) -> Any:  # type: ignore[override]
-        """Value of a key, or ``default``."""
-        self._make()
-        return super().get(key, default)
-
-    def pop(self, key: str, *default: Any) -> Any:  # type: ignore[override]
-        """Value of a key, which goes."""
-        self._make()
-        return super().pop(key, *default)
-
-    def values(self) -> Any:
-        """Values of all keys."""
-        self._make()
-        return super().values()
-
-    def items(self) -> Any:
-        """Keys with their values."""
-        self._make()
-        return super().items()
-
-    def copy(self) -> dict:
-        """Return a plain dict of the same."""
-        self._make()
-        return super().copy()
-
-
-class _View(VectorEnv):
-    """What the three views share: seeds, autoreset, ``info``, pictures, the end."""
-
-    def __init__(
-        self, env: VecEnv, entries: int, seen: Space, done: Space, copy: bool, mode: str, render_mode: str | None
-    ) -> None:
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
-        self.env, self.num_envs, self.render_mode = env, env.num_envs * entries, render_mode
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 5, "autoreset_mode": _MODES[mode]}
-        self.single_observation_space, self.single_action_space = seen, done
-        self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in (seen, done))
-        self._mode, self._entries = mode, entries
-        self._own = copy_tree if copy and not env.copy else lambda tree: tree
-        self._everywhere = np.ones(self.num_envs, np.bool_)
-        self._everywhere.flags.writeable = False
-        self._over = ~self._everywhere
-
-    def _see(self, obs: dict[str, Any]) -> Any:
-        """Observations of this view, out of those of the environment."""
-        raise NotImplementedError
-
-    def reset(self, *, seed: Any = None, options: Mapping[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start new episodes.
-
-        Parameters
-        ----------
-        seed : int, sequence of int, or None
-            One seed a copy, or the first of consecutive ones.
-        options : mapping, optional
-            As of :meth:`fastenvs.vecenv.VecEnv.reset`; ``reset_mask`` is bool ``[num_envs]`` and the same for all
-            agents of a copy.
-        """
-        if isinstance(seed, int | np.integer):
-            seed = range(int(seed), int(seed) + self.env.num_envs)
-        given, mask = dict(options or {}), self._everywhere
-        if given.get("reset_mask") is not None:
-            mask = np.asarray(given["reset_mask"])
-            has_shape("reset_mask", mask, (self.num_envs,))
-            copies = mask.reshape(-1, self._entries)
-            if (copies != copies[:, :1]).any():
-                raise ValueError("reset_mask must be the same for all agents of a copy: they start together")
-            given["reset_mask"] = copies[:, 0]
-        obs, info = self.env.reset(seed=seed, options=given)
-        self._over = self._over & ~mask
-        return self._own(self._see(obs)), info
-
-    def _result(
-        self, obs: Any, rewards: Any, terminated: np.ndarray, truncated: np.ndarray, info: dict, final: Any
-    ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        """A step's five results; flags are fresh if need be, ``info`` and ``final`` are of this view's entries."""
-        over = terminated | truncated
-        shown, held = Infos(), self._everywhere
-        info = self._own(info)
-        if self._mode == "next_step":
-            held, self._over = ~self._over, over
-        elif self._mode == "disabled":
-            self._over = over
-        elif over.any():
-            held = ~over
-            last = {**info, **dict.fromkeys((f"_{name}" for name in info), over)}
-            shown.update(final_info=last, _final_info=over, _final_obs=over)
-            shown.put_final(self._own(final), over)
-        for name, array in info.items():
-            shown[name] = array
-            shown["_" + name] = held
-        obs, rewards = self._own((self._see(obs), rewards))
-        return obs, rewards, terminated, truncated, shown
-
-    def render(self) -> tuple[np.ndarray, ...] | None:
-        """One picture an entry; agents of a copy share theirs."""
-        if self.render_mode is None:
-            return None
-        pictures: list[np.ndarray] = [self.env.render(e) for e in range(self.env.num_envs)]  # type: ignore[attr-defined]
-        return tuple(picture for picture in pictures for _ in range(self._entries))
-
-    def close_extras(self, **kwargs: Any) -> None:
-        """Close the environment."""
-        self.env.close()
-
-
-class VectorAgents(_View):
+class VectorAgents(View):
     """Every agent of every copy as an environment of its own, ``num_envs = N * A``: agent i of copy e is ``e * A + i``.
 
     An agent sees ``obs["agents"]`` and gets its own reward; agents of a copy end together. ``info`` has the arrays of
@@ -190,24 +50,22 @@ class VectorAgents(_View):
         check_env(env)
         seen, acts = env.agent_observation_space, env.agent_action_space
         super().__init__(env, env.n_agents, seen, acts, copy, env.autoreset, render_mode)
-        self._flags = np.zeros((2, env.num_envs, env.n_agents), np.bool_)
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return map_tree(_fold, obs["agents"])
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> Seen:
+        own = {name: info[name] for name in self.env.agent_info}
+        final = info["final_obs"]["agents"] if "final_obs" in info else ()
+        obs, rewards, own, final = map_tree(_fold, (obs["agents"], rewards, own, final))
+        return obs, rewards, ended, own, final
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every copy by one step, with actions int ``[N * A]``."""
         actions = np.asarray(actions)
         has_shape("actions", actions, (self.num_envs,))
-        obs, rewards, terminated, truncated, info = self.env.step(actions.reshape(self._flags.shape[1:]))
-        spread(terminated, truncated, self._flags)
-        final = self._see(info["final_obs"]) if self._mode == "same_step" else None
-        each = {name: _fold(info[name]) for name in self.env.agent_info}
-        terminated, truncated = self._own(self._flags).reshape(2, -1)
-        return self._result(obs, _fold(rewards), terminated, truncated, each, final)
+        self.env.step(actions.reshape(self.env.num_envs, -1))
+        return self._result(*self._shown)
 
 
-class VectorTeam(_View):
+class VectorTeam(View):
     """Every copy as an environment, whose agents one mind moves for the designer's reward.
 
     Observations are those of the copy, ``Dict(agents=..., designer=...)``, actions ``MultiDiscrete([n_actions] * A)``,
@@ -219,19 +77,17 @@ class VectorTeam(_View):
         seen, acts = env.single_observation_space, env.single_action_space
         super().__init__(env, 1, seen, acts, copy, env.autoreset, render_mode)
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return obs
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> Seen:
+        info.pop("_final_obs", None)
+        return obs, info.pop("designer_reward"), ended, info, info.pop("final_obs", None)
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Advance every copy by one step, with actions int ``[N, A]``."""
-        obs, _, terminated, truncated, info = self.env.step(actions)
-        rewards, final = info.pop("designer_reward"), info.pop("final_obs", None)
-        info.pop("_final_obs", None)
-        terminated, truncated = self._own((terminated, truncated))
-        return self._result(obs, rewards, terminated, truncated, info, final)
+        self.env.step(actions)
+        return self._result(*self._shown)
 
 
-class VectorDesigner(_View):
+class VectorDesigner(View):
     """Every copy as an environment, whose designer acts, while the agents follow a policy: one step is one decision.
 
     In the economies a decision holds for a tax period: with ``tax_mode="planner"`` it is a choice of rates,
@@ -273,35 +129,35 @@ class VectorDesigner(_View):
         check_env(env)
         if env.autoreset != "disabled":
             raise ValueError(f"a designer's environment needs autoreset='disabled', this one has {env.autoreset!r}")
-        if autoreset not in _MODES:
-            raise ValueError(f"autoreset must be one of {', '.join(_MODES)}, got {autoreset!r}")
+        if autoreset not in MODES:
+            raise ValueError(f"autoreset must be one of {', '.join(MODES)}, got {autoreset!r}")
         self._announce, self._steps, acts = _decisions(env, per_decision, most)
         super().__init__(env, 1, env.designer_space, acts, copy, autoreset, render_mode)
         self._policy, self._told = policy, told
 
-    def _see(self, obs: dict[str, Any]) -> Any:
-        return obs["designer"]
+    def _look(self, obs: dict, rewards: np.ndarray, ended: np.ndarray, info: dict) -> Seen:
+        return obs["designer"], None, np.zeros_like(ended), info, None
 
     def step(self, actions: Any) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Announce a decision for every copy and let the agents act until the next one."""
         before, rewards = self._over, np.zeros(self.num_envs)
-        obs, terminated, truncated, info = self._play(np.asarray(actions), rewards)
-        final, over = None, terminated | truncated
+        terminated, truncated, info = self._play(np.asarray(actions), rewards)
+        seen, final, over = self._shown[0], None, terminated | truncated
         fresh = {"same_step": over, "next_step": before, "disabled": ~self._everywhere}[self._mode]
         if fresh.any():
-            final, info = copy_tree(obs["designer"]), copy_tree(info)
+            final, info = copy_tree(seen), copy_tree(info)
             kept = self._everywhere if self._mode == "same_step" else ~fresh
             terminated, truncated = terminated & kept, truncated & kept
-            obs, _ = self.env.reset(options={"reset_mask": fresh})
-        terminated, truncated = self._own((terminated, truncated))
-        return self._result(obs, rewards, terminated, truncated, info, final)
+            self.env.reset(options={"reset_mask": fresh})
+        self._ended[:] = terminated, truncated
+        return self._result(seen, rewards, info, final)
 
-    def _play(self, decision: np.ndarray, rewards: np.ndarray) -> tuple[dict, np.ndarray, np.ndarray, dict]:
+    def _play(self, decision: np.ndarray, rewards: np.ndarray) -> tuple[np.ndarray, np.ndarray, dict]:
         """Play the steps of one decision, adding to ``rewards``; copies whose episode is over stay as they are."""
         offered, over = self._announce(decision), self._over
         for _ in range(self._steps):
             acts = np.asarray(self._policy(self.env.obs, decision))
-            obs, earned, terminated, truncated, info = self.env.step(acts)
+            _, earned, terminated, truncated, info = self.env.step(acts)
             rewards += info.pop("designer_reward")
             if offered is not None:
                 deeds = info.get("action_type", acts)
@@ -313,7 +169,7 @@ class VectorDesigner(_View):
             over = terminated | truncated
             if over.all():
                 break
-        return obs, terminated, truncated, info
+        return terminated, truncated, info
 
 
 def _decisions(
@@ -323,11 +179,7 @@ def _decisions(
     if not hasattr(env, "set_rates"):
         types = 3 if "action_type" in env.agent_info else env.n_actions
         space = Box(0, most, (env.n_agents, types), np.float32)
-
-        def offer(decision: np.ndarray) -> np.ndarray:
-            has_shape("decisions", decision, (env.num_envs, *space.shape))
-            return decision
-
+        offer = functools.partial(_offer, (env.num_envs, *space.shape))
         return offer, positive_int("per_decision", 1 if per_decision is None else per_decision), space
     mode = env.options.tax_mode
     if per_decision is not None:
@@ -341,17 +193,9 @@ def _decisions(
     return env.choose_rates, env.options.tax_period, MultiDiscrete(np.full(n_brackets, choices))
 
 
-@kernel
-def spread(terminated, truncated, out):
-    """Write terminated and truncated, ``[N]``, to all agents of a copy, ``[2, N, A]``; numpy is slow at it."""
-    out[:] = False
-    for e in range(out.shape[1]):
-        if terminated[e]:
-            for i in range(out.shape[2]):
-                out[0, e, i] = True
-        if truncated[e]:
-            for i in range(out.shape[2]):
-                out[1, e, i] = True
+def _offer(shape: tuple[int, ...], decision: np.ndarray) -> np.ndarray:
+    has_shape("decisions", decision, shape)
+    return decision
 
 
 def _fold(array: np.ndarray) -> np.ndarray:

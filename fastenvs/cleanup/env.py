@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from fastenvs.bound import bind, rebind
 from fastenvs.cleanup.config import (
     ACTION_NAMES,
     AGENT,
@@ -138,13 +137,8 @@ class Cleanup(VecEnv):
         final = Views(**self._final_obs) if self._final_obs else self._views
         return Game(True, self.config, self.state, self.streams, draws, self.buffers, self._turns, self._views, final)
 
-    @cached_property
-    def _play(self) -> Any:
-        return bind(play, self._game())
-
     def _calls(self) -> tuple[Any, Any]:
-        game = self._game()
-        return rebind(self._play, game), rebind(self._play, game._replace(steps=False))
+        return self._calls_of(play, self._game())
 
     def _step_info(self) -> dict[str, Any]:
         return {name: getattr(self.state, name) for name in self.agent_info}

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastenvs import checks, rng, saez, tax
-from fastenvs.bound import bind, call, handle, rebind
+from fastenvs.bound import call, handle
 from fastenvs.checks import integers_of
 from fastenvs.cycle import restart
 from fastenvs.draws import Draw
@@ -304,13 +304,8 @@ class OneStepEconomy(VecEnv):
             self._drawn["skill"], np.zeros_like(self.state.coin), self._views, views,
         )  # fmt: skip
 
-    @cached_property
-    def _play(self) -> Any:
-        return bind(play, self._game())
-
     def _calls(self) -> tuple[Any, Any]:
-        game = self._game()
-        return rebind(self._play, game), rebind(self._play, game._replace(steps=False))
+        return self._calls_of(play, self._game())
 
     def _prepare(self) -> None:
         if self.options.tax_mode == "saez":

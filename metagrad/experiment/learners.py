@@ -195,7 +195,19 @@ def side_by_side(parts: list[dict[str, Tensor]], whole: dict[str, tuple[int, ...
     for name in sorted(names):
         first = parts[0][name]
         axis = _seeds(first.shape, (whole or {}).get(name), name)
-        found[name] = first if axis is None else torch.cat([part[name] for part in parts], axis)
+        found[name] = first if axis is None else torch.cat(_alike([part[name] for part in parts], axis, name), axis)
+    return found
+
+
+def _alike(parts: list[Tensor], axis: int, name: str) -> list[Tensor]:
+    """Tensors of one length but for an axis: shorter batches are filled up as all are, by zeros or legal actions."""
+    shape = [max(sizes) for sizes in zip(*(t.shape for t in parts), strict=True)]
+    found = []
+    for t in parts:
+        shape[axis] = t.shape[axis]
+        whole = t if list(t.shape) == shape else t.new_full(shape, name.endswith("/mask"))
+        whole[tuple(slice(n) for n in t.shape)] = t
+        found.append(whole)
     return found
 
 

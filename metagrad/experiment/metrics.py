@@ -78,13 +78,13 @@ class Unwritten(contextlib.nullcontext):
 
 
 class _TensorBoard:
-    """Events of every seed in a folder of its own; what a killed run wrote after ``episode`` is hidden."""
+    """Events of every seed in a folder of its own; those of an earlier sitting are hidden."""
 
-    def __init__(self, folder: Path, experiment: Experiment, episode: int) -> None:
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writers = {
-            seed: SummaryWriter(str(folder / "tensorboard" / f"seed_{seed}"), purge_step=episode + 1)
+            seed: SummaryWriter(str(folder / "tensorboard" / f"seed_{seed}"), purge_step=0)
             for seed in experiment.run.seeds
         }
 
@@ -101,7 +101,7 @@ class _TensorBoard:
 class _WeightsAndBiases:
     """One run, with the seeds as groups of its charts; nothing leaves the machine unless ``WANDB_MODE`` says so."""
 
-    def __init__(self, folder: Path, experiment: Experiment, episode: int) -> None:
+    def __init__(self, folder: Path, experiment: Experiment) -> None:
         import wandb
 
         self._run = wandb.init(
@@ -121,7 +121,11 @@ _TRACKERS: dict[str, Any] = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBi
 
 
 class Trackers:
-    """Programs that are told the rows of metrics.csv as they come, by name: ``tensorboard``, ``wandb``."""
+    """Programs that are told the rows of metrics.csv as they come, by name: ``tensorboard``, ``wandb``.
+
+    A sitting of a resumed run tells all rows that it goes on from, since an earlier one may have been killed before its
+    rows were on disk, or was not followed.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         for name in names:
@@ -130,17 +134,28 @@ class Trackers:
         self._open: list[Any] = []
 
     @contextlib.contextmanager
-    def following(self, folder: Path, experiment: Experiment, episode: int) -> Iterator[None]:
-        """Follow a run from an episode on."""
-        self._open = [kind(folder, experiment, episode) for kind in self._kinds]
+    def following(self, folder: Path, experiment: Experiment, size: int) -> Iterator[None]:
+        """Follow a run that goes on from ``size`` bytes of metrics.csv."""
+        self._open = [kind(folder, experiment) for kind in self._kinds]
         try:
+            if self._open:
+                self._tell(read_metrics(folder / "metrics.csv", size), len(experiment.run.seeds))
             yield
         finally:
             for tracker in self._open:
                 tracker.close()
 
+    def _tell(self, metrics: dict[str, np.ndarray], n_seeds: int) -> None:
+        table = [
+            dict(zip(metrics, row, strict=True)) for row in zip(*(x.tolist() for x in metrics.values()), strict=True)
+        ]
+        for row in table:
+            row |= {"seed": int(row["seed"]), "episode": int(row["episode"])}
+        for first in range(0, len(table), n_seeds):
+            self.write(table[first : first + n_seeds])
+
     def write(self, rows: list[dict[str, Any]]) -> None:
-        """Pass rows on."""
+        """Pass the rows of one evaluation on."""
         for tracker in self._open:
             tracker.write(rows)
 

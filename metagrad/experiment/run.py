@@ -219,7 +219,7 @@ class _Training:
         file = Unwritten() if group.follows() else Metrics(self.folder / "metrics.csv", self.before.metrics_size)
         with file as metrics:
             self.held.watch(metrics.path, metrics.fileno())
-            follow = self.trackers.following(self.folder, self.experiment, learners.episode)
+            follow = self.trackers.following(self.folder, self.experiment, self.before.metrics_size)
             progress = LiveProgress(self.experiment, learners.episode, self.console)
             with stopping.deferred(), follow, progress:
                 self._train(metrics, progress, stopping, last)
