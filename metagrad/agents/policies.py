@@ -78,10 +78,10 @@ class Policies(Checked):
     def keeps_passes(self) -> bool:
         """Whether passes of the acting policy may serve a designer.
 
-        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
-        pending episodes anew, all rows at once, and its last bits must not differ.
+        They may where the agents themselves learn from mixed rows, or rows do not depend on one another: a run that is
+        resumed computes the passes of pending episodes anew, all rows at once, and its last bits must not differ.
         """
-        return self.minibatches > 1
+        return self.minibatches > 1 or getattr(self.policy, "independent", False)
 
     # ------------------------------------------------------------------ acting
 

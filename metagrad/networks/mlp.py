@@ -1,8 +1,9 @@
 """Stacked multilayer perceptrons with hand-written passes.
 
 Parameters are a dict ``w0, b0, w1, b1, ...`` of tensors ``[G, in, out]`` and ``[G, 1, out]``: G independent networks
-side by side, applied by batched matrix products. For networks as small as these an autograd graph would take several
-times longer than the arithmetic.
+side by side. For networks as small as these an autograd graph would take several times longer than the arithmetic. Small
+ones on a CPU go through compiled passes, others through batched matrix products; :func:`metagrad.products.compiled`
+says which.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metagrad import products
 from metagrad.checks import Checked, NonNegative, Positive, Widths
 from metagrad.networks.base import Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
@@ -58,6 +60,7 @@ class MLP(Checked):
     head_scale: Positive = 1.0
     stacks = True
     sequential = False
+    independent = True
 
     def init(
         self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
@@ -96,6 +99,11 @@ class MLP(Checked):
         """Run the networks; no autograd graph is built."""
         return MLPForward(params, joined_inputs(obs, params["w0"].dtype))
 
+    def begin(self, params: Params, obs: Obs, n_rows: int) -> MLPForward | None:
+        """A pass over rows that come part by part, ``n_rows`` of each network in all; None where it would differ."""
+        x = joined_inputs(obs, params["w0"].dtype)
+        return MLPForward.begun(params, n_rows, x.shape[2]) if products.compiled(x, layers_of(params)) else None
+
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
         x = joined_inputs(obs, params["w0"].dtype)
@@ -117,26 +125,64 @@ class MLPForward:
     """
 
     def __init__(self, params: Params, x: Tensor) -> None:
-        self.params, self.inputs = params, [x]
-        layers = n_layers(params)
-        for i in range(layers):
-            x = affine(x, params[f"w{i}"], params.get(f"b{i}"))
-            if i < layers - 1:
+        self.params, self.inputs, self._layers = params, [x.contiguous()], layers_of(params)
+        self._compiled = products.compiled(x, self._layers)
+        if self._compiled:
+            *hidden, self.out = (x.new_empty(*x.shape[:2], w.shape[2]) for w, _ in self._layers)
+            self.inputs += hidden
+            products.forward(self._layers, self.inputs, self.out)
+            return
+        for i, (w, b) in enumerate(self._layers):
+            x = affine(x, w, b)
+            if i < len(self._layers) - 1:
                 x = x.relu_()
                 self.inputs.append(x)
         self.out = x
 
     @classmethod
+    def begun(cls, params: Params, n_rows: int, width: int) -> MLPForward:
+        """A compiled pass over ``n_rows`` rows to come."""
+        layers = layers_of(params)
+        like, widths = params["w0"], [width, *(w.shape[2] for w, _ in layers)]
+        *inputs, out = (like.new_empty(len(like), n_rows, w) for w in widths)
+        made = cls.of(params, out, inputs)
+        made._layers, made._compiled, made._filled = layers, True, 0
+        return made
+
+    def add(self, obs: Obs) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+        x = joined_inputs(obs, self.out.dtype)
+        rows = slice(self._filled, self._filled + x.shape[1])
+        self.inputs[0][:, rows], self._filled = x, rows.stop
+        products.forward(self._layers, self.inputs, self.out, rows.start, rows.stop)
+        return self.out[:, rows]
+
+    def finish(self) -> MLPForward:
+        """The pass over the rows that came."""
+        if self._filled < self.out.shape[1]:
+            *self.inputs, self.out = (x[:, : self._filled].contiguous() for x in (*self.inputs, self.out))
+        return self
+
+    @property
+    def seen(self) -> Obs:
+        """What all rows show."""
+        return {"obs": self.inputs[0]}
+
+    @classmethod
     def of(cls, params: Params, out: Tensor, inputs: list[Tensor]) -> MLPForward:
         """A pass whose numbers are known."""
         made = cls.__new__(cls)
-        made.params, made.out, made.inputs = params, out, inputs
+        made.params, made.out, made.inputs, made._compiled = params, out, inputs, False
         return made
 
     @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
+        if self._compiled:
+            for i, (w, b) in enumerate(products.gradients(self._layers, self.inputs, d_out)):
+                grads |= {f"w{i}": w} if b is None else {f"w{i}": w, f"b{i}": b}
+            return grads
         for i, x, delta in self.deltas(d_out):
             grads |= self.layer_grads(i, x, delta)
         return {name: grads[name] for name in self.params}
@@ -160,6 +206,8 @@ class MLPForward:
     @torch.no_grad()
     def jvp(self, tangent: Params, moved_input: Tensor | None = None) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``, and with them the first inputs of a row."""
+        if self._compiled:
+            return products.tangents(self._layers, self.inputs, layers_of(tangent), torch.empty_like(self.out))
         moved = affine(self.inputs[0], tangent["w0"], tangent.get("b0"))
         if moved_input is not None:
             moved = product(moved_input, self.params["w0"][:, : moved_input.shape[2]], moved)
@@ -197,12 +245,17 @@ def n_layers(params: Params) -> int:
     return sum(name.startswith("w") for name in params)
 
 
+def layers_of(params: Params) -> list[products.Layer]:
+    """Matrix and bias of every layer."""
+    return [(params[f"w{i}"].contiguous(), params.get(f"b{i}")) for i in range(n_layers(params))]
+
+
 def product(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """``a b``, plus ``c`` if given, matrix by matrix, with the same bits however many there are.
 
     A single product with a vector is computed in another way by the library, so it is given a twin.
     """
-    if len(a) == 1 and 1 in (a.shape[1], b.shape[2]):
+    if a.shape[0] == 1 and 1 in (a.shape[1], b.shape[2]):
         return product(*(x if x is None else x.expand(2, -1, -1) for x in (a, b, c)))[:1]  # type: ignore[arg-type]
     return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b)
 

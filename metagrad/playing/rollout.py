@@ -61,8 +61,11 @@ def rollout(
             break
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
-    batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.parts), epsilon, env.n_actions)
+    steps = steps_to_keep(t + 1, horizon, k, rng.parts)
+    batch = record.batch(steps, epsilon, env.n_actions)
     if acting is not None:
+        for blank in range(t + 1, steps):
+            acting.add(record.rows(blank))
         batch.remember("acted", agent_state.policy, acting.finish)
     return batch.replace(values=agents.values(agent_state, batch), options=task.interface.options)
 
