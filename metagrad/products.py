@@ -16,7 +16,7 @@ from llvmlite import binding, ir
 from numba.core import cgutils
 from torch import Tensor
 
-from fastenvs.jit import PURE_PYTHON, kernel, part
+from fastenvs.jit import PURE_PYTHON, inline, kernel, part
 
 #: Bytes of a vector, and rows of a tile: as many as there are registers for.
 BYTES, ROWS = (64, 8) if dict(binding.get_host_cpu_features()).get("avx512f") else (32, 4)
@@ -63,32 +63,32 @@ def tangents(layers: list[Layer], inputs: list[Tensor], along: list[Layer], out:
 
 def _table(layers: list[Layer], inputs: list[Tensor], more: list[Tensor], most: list[Tensor | None] | None = None):
     """Of every layer its widths and the addresses of matrix, bias, inputs and what else there is, or 0."""
-    most = [None] * len(layers) if most is None else most
-    return np.array([
-        (w.shape[1], w.shape[2], *(0 if t is None else t.data_ptr() for t in (w, b, x, y, z)))
-        for (w, b), x, y, z in zip(layers, inputs, more, most, strict=True)
-    ])  # fmt: skip
+    rows: list[int] = []
+    for i, (w, b) in enumerate(layers):
+        last = None if most is None else most[i]
+        rows += (w.shape[1], w.shape[2], w.data_ptr(), 0 if b is None else b.data_ptr(), inputs[i].data_ptr())
+        rows += (more[i].data_ptr(), 0 if last is None else last.data_ptr())
+    return np.array(rows).reshape(-1, 7)
 
 
 def _room(layers: list[Layer], rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
-    """Scratch, and where in it three matrices of the widest layer's rows begin, behind a 1; see :func:`_multiply`."""
-    widest = max(max(w.shape[1:]) for w, _ in layers)
-    area = 2 * BYTES * (max(widest, rows) + 1 + ROWS) + 1
-    return _scratch(area + 3 * rows * widest, area, dtype), area
+    """Scratch, and where in it three matrices of the widest layer's rows begin; a 1 stands at the end."""
+    return _scratch(max([layers[0][0].shape[1], *(w.shape[2] for w, _ in layers)]), rows, dtype)
 
 
 @cache
-def _scratch(numbers: int, area: int, dtype: torch.dtype) -> np.ndarray:
-    room = torch.zeros(numbers, dtype=dtype).numpy()
-    room[area - 1] = 1
-    return room
+def _scratch(widest: int, rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
+    area = 2 * BYTES * (max(widest, rows) + 1 + ROWS)
+    room = torch.zeros(area + 3 * rows * widest + 1, dtype=dtype).numpy()
+    room[-1] = 1
+    return room, area
 
 
 # ---------------------------------------------------------------------- compiled
 
 
 @numba.extending.intrinsic
-def _numbers(typingctx, address, like):
+def numbers_at(typingctx, address, like):
     """The numbers from an address on, of the type of the array ``like``."""
     kind = numba.types.Array(like.dtype, 1, "C")
 
@@ -187,14 +187,17 @@ _wide, _narrow, _wide_row, _narrow_row = _tile(ROWS, 2), _tile(ROWS, 1), _tile(1
 
 
 @part
-def _multiply(room, m, n, depth, a_at, a_row, a_step, b_at, b_row, b_step, start_at, start_row, floor, out_at, gate_at):
+def _multiply(
+    room, m, n, depth, a_at, a_row, a_step, b_at, b_row, b_step, start_at, start_row, floor, out_at, gate_at, sums_at
+):
     """``out [m, n] = max(start + a b, floor)``, and 0 where ``gate`` is not positive; ``start`` is a row, or m rows.
 
-    Addresses are in bytes, 0 for none, strides in numbers; ``a[i, k]`` stands at ``i * a_row + k * a_step``.
+    Addresses are in bytes, 0 for none, strides in numbers; ``a[i, k]`` stands at ``i * a_row + k * a_step``. ``sums [n]``
+    are those of the columns of ``b``.
     """
-    lanes = BYTES // room.itemsize
-    a, b, out = _numbers(a_at, room), _numbers(b_at, room), _numbers(out_at, room)
-    start, gate = _numbers(start_at, room), _numbers(gate_at, room)
+    size, base = room.itemsize, room.ctypes.data
+    lanes = BYTES // size
+    a, b, out, gate = numbers_at(a_at, room), numbers_at(b_at, room), numbers_at(out_at, room), numbers_at(gate_at, room)
     high, each = (ROWS if m >= ROWS else 1), 2 * lanes
     begin = each * depth
     edge = begin + each
@@ -203,20 +206,30 @@ def _multiply(room, m, n, depth, a_at, a_row, a_step, b_at, b_row, b_step, start
         width = each if full > lanes else lanes
         columns, right, panel = b_row, b, j * b_step
         if full < width or b_step != 1:  # columns that lie apart, or do not fill vectors
-            for k in range(depth if full < width else 0):
-                target = room[k * width : (k + 1) * width]
-                for i in range(full, width):
-                    target[i] = 0
-            for i in range(full):
-                source = b[(j + i) * b_step :]
-                for k in range(depth):
-                    room[np.uint64(k * width + i)] = source[np.uint64(k * b_row)]
             columns, right, panel = width, room, 0
-        for i in range(width):
-            room[begin + i] = start[j + i] if start_at and start_row == 0 and i < full else 0
-        begun, at, apart = room, begin, 0
+            for k in range(depth):
+                target = numbers_at(base + k * width * size, room)
+                source = numbers_at(b_at + (k * b_row + j * b_step) * size, room)
+                if full < width:
+                    for i in range(lanes):
+                        target[width - lanes + i] = 0
+                if b_step == 1:
+                    for i in range(full):
+                        target[i] = source[i]
+                else:
+                    for i in range(full):
+                        target[i] = source[i * b_step]
+        begun, at, apart, starts = room, begin, 0, numbers_at(start_at + j * size, room)
+        zeros = numbers_at(base + begin * size, room)
+        for i in range(each):
+            zeros[i] = 0
+        if start_at and start_row == 0:
+            for i in range(full):
+                zeros[i] = starts[i]
         if start_row and full == width:
-            begun, at, apart = start, j, start_row
+            begun, at, apart = starts, 0, start_row
+        if sums_at:
+            _column_sums(room, base, size, lanes, right, panel, columns, depth, begin, edge, full, width, sums_at + j * size)
         for i in range(0, m, high):
             i = min(i, m - high)  # the last rows overlap those before
             there, to, stride, gated = out, i * n + j, n, gate_at
@@ -236,12 +249,29 @@ def _multiply(room, m, n, depth, a_at, a_row, a_step, b_at, b_row, b_step, start
                 _narrow(a, i * a_row, a_row, a_step, right, panel, columns, depth, begun, at + i * apart, apart,
                         floor, there, to, stride, gate, gated)
             if full < width:
-                for r in range(i, i + high):
+                for r in range(high):
+                    source = numbers_at(base + (edge + r * width) * size, room)
+                    place = ((i + r) * n + j) * size
+                    target, more = numbers_at(out_at + place, room), numbers_at(start_at + place, room)
                     for c in range(full):
-                        value = room[edge + (r - i) * width + c]
-                        if start_row:
-                            value += start[r * start_row + j + c]
-                        out[r * n + j + c] = value if not gate_at or gate[r * n + j + c] > 0 else 0
+                        target[c] = source[c] + more[c] if start_row else source[c]
+                    if gate_at:
+                        gates = numbers_at(gate_at + place, room)
+                        for c in range(full):
+                            target[c] = target[c] if gates[c] > 0 else 0
+
+
+@inline
+def _column_sums(room, base, size, lanes, right, panel, columns, depth, begin, edge, full, width, sums_at):
+    """Sums of a panel's columns."""
+    one, target = numbers_at(room.ctypes.data + (len(room) - 1) * size, room), numbers_at(sums_at, room)
+    if width > lanes:
+        _wide_row(one, 0, 0, 0, right, panel, columns, depth, room, begin, 0, -np.inf, room, edge, width, one, 0)
+    else:
+        _narrow_row(one, 0, 0, 0, right, panel, columns, depth, room, begin, 0, -np.inf, room, edge, width, one, 0)
+    source = numbers_at(base + edge * size, room)
+    for c in range(full):
+        target[c] = source[c]
 
 
 @kernel
@@ -254,24 +284,22 @@ def _forward(room, table, layers, groups, every, first, m):
             floor = 0.0 if i < layers - 1 else -np.inf
             bias = b + g * n * size if b else 0
             _multiply(room, m, n, depth, x + rows * depth, depth, 1, w + g * depth * n * size, n, 1, bias, 0, floor,
-                      y + rows * n, 0)
+                      y + rows * n, 0, 0)
 
 
 @kernel
 def _backward(room, area, table, layers, groups, m, d_out):
     size, widest = room.itemsize, (len(room) - area) // (3 * m)
     spare, other = room.ctypes.data + area * size, room.ctypes.data + (area + m * widest) * size
-    one = room.ctypes.data + (area - 1) * size
     for g in range(groups):
         d = d_out + g * m * table[layers - 1, 1] * size
         for i in range(layers - 1, -1, -1):
             depth, n, w, _, x, dw, db = table[i]
             x += g * m * depth * size
-            if db:
-                _multiply(room, 1, n, m, one, 0, 0, d, n, 1, 0, 0, -np.inf, db + g * n * size, 0)
-            _multiply(room, depth, n, m, x, 1, depth, d, n, 1, 0, 0, -np.inf, dw + g * depth * n * size, 0)
+            db = db + g * n * size if db else 0
+            _multiply(room, depth, n, m, x, 1, depth, d, n, 1, 0, 0, -np.inf, dw + g * depth * n * size, 0, db)
             if i:
-                _multiply(room, m, depth, n, d, n, 1, w + g * depth * n * size, 1, n, 0, 0, -np.inf, spare, x)
+                _multiply(room, m, depth, n, d, n, 1, w + g * depth * n * size, 1, n, 0, 0, -np.inf, spare, x, 0)
                 d, spare, other = spare, other, spare
 
 
@@ -289,8 +317,8 @@ def _tangent(room, area, table, layers, groups, m, out):
             if i < layers - 1:
                 to, gate = spare, table[i + 1, 4] + g * m * n * size
             if i == 0:
-                _multiply(room, m, n, depth, x, depth, 1, dw, n, 1, db, 0, -np.inf, to, gate)
+                _multiply(room, m, n, depth, x, depth, 1, dw, n, 1, db, 0, -np.inf, to, gate, 0)
             else:
-                _multiply(room, m, n, depth, x, depth, 1, dw, n, 1, db, 0, -np.inf, own, 0)
-                _multiply(room, m, n, depth, moved, depth, 1, w, n, 1, own, n, -np.inf, to, gate)
+                _multiply(room, m, n, depth, x, depth, 1, dw, n, 1, db, 0, -np.inf, own, 0, 0)
+                _multiply(room, m, n, depth, moved, depth, 1, w, n, 1, own, n, -np.inf, to, gate, 0)
             moved, spare, other = to, other, spare

@@ -16,11 +16,11 @@ from metagrad.parallel import group
 
 
 @kernel
-def choose(logits, mask, uniform, epsilon, actions, log_prob):
+def choose(logits, mask, uniform, epsilon, room, actions, log_prob):
     """Sample from the masked softmax, mixed with a uniform choice among the legal actions, by inverse distribution.
 
     ``logits`` is ``[S, K, A, L]``, ``mask`` uint8 ``[S * K, A, L]`` or without rows, ``uniform`` ``[S, K * A]``; one
-    uniform is used for every action whatever happens.
+    uniform is used for every action whatever happens. ``room`` is float64 ``[L]``.
     """
     n_seeds, k, n_agents, n_actions = logits.shape
     masked = mask.shape[0] > 0
@@ -35,11 +35,12 @@ def choose(logits, mask, uniform, epsilon, actions, log_prob):
                 total = 0.0
                 for a in range(n_actions):
                     if not masked or mask[e, i, a]:
-                        total += np.exp(np.float64(logits[s, j, i, a]) - top)
+                        room[a] = np.exp(np.float64(logits[s, j, i, a]) - top)
+                        total += room[a]
                 left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
                 for a in range(n_actions):
                     if (not masked or mask[e, i, a]) and left >= 0:
-                        p = (1.0 - epsilon) * np.exp(np.float64(logits[s, j, i, a]) - top) / total + epsilon / legal
+                        p = (1.0 - epsilon) * room[a] / total + epsilon / legal
                         left -= p
                         chosen, probability = a, p
                 actions[s, j, i] = chosen

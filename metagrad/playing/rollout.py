@@ -39,7 +39,7 @@ def rollout(
     record = Recorder(n_seeds, k, n_agents, horizon, where, agents.share_parameters)
     actions, log_prob = np.zeros((n_seeds, k, n_agents), np.int64), np.zeros((n_seeds, k, n_agents))
     uniform = rng.by_episode("actions", horizon, k, n_agents).reshape(n_seeds, horizon, -1)
-    unmasked = np.empty((0, n_agents, env.n_actions), np.uint8)
+    unmasked, room = np.empty((0, n_agents, env.n_actions), np.uint8), np.empty(env.n_actions)
     obs, _ = env.reset()
     designer.begin(designer_state, env, rng)
     for t in range(horizon):
@@ -49,7 +49,7 @@ def rollout(
             acting = agents.begin(agent_state, rows, horizon)  # type: ignore[attr-defined]
         logits = agents.act(agent_state, rows).out if acting is None else acting.add(rows)
         mask = as_bytes(seen["mask"]) if "mask" in seen else unmasked
-        choose(record.by_copy(logits), mask, uniform[:, t], epsilon, actions, log_prob)
+        choose(record.by_copy(logits), mask, uniform[:, t], epsilon, room, actions, log_prob)
         record.see_designer(t, as_dict(obs["designer"]))
         noted = designer.act(designer_state, env, obs, t, rng)
         result = env.step(actions.reshape(-1, n_agents))
