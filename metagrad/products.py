@@ -36,48 +36,59 @@ def compiled(x: Tensor, layers: list[Layer]) -> bool:
     return not (torch.is_grad_enabled() and any(w.requires_grad for w, _ in layers))
 
 
-def forward(layers: list[Layer], inputs: list[Tensor], out: Tensor, first: int = 0, end: int | None = None) -> None:
-    """Fill in the inputs of all layers but the first, ``[G, R, in]``, and ``out``: rows ``first`` to ``end``."""
-    end = out.shape[1] if end is None else end
-    table, (room, _) = _table(layers, inputs, [*inputs[1:], out]), _room(layers, 1, out.dtype)
-    _forward(room, table, len(table), out.shape[0], out.shape[1], first, end - first)
+class Pass:
+    """A pass of rows through layers, all but the last of which are rectified, and the ways back.
 
+    Parameters
+    ----------
+    layers : list of (Tensor ``[G, in, out]``, Tensor ``[G, 1, out]`` or None)
+        Matrices and biases, contiguous.
+    x : Tensor ``[G, R, in]``
+        What the first layer reads, contiguous.
+    """
 
-def gradients(layers: list[Layer], inputs: list[Tensor], d_out: Tensor) -> list[Layer]:
-    """Derivatives of ``sum(d_out * out)`` by every layer's matrix and bias."""
-    d, rows = d_out.contiguous(), d_out.shape[1]
-    found = [(torch.empty_like(w), None if b is None else torch.empty_like(b)) for w, b in layers]
-    table, room = _table(layers, inputs, [w for w, _ in found], [b for _, b in found]), _room(layers, rows, d.dtype)
-    _backward(*room, table, len(table), d.shape[0], rows, d.data_ptr())
-    return found
+    def __init__(self, layers: list[Layer], x: Tensor) -> None:
+        made = [x.new_empty(*x.shape[:2], w.shape[2]) for w, _ in layers]
+        self.layers, self.inputs, self.out, self._size = layers, [x, *made[:-1]], made[-1], (len(layers), *x.shape[:2])
+        # Of every layer its widths and the addresses, or 0, of matrix, bias, inputs and what else there is.
+        rows: list[int] = []
+        for (w, b), given, to in zip(layers, self.inputs, made, strict=True):
+            rows += (w.shape[1], w.shape[2], w.data_ptr(), 0 if b is None else b.data_ptr())
+            rows += (given.data_ptr(), to.data_ptr(), 0)
+        self._table = np.array(rows).reshape(-1, 7)
+        self._widest = max(y.shape[2] for y in (x, *made))
 
+    def fill(self, first: int = 0, end: int | None = None) -> None:
+        """Go forward through rows ``first`` to ``end``."""
+        room, _ = _scratch(self._widest, 1, self.out.dtype)
+        _forward(room, self._table, *self._size, first, (self._size[2] if end is None else end) - first)
 
-def tangents(layers: list[Layer], inputs: list[Tensor], along: list[Layer], out: Tensor) -> Tensor:
-    """Fill ``out`` with its change when the layers move along others."""
-    along = [(w.contiguous(), b if b is None else b.contiguous()) for w, b in along]
-    rows = out.shape[1]
-    table, room = _table(layers, inputs, [w for w, _ in along], [b for _, b in along]), _room(layers, rows, out.dtype)
-    _tangent(*room, table, len(table), out.shape[0], rows, out.data_ptr())
-    return out
+    def gradients(self, d_out: Tensor) -> list[Layer]:
+        """Derivatives of ``sum(d_out * out)`` by every layer's matrix and bias."""
+        d = d_out.contiguous()
+        found = [(torch.empty_like(w), b if b is None else torch.empty_like(b)) for w, b in self.layers]
+        _backward(*self._room(), self._beside(found), *self._size, d.data_ptr())
+        return found
 
+    def tangents(self, along: list[Layer]) -> Tensor:
+        """Change of what comes out when the layers move along others, contiguous as they are."""
+        out = torch.empty_like(self.out)
+        _tangent(*self._room(), self._beside(along), *self._size, out.data_ptr())
+        return out
 
-def _table(layers: list[Layer], inputs: list[Tensor], more: list[Tensor], most: list[Tensor | None] | None = None):
-    """Of every layer its widths and the addresses of matrix, bias, inputs and what else there is, or 0."""
-    rows: list[int] = []
-    for i, (w, b) in enumerate(layers):
-        last = None if most is None else most[i]
-        rows += (w.shape[1], w.shape[2], w.data_ptr(), 0 if b is None else b.data_ptr(), inputs[i].data_ptr())
-        rows += (more[i].data_ptr(), 0 if last is None else last.data_ptr())
-    return np.array(rows).reshape(-1, 7)
+    def _beside(self, others: list[Layer]) -> np.ndarray:
+        """The table with the addresses of others like the layers."""
+        for i, (w, b) in enumerate(others):
+            self._table[i, 5:] = w.data_ptr(), 0 if b is None else b.data_ptr()
+        return self._table
 
-
-def _room(layers: list[Layer], rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
-    """Scratch, and where in it three matrices of the widest layer's rows begin; a 1 stands at the end."""
-    return _scratch(max([layers[0][0].shape[1], *(w.shape[2] for w, _ in layers)]), rows, dtype)
+    def _room(self) -> tuple[np.ndarray, int]:
+        return _scratch(self._widest, self._size[2], self.out.dtype)
 
 
 @cache
 def _scratch(widest: int, rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
+    """Scratch, and where in it three matrices of the widest layer's rows begin; a 1 stands at the end."""
     area = 2 * BYTES * (max(widest, rows) + 1 + ROWS)
     room = torch.zeros(area + 3 * rows * widest + 1, dtype=dtype).numpy()
     room[-1] = 1

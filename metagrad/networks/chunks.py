@@ -24,9 +24,9 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 def each(f: Callable[[A], B], chunks: Sequence[A], threads: int) -> list[B]:
     """``f`` of every chunk, without an autograd graph, on so many threads."""
 
-    @torch.no_grad()
     def quietly(chunk: A) -> B:
-        return f(chunk)
+        with torch.no_grad():
+            return f(chunk)
 
     if threads == 1 or len(chunks) == 1:
         return [quietly(chunk) for chunk in chunks]

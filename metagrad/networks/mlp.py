@@ -125,43 +125,44 @@ class MLPForward:
     """
 
     def __init__(self, params: Params, x: Tensor) -> None:
-        self.params, self.inputs, self._layers = params, [x.contiguous()], layers_of(params)
-        self._compiled = products.compiled(x, self._layers)
-        if self._compiled:
-            *hidden, self.out = (x.new_empty(*x.shape[:2], w.shape[2]) for w, _ in self._layers)
-            self.inputs += hidden
-            products.forward(self._layers, self.inputs, self.out)
+        layers = layers_of(params)
+        if products.compiled(x, layers):
+            self._hold(params, products.Pass(layers, x.contiguous()))
+            self._compiled.fill()
             return
-        for i, (w, b) in enumerate(self._layers):
+        self.params, self.inputs, self._compiled = params, [x], None
+        for i, (w, b) in enumerate(layers):
             x = affine(x, w, b)
-            if i < len(self._layers) - 1:
+            if i < len(layers) - 1:
                 x = x.relu_()
                 self.inputs.append(x)
         self.out = x
 
+    def _hold(self, params: Params, compiled: products.Pass) -> None:
+        self.params, self.inputs, self.out, self._compiled = params, compiled.inputs, compiled.out, compiled
+
     @classmethod
     def begun(cls, params: Params, n_rows: int, width: int) -> MLPForward:
         """A compiled pass over ``n_rows`` rows to come."""
-        layers = layers_of(params)
-        like, widths = params["w0"], [width, *(w.shape[2] for w, _ in layers)]
-        *inputs, out = (like.new_empty(len(like), n_rows, w) for w in widths)
-        made = cls.of(params, out, inputs)
-        made._layers, made._compiled, made._filled = layers, True, 0
+        made = cls.__new__(cls)
+        like = params["w0"]
+        made._hold(params, products.Pass(layers_of(params), like.new_empty(like.shape[0], n_rows, width)))
+        made._filled = 0
         return made
 
     def add(self, obs: Obs) -> Tensor:
         """Take in the next rows; returns their outputs."""
         x = joined_inputs(obs, self.out.dtype)
-        rows = slice(self._filled, self._filled + x.shape[1])
-        self.inputs[0][:, rows], self._filled = x, rows.stop
-        products.forward(self._layers, self.inputs, self.out, rows.start, rows.stop)
-        return self.out[:, rows]
+        first, self._filled = self._filled, self._filled + x.shape[1]
+        self.inputs[0][:, first : self._filled] = x
+        self._compiled.fill(first, self._filled)
+        return self.out[:, first : self._filled]
 
     def finish(self) -> MLPForward:
         """The pass over the rows that came."""
-        if self._filled < self.out.shape[1]:
-            *self.inputs, self.out = (x[:, : self._filled].contiguous() for x in (*self.inputs, self.out))
-        return self
+        if self._filled == self.out.shape[1]:
+            return self
+        return MLPForward(self.params, self.inputs[0][:, : self._filled])
 
     @property
     def seen(self) -> Obs:
@@ -172,7 +173,7 @@ class MLPForward:
     def of(cls, params: Params, out: Tensor, inputs: list[Tensor]) -> MLPForward:
         """A pass whose numbers are known."""
         made = cls.__new__(cls)
-        made.params, made.out, made.inputs, made._compiled = params, out, inputs, False
+        made.params, made.out, made.inputs, made._compiled = params, out, inputs, None
         return made
 
     @torch.no_grad()
@@ -180,7 +181,7 @@ class MLPForward:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
         if self._compiled:
-            for i, (w, b) in enumerate(products.gradients(self._layers, self.inputs, d_out)):
+            for i, (w, b) in enumerate(self._compiled.gradients(d_out)):
                 grads |= {f"w{i}": w} if b is None else {f"w{i}": w, f"b{i}": b}
             return grads
         for i, x, delta in self.deltas(d_out):
@@ -207,7 +208,7 @@ class MLPForward:
     def jvp(self, tangent: Params, moved_input: Tensor | None = None) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``, and with them the first inputs of a row."""
         if self._compiled:
-            return products.tangents(self._layers, self.inputs, layers_of(tangent), torch.empty_like(self.out))
+            return self._compiled.tangents(layers_of(tangent))
         moved = affine(self.inputs[0], tangent["w0"], tangent.get("b0"))
         if moved_input is not None:
             moved = product(moved_input, self.params["w0"][:, : moved_input.shape[2]], moved)
@@ -247,7 +248,8 @@ def n_layers(params: Params) -> int:
 
 def layers_of(params: Params) -> list[products.Layer]:
     """Matrix and bias of every layer."""
-    return [(params[f"w{i}"].contiguous(), params.get(f"b{i}")) for i in range(n_layers(params))]
+    biases = ((f"w{i}", params.get(f"b{i}")) for i in range(n_layers(params)))
+    return [(params[w].contiguous(), b if b is None else b.contiguous()) for w, b in biases]
 
 
 def product(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:

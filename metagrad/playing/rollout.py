@@ -32,7 +32,7 @@ def rollout(
     """Play one episode in every copy, without payments but with the values of the agents' critics.
 
     ``env`` has S * K copies, ``s * K + j`` is episode j of seed s; as many uniforms of ``rng`` are drawn whatever
-    happens. ``epsilon`` is the share of uniform exploration; ``keep`` keeps the acting policy's pass, if it can grow.
+    happens. ``epsilon`` is the share of uniform exploration; ``keep`` keeps the acting policy's pass with the batch, if it can grow.
     """
     n_seeds, n_agents, horizon = len(rng.seeds), env.n_agents, task.horizon
     k, acting = env.num_envs // n_seeds, None
@@ -45,8 +45,8 @@ def rollout(
     for t in range(horizon):
         seen = as_dict(obs["agents"])
         rows = record.see(t, seen)
-        if keep and t == 0:
-            acting = agents.begin(agent_state, rows, horizon)  # type: ignore[attr-defined]
+        if t == 0 and hasattr(agents, "begin"):
+            acting = agents.begin(agent_state, rows, horizon)
         logits = agents.act(agent_state, rows).out if acting is None else acting.add(rows)
         mask = as_bytes(seen["mask"]) if "mask" in seen else unmasked
         choose(record.by_copy(logits), mask, uniform[:, t], epsilon, room, actions, log_prob)
@@ -63,7 +63,7 @@ def rollout(
     record.see_designer(t + 1, as_dict(obs["designer"]))
     steps = steps_to_keep(t + 1, horizon, k, rng.parts)
     batch = record.batch(steps, epsilon, env.n_actions)
-    if acting is not None:
+    if keep and acting is not None:
         for blank in range(t + 1, steps):
             acting.add(record.rows(blank))
         batch.remember("acted", agent_state.policy, acting.finish)
