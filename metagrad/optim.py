@@ -11,7 +11,7 @@ import torch
 
 from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.checks import BelowOne, Checked, NonNegative, Positive
-from metagrad.products import numbers_at
+from metagrad.compiled.tiles import numbers_at
 
 Params = dict[str, torch.Tensor]
 
@@ -114,8 +114,8 @@ class Adam(Checked):
         g = _list(grads)
         if _compiled((*g, *params.values(), *state.m.values())):
             numbers = (1 - self.beta1, self.beta2, 1 - self.beta2, -scale, root, self.eps)
-            new, m, v = (_zip(params, x) for x in _adam_step(params, grads, state, numbers))
-            return new, AdamState(m, v, t)
+            after = [_zip(params, x) for x in _adam_step(params, grads, state, numbers)]
+            return after[0], AdamState(after[1], after[2], t)
         squared = [x.detach() for x in g] if self.stop_second_moment else g
         m = torch._foreach_lerp(_list(state.m), g, 1 - self.beta1)
         v = torch._foreach_mul(_list(state.v), self.beta2)
@@ -239,7 +239,9 @@ def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequenc
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
     given = [[of[name].contiguous() for name in params] for of in (params, grads, state.m, state.v)]
     made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
-    table = np.array([[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)])
+    table = np.array(
+        [[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)]
+    )
     _adam(table, np.array(numbers, torch.empty(0, dtype=given[0][0].dtype).numpy().dtype))
     return made
 

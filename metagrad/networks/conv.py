@@ -31,12 +31,9 @@ from metagrad.networks.base import (
     sight_of,
     vector_width,
 )
-from metagrad.networks.chunks import each, summed
+from metagrad.networks.chunks import each, joined, split_rows, summed
 from metagrad.networks.mlp import where_active
 from metagrad.optim import Params
-
-_CHUNK = 800  # rows whose activations fit the second-level cache by and large
-_LEAST = 128  # rows that are worth handing to a thread
 
 
 @dataclass(frozen=True)
@@ -158,13 +155,7 @@ def _numbered(names: tuple[str, ...], letter: str) -> list[str]:
 
 
 class Parts:
-    """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`.
-
-    Parameters
-    ----------
-    network : ConvTrunk
-    params : dict
-    """
+    """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`."""
 
     def __init__(self, network: ConvTrunk, params: Params) -> None:
         self._network, self._params, self._prepared = network, params, prepared(params, network.scale)
@@ -192,13 +183,11 @@ class ConvForward:
 
     seen: Obs  # what all rows show, where they came part by part
 
-    def __init__(
-        self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None
-    ) -> None:
+    def __init__(self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None) -> None:
         self._hold(params, scale, threads, prepared(params, scale) if single is None else single)
-        self._inputs = _split(sight)
+        self._inputs = split_rows(sight.picture[0], sight.vector[0])
         self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
-        self.out = _joined([layers.pop() for layers in self._layers])[None]
+        self.out = joined([layers.pop() for layers in self._layers])[None]
 
     def _hold(self, params: Params, scale: float, threads: int, single: Params) -> None:
         self.params, self.scale, self.threads, self._single = params, scale, threads, single
@@ -210,7 +199,10 @@ class ConvForward:
         whole = cls.__new__(cls)
         whole.seen, sight = seen, sight_of(seen, parts[0].out.dtype)
         whole._hold(parts[0].params, parts[0].scale, parts[0].threads, parts[0]._single)
-        whole._inputs, whole.out = _split(sight), torch.cat([part.out for part in parts], 1)
+        whole._inputs, whole.out = (
+            split_rows(sight.picture[0], sight.vector[0]),
+            torch.cat([part.out for part in parts], 1),
+        )
         chunks = [chunk for part in parts for chunk in part._layers]
         sizes = [len(vector) for _, vector in whole._inputs]
         pieces = [torch.cat(layer).split(sizes) for layer in zip(*chunks, strict=True)]
@@ -219,16 +211,16 @@ class ConvForward:
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
-        return {name: g[None] for name, g in self._scaled(self._summed(_vjp, d_out[0])).items()}
+        return {name: g[None] for name, g in scaled(self._summed(_vjp, d_out[0]), self.scale).items()}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``, on one way back."""
-        return {name: g[:, None] for name, g in self._scaled(self._summed(_vjps, d_out[0], weights[0])).items()}
+        return {name: g[:, None] for name, g in scaled(self._summed(_vjps, d_out[0], weights[0]), self.scale).items()}
 
     @torch.no_grad()
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
-        along = self._scaled({name: p[0] for name, p in tangent.items()})
+        along = scaled({name: p[0] for name, p in tangent.items()}, self.scale)
         chunks = list(zip(self._inputs, self._layers, strict=True))
         return torch.cat(each(lambda chunk: _jvp(self._single, along, *chunk), chunks, self.threads))[None]
 
@@ -236,9 +228,6 @@ class ConvForward:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``."""
         parts = self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0])
         return torch.cat(parts)[None]
-
-    def _scaled(self, params: Params) -> Params:
-        return scaled(params, self.scale)
 
     def _summed(self, f: Callable[..., Params], *rows: Tensor) -> Params:
         return summed(self._each(lambda *part: f(self._single, *part), *rows), list(self.params))
@@ -265,19 +254,6 @@ def _first(params: Params) -> str:
     return "c0" if "c0" in params else "map"
 
 
-def _joined(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
-    filled = [x for x in parts if x.numel()]
-    return filled[0] if len(filled) == 1 else torch.cat(list(parts), axis)
-
-
-def _split(sight: Sight) -> list[tuple[Tensor, Tensor]]:
-    picture, vector = sight.picture[0], sight.vector[0]
-    if len(vector) <= _LEAST:
-        return [(picture, vector)]
-    size = min(_CHUNK, max(_LEAST, -(-len(vector) // 2)))
-    return list(zip(picture.split(size), vector.split(size), strict=True))
-
-
 # ---------------------------------------------------------------------- one chunk
 
 
@@ -288,7 +264,7 @@ def _forward(params: Params, picture: Tensor, vector: Tensor) -> list[Tensor]:
     for name in convolutions:
         layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
     x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
-    layers.append(_joined([x, vector], 1))
+    layers.append(joined([x, vector], 1))
     names = numbered(params, "f")
     for name in names:
         x = F.linear(layers[-1], params[name], params[f"{name}_bias"])

@@ -1,9 +1,8 @@
 """Stacked multilayer perceptrons with hand-written passes.
 
 Parameters are a dict ``w0, b0, w1, b1, ...`` of tensors ``[G, in, out]`` and ``[G, 1, out]``: G independent networks
-side by side. For networks as small as these an autograd graph would take several times longer than the arithmetic. Small
-ones on a CPU go through compiled passes, others through batched matrix products; :func:`metagrad.products.compiled`
-says which.
+side by side. For networks as small as these an autograd graph would take several times longer than the arithmetic.
+:func:`metagrad.compiled.passes.compiled` says which go through compiled passes; others are batched matrix passes.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metagrad import products
 from metagrad.checks import Checked, NonNegative, Positive, Widths
+from metagrad.compiled import passes
 from metagrad.networks.base import Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
 
@@ -102,7 +101,7 @@ class MLP(Checked):
     def begin(self, params: Params, obs: Obs, n_rows: int) -> MLPForward | None:
         """A pass over rows that come part by part, ``n_rows`` of each network in all; None where it would differ."""
         x = joined_inputs(obs, params["w0"].dtype)
-        return MLPForward.begun(params, n_rows, x.shape[2]) if products.compiled(x, layers_of(params)) else None
+        return MLPForward.begun(params, n_rows, x.shape[2]) if passes.compiled(x, layers_of(params)) else None
 
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
@@ -124,11 +123,15 @@ class MLPForward:
         What each layer reads.
     """
 
+    _compiled: passes.Pass | None
+    _filled: int
+
     def __init__(self, params: Params, x: Tensor) -> None:
         layers = layers_of(params)
-        if products.compiled(x, layers):
-            self._hold(params, products.Pass(layers, x.contiguous()))
-            self._compiled.fill()
+        if passes.compiled(x, layers):
+            whole = passes.Pass(layers, x.contiguous())
+            whole.fill()
+            self._hold(params, whole)
             return
         self.params, self.inputs, self._compiled = params, [x], None
         for i, (w, b) in enumerate(layers):
@@ -138,7 +141,7 @@ class MLPForward:
                 self.inputs.append(x)
         self.out = x
 
-    def _hold(self, params: Params, compiled: products.Pass) -> None:
+    def _hold(self, params: Params, compiled: passes.Pass) -> None:
         self.params, self.inputs, self.out, self._compiled = params, compiled.inputs, compiled.out, compiled
 
     @classmethod
@@ -146,7 +149,7 @@ class MLPForward:
         """A compiled pass over ``n_rows`` rows to come."""
         made = cls.__new__(cls)
         like = params["w0"]
-        made._hold(params, products.Pass(layers_of(params), like.new_empty(like.shape[0], n_rows, width)))
+        made._hold(params, passes.Pass(layers_of(params), like.new_empty(like.shape[0], n_rows, width)))
         made._filled = 0
         return made
 
@@ -155,6 +158,7 @@ class MLPForward:
         x = joined_inputs(obs, self.out.dtype)
         first, self._filled = self._filled, self._filled + x.shape[1]
         self.inputs[0][:, first : self._filled] = x
+        assert self._compiled is not None
         self._compiled.fill(first, self._filled)
         return self.out[:, first : self._filled]
 
@@ -246,7 +250,7 @@ def n_layers(params: Params) -> int:
     return sum(name.startswith("w") for name in params)
 
 
-def layers_of(params: Params) -> list[products.Layer]:
+def layers_of(params: Params) -> list[passes.Layer]:
     """Matrix and bias of every layer."""
     biases = ((f"w{i}", params.get(f"b{i}")) for i in range(n_layers(params)))
     return [(params[w].contiguous(), b if b is None else b.contiguous()) for w, b in biases]

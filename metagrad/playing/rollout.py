@@ -17,22 +17,13 @@ from metagrad.streams import Streams
 
 @torch.no_grad()
 def rollout(
-    env: Any,
-    task: Any,
-    agents: Agents,
-    agent_state: AgentState,
-    designer: Designer,
-    designer_state: Any,
-    rng: Streams,
-    *,
-    epsilon: float,
-    where: Where,
-    keep: bool = False,
-) -> Batch:
+    env: Any, task: Any, agents: Agents, agent_state: AgentState, designer: Designer, designer_state: Any, rng: Streams,
+    *, epsilon: float, where: Where, keep: bool = False,
+) -> Batch:  # fmt: skip
     """Play one episode in every copy, without payments but with the values of the agents' critics.
 
     ``env`` has S * K copies, ``s * K + j`` is episode j of seed s; as many uniforms of ``rng`` are drawn whatever
-    happens. ``epsilon`` is the share of uniform exploration; ``keep`` keeps the acting policy's pass with the batch, if it can grow.
+    happens. ``epsilon`` is the share of uniform exploration; ``keep`` leaves the acting pass with the batch.
     """
     n_seeds, n_agents, horizon = len(rng.seeds), env.n_agents, task.horizon
     k, acting = env.num_envs // n_seeds, None
