@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.parallel import group
 
 #: Keeps a division by a standard deviation finite.
@@ -24,6 +25,8 @@ def discounted_sums(x: Tensor, factor: float) -> Tensor:
     """``y_t = Σ_{j >= t} factor^{j-t} x_j`` along axis 1."""
     if factor == 0:
         return x
+    if _compiled(x):
+        return _summed(x, factor, True)
     steps = x.unbind(1)
     out = [steps[-1]]
     for now in reversed(steps[:-1]):
@@ -35,11 +38,37 @@ def discounted_sums_transposed(d: Tensor, factor: float) -> Tensor:
     """``b_j = Σ_{t <= j} factor^{j-t} d_t``: derivative of ``Σ d_t y_t`` with respect to the ``x`` of that function."""
     if factor == 0:
         return d
+    if _compiled(d):
+        return _summed(d, factor, False)
     steps = d.unbind(1)
     out = [steps[0]]
     for now in steps[1:]:
         out.append(torch.add(now, out[-1], alpha=factor))
     return torch.stack(out, 1)
+
+
+def _compiled(x: Tensor) -> bool:
+    """Whether there is compiled code for these, which are not differentiated."""
+    return not PURE_PYTHON and x.is_cpu and not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def _summed(x: Tensor, factor: float, backward: bool) -> Tensor:
+    x = x.detach().contiguous()
+    out = torch.empty_like(x)
+    given, found = x.flatten(2).numpy(), out.flatten(2).numpy()
+    _sum(given, given.dtype.type(factor), backward, found)
+    return out
+
+
+@kernel
+def _sum(x, factor, backward, out):
+    steps = x.shape[1]
+    for s in range(x.shape[0]):
+        for i in range(steps):
+            t = steps - 1 - i if backward else i
+            before = t + 1 if backward else t - 1
+            for j in range(x.shape[2]):
+                out[s, t, j] = x[s, t, j] + factor * out[s, before, j] if i else x[s, t, j]
 
 
 def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float) -> Tensor:

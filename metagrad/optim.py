@@ -11,6 +11,7 @@ import torch
 
 from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.checks import BelowOne, Checked, NonNegative, Positive
+from metagrad.compiled.tiles import numbers_at
 
 Params = dict[str, torch.Tensor]
 
@@ -153,8 +154,7 @@ class Adam(Checked):
         g = _list(grads)
         if _compiled((*g, *params.values(), *state.m.values())):
             numbers = (1 - self.beta1, self.beta2, 1 - self.beta2, -scale, root, self.eps)
-            steps = [_adam_step(params[name], x, state.m[name], state.v[name], numbers) for name, x in grads.items()]
-            after = [_zip(params, [step[i] for step in steps]) for i in range(3)]
+            after = [_zip(params, x) for x in _adam_step(params, grads, state, numbers)]
             return after[0], AdamState(after[1], after[2], t)
         squared = [x.detach() for x in g] if self.stop_second_moment else g
         m = torch._foreach_lerp(_list(state.m), g, 1 - self.beta1)
@@ -275,26 +275,31 @@ def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
     return plain and not PURE_PYTHON and all(x.device.type == "cpu" for x in tensors)
 
 
-def _adam_step(
-    p: torch.Tensor, g: torch.Tensor, m: torch.Tensor, v: torch.Tensor, numbers: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
-    new = torch.empty(3, *p.shape, dtype=p.dtype)
-    flat = (x.detach().contiguous().view(-1).numpy() for x in (p, g, m, v))
-    out = new.view(3, -1).numpy()
-    _adam(*flat, np.array(numbers, out.dtype), *out)
-    return new[0], new[1], new[2]
+    given = [[of[name].contiguous() for name in params] for of in (params, grads, state.m, state.v)]
+    made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
+    table = np.array(
+        [[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)]
+    )
+    _adam(table, np.array(numbers, torch.empty(0, dtype=given[0][0].dtype).numpy().dtype))
+    return made
 
 
 @kernel
-def _adam(p, g, m, v, numbers, new_p, new_m, new_v):
+def _adam(table, numbers):
     share, kept, added, scale, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-    for first in range(0, len(p), 1024):
-        # One loop for each result: with more arrays in a loop the compiler gives up on vectors.
-        last = min(first + 1024, len(p))
-        for i in range(first, last):
-            new_m[i] = m[i] + share * (g[i] - m[i])
-        for i in range(first, last):
-            new_v[i] = v[i] * kept + added * g[i] * g[i]
-        for i in range(first, last):
-            new_p[i] = p[i] + scale * (new_m[i] / (root * np.sqrt(new_v[i]) + eps))
+    for row in range(len(table)):
+        for first in range(0, table[row, 0], 1024):
+            # One loop for each result, from 0 on: else the compiler gives up on vectors.
+            at, n = first * numbers.itemsize, min(1024, table[row, 0] - first)
+            p, g = numbers_at(table[row, 1] + at, numbers), numbers_at(table[row, 2] + at, numbers)
+            m, v = numbers_at(table[row, 3] + at, numbers), numbers_at(table[row, 4] + at, numbers)
+            new_p, new_m = numbers_at(table[row, 5] + at, numbers), numbers_at(table[row, 6] + at, numbers)
+            new_v = numbers_at(table[row, 7] + at, numbers)
+            for i in range(n):
+                new_m[i] = m[i] + share * (g[i] - m[i])
+            for i in range(n):
+                new_v[i] = v[i] * kept + added * g[i] * g[i]
+            for i in range(n):
+                new_p[i] = p[i] + scale * (new_m[i] / (root * np.sqrt(new_v[i]) + eps))

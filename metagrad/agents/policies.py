@@ -78,10 +78,10 @@ class Policies(Checked):
     def keeps_passes(self) -> bool:
         """Whether passes of the acting policy may serve a designer.
 
-        They may where the agents themselves learn from mixed rows: a run that is resumed computes the passes of
-        pending episodes anew, all rows at once, and its last bits must not differ.
+        They may where the agents themselves learn from mixed rows, or rows do not depend on one another: a run that is
+        resumed computes the passes of pending episodes anew, all rows at once, and its last bits must not differ.
         """
-        return self.minibatches > 1
+        return self.minibatches > 1 or getattr(self.policy, "independent", False)
 
     # ------------------------------------------------------------------ acting
 
@@ -108,17 +108,19 @@ class Policies(Checked):
 
     # ------------------------------------------------------------------ passes over a batch
 
-    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None, entropy: bool = False) -> Pass:
-        """A policy on a batch, or on some of its rows; kept with the batch if on all rows, and without entropy."""
-        if rows is None and not entropy:
-            return batch.remember("pass", policy, lambda: self._make_pass(policy, batch, None, False))
-        return self._make_pass(policy, batch, rows, entropy)
-
-    def _make_pass(self, policy: Params, batch: Batch, rows: Tensor | None, entropy: bool) -> Pass:
+    def _pass(self, policy: Params, batch: Batch, rows: Tensor | None = None) -> Pass:
+        """A policy on a batch, or on some of its rows."""
         forward = self._forward(policy, batch, rows)
-        mask = None if "mask" not in batch.obs else self._pick(batch.obs["mask"], rows)
-        actions = self._pick(self.rows.of(batch.actions), rows)
-        return Pass(forward, losses.acting(forward.out, mask, actions, batch.epsilon, entropy))
+
+        def acting() -> losses.Acting:
+            mask = None if "mask" not in batch.obs else self._pick(batch.obs["mask"], rows)
+            actions = self._pick(self._taken(batch), rows)
+            return losses.acting(forward.out, mask, actions, batch.epsilon, bool(self.entropy))
+
+        return Pass(forward, acting() if rows is not None else batch.remember("acting", forward, acting))
+
+    def _taken(self, batch: Batch) -> Tensor:
+        return batch.remember("taken", batch.actions, lambda: self.rows.of(batch.actions))
 
     def _forward(self, policy: Params, batch: Batch, rows: Tensor | None) -> Forward:
         """Its network's pass, kept with the batch if on all rows."""
@@ -153,7 +155,8 @@ class Policies(Checked):
         return some if rows is None or len(rows) == 1 else some * (rows >= 0)
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
-        return self._counted(self.rows.of(batch.agents_alive), rows)
+        alive = batch.remember("alive", batch.alive, lambda: self.rows.of(batch.agents_alive))
+        return self._counted(alive, rows)
 
     def _count(self, batch: Batch, alive: Tensor) -> Tensor:
         """What the loss divides its sum over the rows at hand by, ``[G, 1]``."""

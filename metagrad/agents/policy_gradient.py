@@ -124,14 +124,15 @@ class PolicyGradientAgents(Differentiated):
     def _policy_step(
         self, policy: Params, opt: Any, batch: Batch, rows: Tensor | None, advantages: Tensor, entropy: float
     ) -> tuple[Params, Any, Step]:
-        seen = self._pass(policy, batch, rows, entropy=bool(entropy))
+        seen = self._pass(policy, batch, rows)
         weights, alive = self._counted(self.rows.of(advantages), rows), self._alive(batch, rows)
         score = seen.acting.score
         if not self.one_step:
             ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
             score = score * losses.active_ratio(ratio, weights, self.clip)[..., None]
         d_logits = weights[..., None] * score
-        if seen.acting.entropy_gradient is not None:
+        if entropy:
+            assert seen.acting.entropy_gradient is not None
             d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
         count = self._count(batch, alive)
         grads = seen.forward.vjp(d_logits * (-1.0 / count.clamp_min(1))[..., None])

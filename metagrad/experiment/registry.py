@@ -12,9 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-import docstring_parser
-import tyro
-
 from metagrad.agents import PolicyGradientAgents
 from metagrad.designers import ByAction, DualRL, MetaGradient, SquashedGaussian
 from metagrad.experiment.config import ConfigError, Experiment, RunOptions, imported, located
@@ -135,6 +132,10 @@ def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experime
     Every leaf of its objects is a flag, ``--agents.optimiser.lr``; ``--help`` prints them all with the experiment's own
     values as defaults. Options of the run need no prefix, ``--episodes``.
     """
+    if not args:
+        return experiment
+    import tyro  # takes as long as all of this package
+
     about = (
         f"Train {experiment.method} on {experiment.game}. Every option below starts from the value of preset "
         f"{experiment.preset}. Further options: --preset NAME and --method NAME, which `metagrad train --help` lists; "
@@ -149,6 +150,8 @@ def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experime
 
 def _mirror(value: Any) -> type:
     """A dataclass with the same fields, each of the type of its present value, so that it can be parsed."""
+    import tyro
+
     cls, entries = type(value), []
     help_of, hints = _help(cls), typing.get_type_hints(cls)
     for name in (f.name for f in fields(value)):
@@ -196,6 +199,8 @@ def _readable(hint: Any) -> Any:
 
 def _help(cls: type) -> dict[str, str]:
     """What a class says of its parameters."""
+    import docstring_parser
+
     out: dict[str, str] = {}
     for base in reversed(cls.__mro__):  # a task says what is other than in its game
         for parameter in docstring_parser.parse(base.__doc__ or "").params:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count, takewhile
 
 import numpy as np
@@ -30,12 +31,9 @@ from metagrad.networks.base import (
     sight_of,
     vector_width,
 )
-from metagrad.networks.chunks import each, summed
+from metagrad.networks.chunks import each, joined, split_rows, summed
 from metagrad.networks.mlp import where_active
 from metagrad.optim import Params
-
-_CHUNK = 800  # rows whose activations fit the second-level cache by and large
-_LEAST = 128  # rows that are worth handing to a thread
 
 
 @dataclass(frozen=True)
@@ -148,27 +146,27 @@ def draw_layers(
 
 def numbered(params: Params, letter: str) -> list[str]:
     """Names of the layers that begin with a letter, in order."""
-    return list(takewhile(params.__contains__, (f"{letter}{i}" for i in count())))
+    return _numbered(tuple(params), letter)
+
+
+@cache
+def _numbered(names: tuple[str, ...], letter: str) -> list[str]:
+    return list(takewhile(names.__contains__, (f"{letter}{i}" for i in count())))
 
 
 class Parts:
-    """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`.
-
-    Parameters
-    ----------
-    network : ConvTrunk
-    params : dict
-    """
+    """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`."""
 
     def __init__(self, network: ConvTrunk, params: Params) -> None:
-        self._network, self._params = network, params
+        self._network, self._params, self._prepared = network, params, prepared(params, network.scale)
         self._passes: list[ConvForward] = []
         self._seen: list[Obs] = []
 
     def add(self, obs: Obs) -> Tensor:
         """Take in the next rows; returns their outputs."""
         self._seen.append(inputs_of(obs))
-        self._passes.append(self._network.forward(self._params, obs))
+        sight, network = sight_of(obs, self._params["map"].dtype), self._network
+        self._passes.append(ConvForward(self._params, sight, network.scale, network.threads, self._prepared))
         return self._passes[-1].out
 
     def finish(self) -> ConvForward:
@@ -185,24 +183,26 @@ class ConvForward:
 
     seen: Obs  # what all rows show, where they came part by part
 
-    def __init__(self, params: Params, sight: Sight, scale: float, threads: int) -> None:
-        self._prepare(params, scale, threads)
-        self._inputs = _split(sight)
+    def __init__(self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None) -> None:
+        self._hold(params, scale, threads, prepared(params, scale) if single is None else single)
+        self._inputs = split_rows(sight.picture[0], sight.vector[0])
         self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
-        self.out = torch.cat([layers.pop() for layers in self._layers])[None]
+        self.out = joined([layers.pop() for layers in self._layers])[None]
 
-    def _prepare(self, params: Params, scale: float, threads: int) -> None:
-        self.params, self.scale, self.threads = params, scale, threads
-        self._first = "c0" if "c0" in params else "map"
-        self._single = self._scaled({name: p[0].detach() for name, p in params.items()})
+    def _hold(self, params: Params, scale: float, threads: int, single: Params) -> None:
+        self.params, self.scale, self.threads, self._single = params, scale, threads, single
+        self._first = _first(params)
 
     @classmethod
     def joined(cls, parts: Sequence[ConvForward], seen: Obs) -> ConvForward:
         """Of the rows of ``parts`` one after the other, which ``seen`` holds as well; not computed anew."""
         whole = cls.__new__(cls)
         whole.seen, sight = seen, sight_of(seen, parts[0].out.dtype)
-        whole._prepare(parts[0].params, parts[0].scale, parts[0].threads)
-        whole._inputs, whole.out = _split(sight), torch.cat([part.out for part in parts], 1)
+        whole._hold(parts[0].params, parts[0].scale, parts[0].threads, parts[0]._single)
+        whole._inputs, whole.out = (
+            split_rows(sight.picture[0], sight.vector[0]),
+            torch.cat([part.out for part in parts], 1),
+        )
         chunks = [chunk for part in parts for chunk in part._layers]
         sizes = [len(vector) for _, vector in whole._inputs]
         pieces = [torch.cat(layer).split(sizes) for layer in zip(*chunks, strict=True)]
@@ -211,16 +211,16 @@ class ConvForward:
 
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
-        return {name: g[None] for name, g in self._scaled(self._summed(_vjp, d_out[0])).items()}
+        return {name: g[None] for name, g in scaled(self._summed(_vjp, d_out[0]), self.scale).items()}
 
     def vjps(self, d_out: Tensor, weights: Tensor) -> Params:
         """Gradients of ``sum(weights[..., j, None] * d_out * out)`` for all j, ``[J, 1, ...]``, on one way back."""
-        return {name: g[:, None] for name, g in self._scaled(self._summed(_vjps, d_out[0], weights[0])).items()}
+        return {name: g[:, None] for name, g in scaled(self._summed(_vjps, d_out[0], weights[0]), self.scale).items()}
 
     @torch.no_grad()
     def jvp(self, tangent: Params) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``."""
-        along = self._scaled({name: p[0] for name, p in tangent.items()})
+        along = scaled({name: p[0] for name, p in tangent.items()}, self.scale)
         chunks = list(zip(self._inputs, self._layers, strict=True))
         return torch.cat(each(lambda chunk: _jvp(self._single, along, *chunk), chunks, self.threads))[None]
 
@@ -228,10 +228,6 @@ class ConvForward:
         """Squared length of each row's own gradient of ``(d_out * out).sum(-1)``, ``[1, R]``."""
         parts = self._each(lambda *part: _row_norms(self._single, self._first, self.scale, *part), d_out[0])
         return torch.cat(parts)[None]
-
-    def _scaled(self, params: Params) -> Params:
-        """The first layer's kernel times the picture's factor."""
-        return params if self.scale == 1 else {**params, self._first: params[self._first] * self.scale}
 
     def _summed(self, f: Callable[..., Params], *rows: Tensor) -> Params:
         return summed(self._each(lambda *part: f(self._single, *part), *rows), list(self.params))
@@ -243,10 +239,19 @@ class ConvForward:
         return each(lambda chunk: f(*chunk), chunks, self.threads)
 
 
-def _split(sight: Sight) -> list[tuple[Tensor, Tensor]]:
-    picture, vector = sight.picture[0], sight.vector[0]
-    size = min(_CHUNK, max(_LEAST, -(-len(vector) // 2)))
-    return list(zip(picture.split(size), vector.split(size), strict=True))
+def prepared(params: Params, scale: float) -> Params:
+    """The one network as passes go through it."""
+    return scaled({name: p[0].detach() for name, p in params.items()}, scale)
+
+
+def scaled(params: Params, scale: float) -> Params:
+    """With the first layer's kernel times the picture's factor."""
+    first = _first(params)
+    return params if scale == 1 else {**params, first: params[first] * scale}
+
+
+def _first(params: Params) -> str:
+    return "c0" if "c0" in params else "map"
 
 
 # ---------------------------------------------------------------------- one chunk
@@ -259,7 +264,7 @@ def _forward(params: Params, picture: Tensor, vector: Tensor) -> list[Tensor]:
     for name in convolutions:
         layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
     x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
-    layers.append(torch.cat([x, vector], 1))
+    layers.append(joined([x, vector], 1))
     names = numbered(params, "f")
     for name in names:
         x = F.linear(layers[-1], params[name], params[f"{name}_bias"])

@@ -1,8 +1,8 @@
 """Stacked multilayer perceptrons with hand-written passes.
 
 Parameters are a dict ``w0, b0, w1, b1, ...`` of tensors ``[G, in, out]`` and ``[G, 1, out]``: G independent networks
-side by side, applied by batched matrix products. For networks as small as these an autograd graph would take several
-times longer than the arithmetic.
+side by side. For networks as small as these an autograd graph would take several times longer than the arithmetic.
+:func:`metagrad.compiled.passes.compiled` says which go through compiled passes; others are batched matrix passes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from metagrad.checks import Checked, NonNegative, Positive, Widths
+from metagrad.compiled import passes
 from metagrad.networks.base import Obs, Shapes, Where, joined_inputs, width_of
 from metagrad.optim import Params
 
@@ -58,6 +59,7 @@ class MLP(Checked):
     head_scale: Positive = 1.0
     stacks = True
     sequential = False
+    independent = True
 
     def init(
         self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
@@ -96,6 +98,11 @@ class MLP(Checked):
         """Run the networks; no autograd graph is built."""
         return MLPForward(params, joined_inputs(obs, params["w0"].dtype))
 
+    def begin(self, params: Params, obs: Obs, n_rows: int) -> MLPForward | None:
+        """A pass over rows that come part by part, ``n_rows`` of each network in all; None where it would differ."""
+        x = joined_inputs(obs, params["w0"].dtype)
+        return MLPForward.begun(params, n_rows, x.shape[2]) if passes.compiled(x, layers_of(params)) else None
+
     def __call__(self, params: Params, obs: Obs, steps: int = 1) -> Tensor:
         """The same outputs, differentiable."""
         x = joined_inputs(obs, params["w0"].dtype)
@@ -116,27 +123,71 @@ class MLPForward:
         What each layer reads.
     """
 
+    _compiled: passes.Pass | None
+    _filled: int
+
     def __init__(self, params: Params, x: Tensor) -> None:
-        self.params, self.inputs = params, [x]
-        layers = n_layers(params)
-        for i in range(layers):
-            x = affine(x, params[f"w{i}"], params.get(f"b{i}"))
-            if i < layers - 1:
+        layers = layers_of(params)
+        if passes.compiled(x, layers):
+            whole = passes.Pass(layers, x.contiguous())
+            whole.fill()
+            self._hold(params, whole)
+            return
+        self.params, self.inputs, self._compiled = params, [x], None
+        for i, (w, b) in enumerate(layers):
+            x = affine(x, w, b)
+            if i < len(layers) - 1:
                 x = x.relu_()
                 self.inputs.append(x)
         self.out = x
+
+    def _hold(self, params: Params, compiled: passes.Pass) -> None:
+        self.params, self.inputs, self.out, self._compiled = params, compiled.inputs, compiled.out, compiled
+
+    @classmethod
+    def begun(cls, params: Params, n_rows: int, width: int) -> MLPForward:
+        """A compiled pass over ``n_rows`` rows to come."""
+        made = cls.__new__(cls)
+        like = params["w0"]
+        made._hold(params, passes.Pass(layers_of(params), like.new_empty(like.shape[0], n_rows, width)))
+        made._filled = 0
+        return made
+
+    def add(self, obs: Obs) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+        x = joined_inputs(obs, self.out.dtype)
+        first, self._filled = self._filled, self._filled + x.shape[1]
+        self.inputs[0][:, first : self._filled] = x
+        assert self._compiled is not None
+        self._compiled.fill(first, self._filled)
+        return self.out[:, first : self._filled]
+
+    def finish(self) -> MLPForward:
+        """The pass over the rows that came."""
+        if self._filled == self.out.shape[1]:
+            return self
+        return MLPForward(self.params, self.inputs[0][:, : self._filled])
+
+    @property
+    def seen(self) -> Obs:
+        """What all rows show."""
+        return {"obs": self.inputs[0]}
 
     @classmethod
     def of(cls, params: Params, out: Tensor, inputs: list[Tensor]) -> MLPForward:
         """A pass whose numbers are known."""
         made = cls.__new__(cls)
-        made.params, made.out, made.inputs = params, out, inputs
+        made.params, made.out, made.inputs, made._compiled = params, out, inputs, None
         return made
 
     @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
+        if self._compiled:
+            for i, (w, b) in enumerate(self._compiled.gradients(d_out)):
+                grads |= {f"w{i}": w} if b is None else {f"w{i}": w, f"b{i}": b}
+            return grads
         for i, x, delta in self.deltas(d_out):
             grads |= self.layer_grads(i, x, delta)
         return {name: grads[name] for name in self.params}
@@ -160,6 +211,8 @@ class MLPForward:
     @torch.no_grad()
     def jvp(self, tangent: Params, moved_input: Tensor | None = None) -> Tensor:
         """Change of the outputs when the parameters move along ``tangent``, and with them the first inputs of a row."""
+        if self._compiled:
+            return self._compiled.tangents(layers_of(tangent))
         moved = affine(self.inputs[0], tangent["w0"], tangent.get("b0"))
         if moved_input is not None:
             moved = product(moved_input, self.params["w0"][:, : moved_input.shape[2]], moved)
@@ -197,12 +250,18 @@ def n_layers(params: Params) -> int:
     return sum(name.startswith("w") for name in params)
 
 
+def layers_of(params: Params) -> list[passes.Layer]:
+    """Matrix and bias of every layer."""
+    biases = ((f"w{i}", params.get(f"b{i}")) for i in range(n_layers(params)))
+    return [(params[w].contiguous(), b if b is None else b.contiguous()) for w, b in biases]
+
+
 def product(a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     """``a b``, plus ``c`` if given, matrix by matrix, with the same bits however many there are.
 
     A single product with a vector is computed in another way by the library, so it is given a twin.
     """
-    if len(a) == 1 and 1 in (a.shape[1], b.shape[2]):
+    if a.shape[0] == 1 and 1 in (a.shape[1], b.shape[2]):
         return product(*(x if x is None else x.expand(2, -1, -1) for x in (a, b, c)))[:1]  # type: ignore[arg-type]
     return torch.bmm(a, b) if c is None else torch.baddbmm(c, a, b)
 

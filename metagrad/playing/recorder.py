@@ -16,11 +16,11 @@ from metagrad.parallel import group
 
 
 @kernel
-def choose(logits, mask, uniform, epsilon, actions, log_prob):
+def choose(logits, mask, uniform, epsilon, room, actions, log_prob):
     """Sample from the masked softmax, mixed with a uniform choice among the legal actions, by inverse distribution.
 
     ``logits`` is ``[S, K, A, L]``, ``mask`` uint8 ``[S * K, A, L]`` or without rows, ``uniform`` ``[S, K * A]``; one
-    uniform is used for every action whatever happens.
+    uniform is used for every action whatever happens. ``room`` is float64 ``[L]``.
     """
     n_seeds, k, n_agents, n_actions = logits.shape
     masked = mask.shape[0] > 0
@@ -35,13 +35,14 @@ def choose(logits, mask, uniform, epsilon, actions, log_prob):
                 total = 0.0
                 for a in range(n_actions):
                     if not masked or mask[e, i, a]:
-                        total += np.exp(np.float64(logits[s, j, i, a]) - top)
+                        room[a] = np.exp(np.float64(logits[s, j, i, a]) - top)
+                        total += room[a]
                 left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
                 for a in range(n_actions):
                     if left < 0:
                         break
                     if not masked or mask[e, i, a]:
-                        p = (1.0 - epsilon) * np.exp(np.float64(logits[s, j, i, a]) - top) / total + epsilon / legal
+                        p = (1.0 - epsilon) * room[a] / total + epsilon / legal
                         left -= p
                         chosen, probability = a, p
                 actions[s, j, i] = chosen
@@ -113,18 +114,24 @@ class Recorder:
 
     def see(self, t: int, obs: dict[str, np.ndarray]) -> Obs:
         """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step."""
-        seen: Obs = {}
         for name, x in obs.items():
             if name not in self._obs:
                 self._obs[name] = self._rows_like(name, x)
-            rows = self._obs[name][:, t] if self.shared else self._obs[name][:, :, t]
+            rows = self._of_step(name, t)
             by_copy = rows if self.shared else rows.swapaxes(1, 2)
             np.copyto(by_copy, x.reshape(by_copy.shape), casting="unsafe")
             if self._some_over:  # all actions are legal there, so that every row has a distribution
                 blank = self.over if name == "mask" else self._hidden
                 by_copy[blank.reshape(self.n_seeds, self.k)] = name == "mask"
-            seen[name] = self._tensor(rows).flatten(*((1, 2) if self.shared else (0, 1)))
-        return seen
+        return self.rows(t)
+
+    def rows(self, t: int) -> Obs:
+        """The agents' observations of step ``t`` as rows."""
+        axes = (1, 2) if self.shared else (0, 1)
+        return {name: self._tensor(self._of_step(name, t)).flatten(*axes) for name in self._obs}
+
+    def _of_step(self, name: str, t: int) -> np.ndarray:
+        return self._obs[name][:, t] if self.shared else self._obs[name][:, :, t]
 
     def see_designer(self, t: int, obs: dict[str, np.ndarray]) -> None:
         """Write the designer's observations ``[N, ...]`` of step ``t``."""

@@ -17,39 +17,30 @@ from metagrad.streams import Streams
 
 @torch.no_grad()
 def rollout(
-    env: Any,
-    task: Any,
-    agents: Agents,
-    agent_state: AgentState,
-    designer: Designer,
-    designer_state: Any,
-    rng: Streams,
-    *,
-    epsilon: float,
-    where: Where,
-    keep: bool = False,
-) -> Batch:
+    env: Any, task: Any, agents: Agents, agent_state: AgentState, designer: Designer, designer_state: Any, rng: Streams,
+    *, epsilon: float, where: Where, keep: bool = False,
+) -> Batch:  # fmt: skip
     """Play one episode in every copy, without payments but with the values of the agents' critics.
 
     ``env`` has S * K copies, ``s * K + j`` is episode j of seed s; as many uniforms of ``rng`` are drawn whatever
-    happens. ``epsilon`` is the share of uniform exploration; ``keep`` keeps the acting policy's pass, if it can grow.
+    happens. ``epsilon`` is the share of uniform exploration; ``keep`` leaves the acting pass with the batch.
     """
     n_seeds, n_agents, horizon = len(rng.seeds), env.n_agents, task.horizon
     k, acting = env.num_envs // n_seeds, None
     record = Recorder(n_seeds, k, n_agents, horizon, where, agents.share_parameters)
     actions, log_prob = np.zeros((n_seeds, k, n_agents), np.int64), np.zeros((n_seeds, k, n_agents))
     uniform = rng.by_episode("actions", horizon, k, n_agents).reshape(n_seeds, horizon, -1)
-    unmasked = np.empty((0, n_agents, env.n_actions), np.uint8)
+    unmasked, room = np.empty((0, n_agents, env.n_actions), np.uint8), np.empty(env.n_actions)
     obs, _ = env.reset()
     designer.begin(designer_state, env, rng)
     for t in range(horizon):
         seen = as_dict(obs["agents"])
         rows = record.see(t, seen)
-        if keep and t == 0:
-            acting = agents.begin(agent_state, rows, horizon)  # type: ignore[attr-defined]
+        if t == 0 and hasattr(agents, "begin"):
+            acting = agents.begin(agent_state, rows, horizon)
         logits = agents.act(agent_state, rows).out if acting is None else acting.add(rows)
         mask = as_bytes(seen["mask"]) if "mask" in seen else unmasked
-        choose(record.by_copy(logits), mask, uniform[:, t], epsilon, actions, log_prob)
+        choose(record.by_copy(logits), mask, uniform[:, t], epsilon, room, actions, log_prob)
         record.see_designer(t, as_dict(obs["designer"]))
         noted = designer.act(designer_state, env, obs, t, rng)
         result = env.step(actions.reshape(-1, n_agents))
@@ -61,8 +52,11 @@ def rollout(
             break
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
-    batch = record.batch(steps_to_keep(t + 1, horizon, k, rng.parts), epsilon, env.n_actions)
-    if acting is not None:
+    steps = steps_to_keep(t + 1, horizon, k, rng.parts)
+    batch = record.batch(steps, epsilon, env.n_actions)
+    if keep and acting is not None:
+        for blank in range(t + 1, steps):
+            acting.add(record.rows(blank))
         batch.remember("acted", agent_state.policy, acting.finish)
     return batch.replace(values=agents.values(agent_state, batch), options=task.interface.options)
 

@@ -1,0 +1,1 @@
+"""Passes of small networks in code of our own, compiled when it is first called."""
