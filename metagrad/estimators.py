@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,8 +26,8 @@ def discounted_sums(x: Tensor, factor: float) -> Tensor:
     """``y_t = Σ_{j >= t} factor^{j-t} x_j`` along axis 1."""
     if factor == 0:
         return x
-    if _compiled(x):
-        return _summed(x, factor, True)
+    if (given := _plain(x)) is not None:
+        return _summed(given, factor, True)
     steps = x.unbind(1)
     out = [steps[-1]]
     for now in reversed(steps[:-1]):
@@ -38,8 +39,8 @@ def discounted_sums_transposed(d: Tensor, factor: float) -> Tensor:
     """``b_j = Σ_{t <= j} factor^{j-t} d_t``: derivative of ``Σ d_t y_t`` with respect to the ``x`` of that function."""
     if factor == 0:
         return d
-    if _compiled(d):
-        return _summed(d, factor, False)
+    if (given := _plain(d)) is not None:
+        return _summed(given, factor, False)
     steps = d.unbind(1)
     out = [steps[0]]
     for now in steps[1:]:
@@ -47,17 +48,20 @@ def discounted_sums_transposed(d: Tensor, factor: float) -> Tensor:
     return torch.stack(out, 1)
 
 
-def _compiled(x: Tensor) -> bool:
-    """Whether there is compiled code for these, which are not differentiated."""
-    return not PURE_PYTHON and x.is_cpu and not (torch.is_grad_enabled() and x.requires_grad)
+def _plain(x: Tensor) -> np.ndarray | None:
+    """The numbers for compiled code, unless they are differentiated or elsewhere."""
+    if PURE_PYTHON or not x.is_cpu or (torch.is_grad_enabled() and x.requires_grad):
+        return None
+    try:
+        return x.detach().contiguous().numpy()
+    except RuntimeError:  # it stands for another one in a transformation of torch.func
+        return None
 
 
-def _summed(x: Tensor, factor: float, backward: bool) -> Tensor:
-    x = x.detach().contiguous()
-    out = torch.empty_like(x)
-    given, found = x.flatten(2).numpy(), out.flatten(2).numpy()
-    _sum(given, given.dtype.type(factor), backward, found)
-    return out
+def _summed(x: np.ndarray, factor: float, backward: bool) -> Tensor:
+    out = np.empty_like(x)
+    _sum(x.reshape(*x.shape[:2], -1), x.dtype.type(factor), backward, out.reshape(*x.shape[:2], -1))
+    return torch.from_numpy(out)
 
 
 @kernel
