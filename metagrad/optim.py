@@ -277,7 +277,7 @@ def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
 
 def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
-    given = [[of[name].contiguous() for name in params] for of in (params, grads, state.m, state.v)]
+    given = [[of[n].to(p.dtype).contiguous() for n, p in params.items()] for of in (params, grads, state.m, state.v)]
     made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
     table = np.array(
         [[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastenvs.jit import PURE_PYTHON
 from metagrad import PolicyGradientAgents
 from metagrad.networks import MLP, ConvTrunk, Levels, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
@@ -42,6 +43,7 @@ class Rnn(nn.Module):
 # Network, networks side by side, steps.
 NETWORKS = {
     "mlp": (MLP((9, 8)), 4, 1),
+    "mlp of whole and broken vectors": (MLP((64, 33, 16)), 2, 1),
     "mlp without output bias": (MLP((9,), output_bias=False), 2, 1),
     "mlp without biases": (MLP((9,), initial=Normal(0.3)), 2, 1),
     "linear": (MLP(()), 3, 1),
@@ -143,6 +145,24 @@ def test_a_pass_that_grows_is_that_of_all_rows(name):
     d_out, along = torch.randn_like(whole.out), like(params)
     torch.testing.assert_close(got.jvp(along), whole.jvp(along))
     torch.testing.assert_close(got.vjp(d_out), whole.vjp(d_out))
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="rows of a library's product may depend on the others")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sizes", [(), (64, 32), (33, 17)])
+def test_rows_of_a_small_perceptron_do_not_depend_on_the_others(sizes, dtype):
+    """So a rollout's pass, step by step, is to the bit the one over all rows that a resumed run makes."""
+    network, where = MLP(sizes), Where(dtype=dtype)
+    params = network.init([np.random.default_rng(0)], 3, {"flat": (7,)}, 4, where)
+    obs = {"flat": torch.randn(3, 40, 7, dtype=dtype)}
+    whole, grown = network.forward(params, obs), network.begin(params, obs, 45)
+    for rows in (slice(0, 1), slice(1, 8), slice(8, 27), slice(27, 40)):
+        assert torch.equal(grown.add({"flat": obs["flat"][:, rows]}), whole.out[:, rows])
+    d = torch.randn_like(whole.out)
+    for name, g in grown.finish().vjp(d).items():
+        assert torch.equal(g, whole.vjp(d)[name])
+    with pytest.raises(ValueError, match="float16"):
+        whole.vjp(d.half())
 
 
 @pytest.mark.parametrize("make", [lambda n: ConvTrunk(4, 3, 2, 9, (8,), threads=n),

@@ -8,6 +8,7 @@ number is one sum from the first term to the last, so that a row depends neither
 from __future__ import annotations
 
 from functools import cache
+from threading import get_ident
 
 import numpy as np
 import torch
@@ -61,6 +62,7 @@ class Pass:
 
     def gradients(self, d_out: Tensor) -> list[Layer]:
         """Derivatives of ``sum(d_out * out)`` by every layer's matrix and bias."""
+        _check([(d_out, self.out)])
         d = d_out.contiguous()
         found = [(torch.empty_like(w), b if b is None else torch.empty_like(b)) for w, b in self.layers]
         _backward(*self._room(), self._beside(found), *self._size, d.data_ptr())
@@ -68,6 +70,7 @@ class Pass:
 
     def tangents(self, along: list[Layer]) -> Tensor:
         """Change of what comes out when the layers move along others, contiguous as they are."""
+        _check([pair for one, two in zip(along, self.layers, strict=True) for pair in zip(one, two, strict=True)])
         out = torch.empty_like(self.out)
         _tangent(*self._room(), self._beside(along), *self._size, out.data_ptr())
         return out
@@ -82,9 +85,22 @@ class Pass:
         return _scratch(self._widest, self._size[2], self.out.dtype)
 
 
-@cache
+def _check(pairs: list[tuple[Tensor | None, Tensor | None]]) -> None:
+    """Refuse what compiled code would read as something else."""
+    for found, like in pairs:
+        if (found is None) != (like is None):
+            raise ValueError("a layer and its tangent must both have a bias, or neither")
+        if found is not None and like is not None and (found.shape != like.shape or found.dtype != like.dtype):
+            raise ValueError(f"{found.dtype} {list(found.shape)} stands for {like.dtype} {list(like.shape)}")
+
+
 def _scratch(widest: int, rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
-    """Scratch, and where in it three matrices of the widest layer's rows begin; a 1 stands at the end."""
+    """Scratch of this thread, and where in it three matrices of the widest layer's rows begin; a 1 ends it."""
+    return _scratch_of(widest, rows, dtype, get_ident())
+
+
+@cache
+def _scratch_of(widest: int, rows: int, dtype: torch.dtype, thread: int) -> tuple[np.ndarray, int]:
     area = room_of(max(widest, rows))
     room = torch.zeros(area + 3 * rows * widest + 1, dtype=dtype).numpy()
     room[-1] = 1
