@@ -223,13 +223,13 @@ def test_published_networks_learn(options):
 
 
 def test_agents_learn():
-    """A free market with the preset's agents, 480 episodes: welfare grows, and agents build."""
+    """A free market with the preset's agents, 960 episodes: welfare grows, and agents build."""
     e = METHODS["free-market"](PRESETS["gtb"]())
     made = Trainer(e.task, e.agents, e.designer, seeds=(3,), k=16)
     first = Evaluator(made, "eval", 20)()
-    made.train(30)
+    made.train(60)
     last = Evaluator(made, "eval", 20)()
-    assert last["welfare"][0] > 1.15 * first["welfare"][0]
+    assert last["welfare"][0] > 1.3 * first["welfare"][0]
     assert last["houses"][0] > 1.5 * first["houses"][0]
 
 
@@ -250,7 +250,7 @@ def columns():
 def test_figures_of_runs():
     metrics, made = columns(), SimpleNamespace(task=task())
     panels = task().panels([(made, "metagrad", metrics), (made, "the same", metrics)])
-    assert len(panels) == 14
+    assert len(panels) == 17
     axes = {name: Figure().subplots() for name in panels}
     for name, panel in panels.items():
         panel(axes[name])
@@ -296,7 +296,7 @@ def test_masked_policy(epsilon):
     logits = np.repeat(rng.normal(size=(1, 1, 1, 6)), 60_000, 1).astype(np.float32)
     mask = np.repeat(np.array([[[1, 0, 1, 1, 0, 1]]], np.uint8), 60_000, 0)
     actions, log_prob = np.empty((1, 60_000, 1), np.int64), np.empty((1, 60_000, 1))
-    choose(logits, mask, rng.random((1, 60_000)), epsilon, actions, log_prob)
+    choose(logits, mask, rng.random((1, 60_000)), epsilon, np.empty(logits.shape[-1]), actions, log_prob)
     legal = torch.from_numpy(mask[:1, 0]).bool()
     log_p = losses.log_probabilities(torch.from_numpy(logits[0, :1, 0]), epsilon, legal)[0]
     share = np.bincount(actions.ravel(), minlength=6) / 60_000
@@ -310,5 +310,5 @@ def test_masked_policy(epsilon):
 def test_the_last_legal_action_is_chosen_where_rounding_leaves_nothing():
     actions, log_prob = np.empty((1, 1, 1), np.int64), np.empty((1, 1, 1))
     mask = np.array([[[1, 1, 0]]], np.uint8)
-    choose(np.zeros((1, 1, 1, 3), np.float32), mask, np.array([[1 - 1e-17]]), 0.0, actions, log_prob)
+    choose(np.zeros((1, 1, 1, 3), np.float32), mask, np.array([[1 - 1e-17]]), 0.0, np.empty(3), actions, log_prob)
     assert actions.item() == 1

@@ -19,8 +19,15 @@ from metagrad.experiment.metrics import read_metrics
 
 HERE = Path(__file__).parent
 ITERATIONS = 20
-#: Cases for four processes, which take their time on two cores.
-FEW = ["room_ppo", "room_amd", "river_cloned", "economy_metagrad", "economy_dual-rl", "own"]
+#: Cases that always run, each of another kind; the others with ``pytest -m long``.
+MOST = [
+    "room_metagrad", "room_three_steps", "room_ppo", "room_dual-rl-discrete", "room_amd", "room_lio", "river_metagrad",
+    "river_cloned", "economy_metagrad", "economy_dual-rl", "economy_saez", "own",
+]  # fmt: skip
+
+
+def kept(n, case):
+    return n == 2 and case in MOST
 
 
 def together(n, out, iterations, cases, start="-"):
@@ -72,18 +79,24 @@ def trained(tmp_path_factory):
     """What n processes have learned, all cases at once for the sake of their start."""
     found = {}
 
-    def by(n, case):
-        if n not in found:
-            found[n] = together(n, tmp_path_factory.mktemp(f"by_{n}"), ITERATIONS, FEW if n == 4 else list(CASES))
-        return found[n][case]
+    def by(n, case, short):
+        if (n, case) not in found:
+            cases = MOST if short else [c for c in CASES if n != 2 or c not in MOST]
+            for name, learned in together(n, tmp_path_factory.mktemp(f"by_{n}"), ITERATIONS, cases).items():
+                found[n, name] = learned
+        return found[n, case]
 
     return by
 
 
-@pytest.mark.parametrize(("n", "case"), [*((2, case) for case in CASES), *((4, case) for case in FEW)])
+@pytest.mark.parametrize(
+    ("n", "case"),
+    [pytest.param(n, case, marks=() if kept(n, case) else pytest.mark.long) for n in (2, 4) for case in CASES],
+)
 def test_processes_train_as_one_would(trained, n, case):
     """Parameters, optimisers, pending episodes, environments and scores, in double precision."""
-    same(case, trained(n, case), trained(1, case))
+    short = kept(n, case)
+    same(case, trained(n, case, short), trained(1, case, short))
 
 
 def test_a_checkpoint_does_not_depend_on_the_number_of_processes(tmp_path):
@@ -146,9 +159,11 @@ def tensors_of(folder):
 @pytest.mark.parametrize(
     ("game", "options"),
     [
-        ("escape-room", ["--preset", "er_2_1_ac", "--method", "amd"]),
         ("gtb", ["--task.steps", "20", "--task.tax-period", "5"]),
-        ("gtb", ["--preset", "gtb_paper", "--task.steps", "10", "--task.tax-period", "5"]),
+        pytest.param("escape-room", ["--preset", "er_2_1_ac", "--method", "amd"], marks=pytest.mark.long),
+        pytest.param(
+            "gtb", ["--preset", "gtb_paper", "--task.steps", "10", "--task.tax-period", "5"], marks=pytest.mark.long
+        ),
     ],
     ids=str,
 )
