@@ -119,24 +119,8 @@ def _forward(room, table, layers, groups, every, first, m):
             depth, n, w, b, x, y, _ = table[i]
             floor = 0.0 if i < layers - 1 else -np.inf
             bias = b + g * n * size if b else 0
-            multiply(
-                room,
-                m,
-                n,
-                depth,
-                x + rows * depth,
-                depth,
-                1,
-                w + g * depth * n * size,
-                n,
-                1,
-                bias,
-                0,
-                floor,
-                y + rows * n,
-                0,
-                0,
-            )
+            x, y, w = x + rows * depth, y + rows * n, w + g * depth * n * size
+            multiply(room, m, n, depth, x, depth, 1, w, n, 1, bias, 0, floor, y, 0, 0)
 
 
 @kernel

@@ -36,6 +36,8 @@ class Designer:
 
     #: Which agents play the fresh episodes that the designer learns from: those after their step, before it, or none.
     validation: Literal["after", "before", "none"] = "none"
+    #: Whether all seeds have one designer, so that they cannot train apart.
+    pooled: bool = False
 
     def init(self, game: Interface, agents: Agents, state: AgentState, rng: Streams, where: Where) -> Any:
         """The state to begin with; none where there is nothing to learn."""

@@ -133,12 +133,12 @@ def changed(folder: Path, changes: dict[str, Any]) -> Experiment:
     except ValueError as error:
         raise ConfigError(located(error, RunOptions, "")) from error
     done = max((int(p.name) for p in checkpoint.saved(folder / "checkpoints")), default=0)
-    longer = now.run.episodes != experiment.run.episodes
-    if longer and now.run.episodes < done:
+    new_end = now.run.episodes != experiment.run.episodes
+    if new_end and now.run.episodes < done:
         raise RunError(f"--episodes must be at least {done:,}, which {folder} has trained")
     if now != experiment and not group.follows():
         with explained(folder), Held(folder):
-            if longer:
+            if new_end:
                 (folder / "results.json").unlink(missing_ok=True)
             checkpoint.write_text(folder / "config.json", dump(now))
     return now

@@ -90,7 +90,7 @@ class Learners(Parts):
     def __init__(self, experiment: Experiment) -> None:
         self.experiment, run = experiment, experiment.run
         torch.set_num_threads(min(run.threads, os.cpu_count() or 1))
-        if getattr(experiment.designer, "pooled", False) and size.alone(experiment):
+        if experiment.designer.pooled and size.alone(experiment):
             raise ConfigError(
                 "designer.pooled must be false: these networks do not stack, so each seed trains by itself"
             )

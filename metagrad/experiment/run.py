@@ -289,8 +289,7 @@ class _Training:
 
 def _join(experiment: Experiment) -> None:
     """Enter the group of processes, which share the seeds where each seed trains for itself."""
-    pooled = getattr(experiment.designer, "pooled", False)
-    group.join(experiment.run.device, 1 if pooled else len(experiment.run.seeds))
+    group.join(experiment.run.device, 1 if experiment.designer.pooled else len(experiment.run.seeds))
 
 
 def _adopt(learners: Learners) -> None:
