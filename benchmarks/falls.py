@@ -33,7 +33,9 @@ def rows(paths: list[Path], window: int) -> Iterator[str]:
     yield "|---" * 10 + "|"
     for path in paths:
         metrics = read_metrics(path / "metrics.csv" if path.is_dir() else path)
-        for seed in np.unique(metrics.get("seed", [])):
+        if "build_income_rank_0" not in metrics:
+            raise SystemExit(f"{path} has no metrics of a run on the economy")
+        for seed in np.unique(metrics["seed"]):
             own = {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
             if len(own["seed"]) < window:
                 continue
