@@ -63,6 +63,15 @@ def test_a_resumed_run_is_told_from_its_first_evaluation_on(before, tmp_path):
     assert_told(tmp_path / "run")
 
 
+def test_events_of_an_earlier_sitting_go_in_whatever_order_they_would_be_read(tmp_path):
+    pytest.importorskip("tensorboard")
+    run.train(ROOM, tmp_path / "run", QUIET, ["tensorboard"], until=30)
+    for events in list((tmp_path / "run").glob("tensorboard/*/events.*")):
+        events.rename(events.with_name("events.out.tfevents.9999999999.later"))
+    run.resume(tmp_path / "run", QUIET, ["tensorboard"])
+    assert_told(tmp_path / "run")
+
+
 def test_a_killed_run_is_told_each_evaluation_once(tmp_path):
     """What it had told may not be on disk yet, and what it told after its last checkpoint comes again."""
     pytest.importorskip("tensorboard")

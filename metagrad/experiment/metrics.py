@@ -78,15 +78,20 @@ class Unwritten(contextlib.nullcontext):
 
 
 class _TensorBoard:
-    """Events of every seed in a folder of its own; those of an earlier sitting are hidden."""
+    """Events of every seed in a folder of its own; those of an earlier sitting go, since all are told anew.
+
+    Hiding them alone would not do: files begun in one second are read in the order of their processes' numbers.
+    """
 
     def __init__(self, folder: Path, experiment: Experiment) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writers = {
-            seed: SummaryWriter(str(folder / "tensorboard" / f"seed_{seed}"), purge_step=0)
-            for seed in experiment.run.seeds
-        }
+        self._writers = {}
+        for seed in experiment.run.seeds:
+            place = folder / "tensorboard" / f"seed_{seed}"
+            for earlier in place.glob("events.out.tfevents.*"):
+                earlier.unlink()
+            self._writers[seed] = SummaryWriter(str(place), purge_step=0)  # for one who is looking at it
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
