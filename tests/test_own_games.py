@@ -12,6 +12,7 @@ import fastenvs
 from metagrad import (
     AMD,
     ByAction,
+    ByActionType,
     Categorical,
     Critic,
     DesignerCritic,
@@ -19,6 +20,7 @@ from metagrad import (
     IncentiveFunction,
     JointAction,
     MetaGradient,
+    ModuleNetwork,
     MutualIncentive,
     NoDesigner,
     PolicyGradientAgents,
@@ -29,6 +31,7 @@ from metagrad import (
     optim,
 )
 from metagrad.networks import MLP
+from metagrad.networks.base import Where
 from metagrad.optim import Linear
 from metagrad.tasks.escape_room import EscapeRoom
 
@@ -238,6 +241,90 @@ def test_a_game_that_does_not_fit_is_refused_at_construction(fault, message):
     made = type("Made", (Broken,), {"fault": fault})
     with pytest.raises(TaskError, match=message):
         VectorTask(made, 5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda n: Lights(1), r"make\(2\) gives an environment with num_envs = 1"),
+        (Lights(4), "make must be a function"),
+        (lambda n, seed: Dark(n, seed, 0), "the agents see nothing"),
+        (lambda n, seed: Blocked(n, seed, 0), "no legal action"),
+    ],
+)
+def test_an_environment_of_other_copies_or_without_a_view_is_refused(make, message):
+    with pytest.raises(TaskError, match=message):
+        VectorTask(make, 5)
+
+
+class Late(Lights):
+    """Lights that go wrong after some steps."""
+
+    def __init__(self, num_envs, seed=None, after=3):
+        super().__init__(num_envs, seed)
+        self.after = after
+
+    def _obs(self):
+        obs = super()._obs()
+        if self.t >= self.after:
+            self.spoil(obs)
+        return obs
+
+    def reset(self, seed=None):
+        self.t = 0
+        return super().reset(seed)
+
+
+class Dark(Late):
+    def spoil(self, obs):
+        obs["agents"] = {"own": np.zeros((self.num_envs, 2, 0)), "mask": obs["agents"]["mask"]}
+
+
+class Blocked(Late):
+    def spoil(self, obs):
+        obs["agents"]["mask"] = np.zeros((self.num_envs, 2, 3), np.uint8)
+
+
+class Blind(Late):
+    def spoil(self, obs):
+        del obs["designer"]
+
+
+class Endless(Late):
+    def spoil(self, obs):
+        self.level = self.level * np.nan
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(Dark, r"at construction.* now is"), (Blocked, "no legal action"), (Blind, "'designer'"), (Endless, "not finite")],
+)
+def test_a_game_that_goes_wrong_on_its_way_is_refused(made, message):
+    t = Trainer(VectorTask(made, 5), PLAIN, NoDesigner(), seeds=(1, 2), k=4)
+    with np.errstate(invalid="ignore"), pytest.raises(TaskError, match=message):
+        t.train(1)
+
+
+def test_what_a_copy_does_after_its_end_is_ignored():
+    class Over(Lights):
+        def step(self, actions):
+            obs, rewards, terminated, truncated, info = super().step(
+                np.where(self.level.sum(1, keepdims=True) >= 5, 0, actions)
+            )
+            obs["agents"]["mask"][terminated] = False
+            return obs, rewards, terminated, truncated, info
+
+    Trainer(VectorTask(Over, 5), PLAIN, NoDesigner(), seeds=(1, 2), k=16).train(2)
+
+
+def test_an_incentive_or_a_module_that_does_not_go_with_the_game_is_refused():
+    with pytest.raises(ValueError, match="the task records no 'action_type'"):
+        Trainer(lights(), PLAIN, MetaGradient(ByActionType()), seeds=(1,), k=2).train(1)
+    odd = PolicyGradientAgents(network=ModuleNetwork(lambda: torch.nn.Linear(2, 3)))
+    with pytest.raises(ValueError, match=r"Linear cannot be called with the observations 'own' \[2, 2\], 'picture'"):
+        Trainer(lights(), odd, NoDesigner())
+    with pytest.raises(ValueError, match="an MLP needs something to read"):
+        MLP((4,)).init([np.random.default_rng(1)], 1, {"mask": (2,)}, 2, Where())
 
 
 @pytest.mark.parametrize("horizon", [0, -1, 2.5, True, "5", None])
