@@ -30,6 +30,7 @@ from metagrad import (
     VectorTask,
     optim,
 )
+from metagrad.experiment.registry import OwnGame
 from metagrad.networks import MLP
 from metagrad.networks.base import Where
 from metagrad.optim import Linear
@@ -359,3 +360,22 @@ def test_an_incentive_of_the_wrong_shape_is_refused():
 def test_impossible_options_are_refused(make):
     with pytest.raises(ValueError, match=r"\w+"):
         make()
+
+
+def test_agents_of_the_command_line_learn_alike_whatever_the_size_of_rewards():
+    """Else a step on large rewards makes agents sure of whatever they did, and no payment reaches them any more."""
+
+    class Rich(Lights):
+        def step(self, actions):
+            obs, rewards, *rest, info = super().step(actions)
+            return obs, rewards * 1000, *rest, {**info, "designer_reward": info["designer_reward"] * 1000}
+
+    default = OwnGame("own:task").PRESETS["own"]().agents
+    learned = {}
+    for made in (default, replace(default, normalise=False)):
+        for game in (Lights, Rich):
+            t = Trainer(VectorTask(game, 5), made, NoDesigner(), seeds=(1, 2), k=4)
+            t.train(3)
+            learned[made.normalise, game] = t.state.agents.policy["w0"]
+    torch.testing.assert_close(learned[True, Rich], learned[True, Lights], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(learned[False, Rich], learned[False, Lights], rtol=1e-3, atol=1e-4)
