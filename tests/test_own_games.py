@@ -12,6 +12,7 @@ import fastenvs
 from metagrad import (
     AMD,
     ByAction,
+    ByActionType,
     Categorical,
     Critic,
     DesignerCritic,
@@ -19,6 +20,7 @@ from metagrad import (
     IncentiveFunction,
     JointAction,
     MetaGradient,
+    ModuleNetwork,
     MutualIncentive,
     NoDesigner,
     PolicyGradientAgents,
@@ -28,7 +30,9 @@ from metagrad import (
     VectorTask,
     optim,
 )
+from metagrad.experiment.registry import OwnGame
 from metagrad.networks import MLP
+from metagrad.networks.base import Where
 from metagrad.optim import Linear
 from metagrad.tasks.escape_room import EscapeRoom
 
@@ -240,6 +244,90 @@ def test_a_game_that_does_not_fit_is_refused_at_construction(fault, message):
         VectorTask(made, 5)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda n: Lights(1), r"make\(2\) gives an environment with num_envs = 1"),
+        (Lights(4), "make must be a function"),
+        (lambda n, seed: Dark(n, seed, 0), "the agents see nothing"),
+        (lambda n, seed: Blocked(n, seed, 0), "no legal action"),
+    ],
+)
+def test_an_environment_of_other_copies_or_without_a_view_is_refused(make, message):
+    with pytest.raises(TaskError, match=message):
+        VectorTask(make, 5)
+
+
+class Late(Lights):
+    """Lights that go wrong after some steps."""
+
+    def __init__(self, num_envs, seed=None, after=3):
+        super().__init__(num_envs, seed)
+        self.after = after
+
+    def _obs(self):
+        obs = super()._obs()
+        if self.t >= self.after:
+            self.spoil(obs)
+        return obs
+
+    def reset(self, seed=None):
+        self.t = 0
+        return super().reset(seed)
+
+
+class Dark(Late):
+    def spoil(self, obs):
+        obs["agents"] = {"own": np.zeros((self.num_envs, 2, 0)), "mask": obs["agents"]["mask"]}
+
+
+class Blocked(Late):
+    def spoil(self, obs):
+        obs["agents"]["mask"] = np.zeros((self.num_envs, 2, 3), np.uint8)
+
+
+class Blind(Late):
+    def spoil(self, obs):
+        del obs["designer"]
+
+
+class Endless(Late):
+    def spoil(self, obs):
+        self.level = self.level * np.nan
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [(Dark, r"at construction.* now is"), (Blocked, "no legal action"), (Blind, "'designer'"), (Endless, "not finite")],
+)
+def test_a_game_that_goes_wrong_on_its_way_is_refused(made, message):
+    t = Trainer(VectorTask(made, 5), PLAIN, NoDesigner(), seeds=(1, 2), k=4)
+    with np.errstate(invalid="ignore"), pytest.raises(TaskError, match=message):
+        t.train(1)
+
+
+def test_what_a_copy_does_after_its_end_is_ignored():
+    class Over(Lights):
+        def step(self, actions):
+            obs, rewards, terminated, truncated, info = super().step(
+                np.where(self.level.sum(1, keepdims=True) >= 5, 0, actions)
+            )
+            obs["agents"]["mask"][terminated] = False
+            return obs, rewards, terminated, truncated, info
+
+    Trainer(VectorTask(Over, 5), PLAIN, NoDesigner(), seeds=(1, 2), k=16).train(2)
+
+
+def test_an_incentive_or_a_module_that_does_not_go_with_the_game_is_refused():
+    with pytest.raises(ValueError, match="the task records no 'action_type'"):
+        Trainer(lights(), PLAIN, MetaGradient(ByActionType()), seeds=(1,), k=2).train(1)
+    odd = PolicyGradientAgents(network=ModuleNetwork(lambda: torch.nn.Linear(2, 3)))
+    with pytest.raises(ValueError, match=r"Linear cannot be called with the observations 'own' \[2, 2\], 'picture'"):
+        Trainer(lights(), odd, NoDesigner())
+    with pytest.raises(ValueError, match="an MLP needs something to read"):
+        MLP((4,)).init([np.random.default_rng(1)], 1, {"mask": (2,)}, 2, Where())
+
+
 @pytest.mark.parametrize("horizon", [0, -1, 2.5, True, "5", None])
 def test_an_impossible_horizon_is_refused(horizon):
     with pytest.raises(TaskError, match="horizon"):
@@ -272,3 +360,22 @@ def test_an_incentive_of_the_wrong_shape_is_refused():
 def test_impossible_options_are_refused(make):
     with pytest.raises(ValueError, match=r"\w+"):
         make()
+
+
+def test_agents_of_the_command_line_learn_alike_whatever_the_size_of_rewards():
+    """Else a step on large rewards makes agents sure of whatever they did, and no payment reaches them any more."""
+
+    class Rich(Lights):
+        def step(self, actions):
+            obs, rewards, *rest, info = super().step(actions)
+            return obs, rewards * 1000, *rest, {**info, "designer_reward": info["designer_reward"] * 1000}
+
+    default = OwnGame("own:task").PRESETS["own"]().agents
+    learned = {}
+    for made in (default, replace(default, normalise=False)):
+        for game in (Lights, Rich):
+            t = Trainer(VectorTask(game, 5), made, NoDesigner(), seeds=(1, 2), k=4)
+            t.train(3)
+            learned[made.normalise, game] = t.state.agents.policy["w0"]
+    torch.testing.assert_close(learned[True, Rich], learned[True, Lights], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(learned[False, Rich], learned[False, Lights], rtol=1e-3, atol=1e-4)

@@ -334,6 +334,10 @@ class ByActionType(ByAction):
 
     def index(self, batch: Batch) -> Tensor:
         """The type of each agent's action."""
+        if self.record not in batch.extra:
+            raise ValueError(
+                f"the task records no {self.record!r}, which ByActionType pays by: override its method record"
+            )
         return batch.extra[self.record].long()
 
 

@@ -31,7 +31,7 @@ def game(name: str) -> Any:
 class OwnGame:
     """What the command line needs of a game, from a :class:`metagrad.VectorTask` or an experiment that is imported.
 
-    A task is trained with default agents and ``ByAction`` incentives.
+    A task is trained with default agents, made so that the size of rewards does not matter, and with ``ByAction``.
     """
 
     METHODS: ClassVar[Methods] = {
@@ -41,7 +41,8 @@ class OwnGame:
     def __init__(self, source: str) -> None:
         made = imported(source)
         if isinstance(made, VectorTask):
-            made = Experiment(source, "own", "metagrad", made, PolicyGradientAgents(), MetaGradient(ByAction()))
+            agents = PolicyGradientAgents(normalise=True)
+            made = Experiment(source, "own", "metagrad", made, agents, MetaGradient(ByAction()))
         elif not isinstance(made, Experiment):
             raise ConfigError(f"{source} is a {type(made).__name__}, not a VectorTask or an Experiment")
         own = replace(made, game=source)

@@ -66,6 +66,8 @@ class MLP(Checked):
     ) -> Params:
         """Draw ``n`` networks from each generator, stacked generator by generator."""
         sizes = (width_of(shapes), *self.hidden, outputs)
+        if not sizes[0]:
+            raise ValueError(f"an MLP needs something to read, but its observations are {shapes}")
         params: Params = {}
         for layer, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
             last = layer == len(sizes) - 2

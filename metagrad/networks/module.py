@@ -67,9 +67,13 @@ class ModuleNetwork:
                 raise ValueError(f"make of a ModuleNetwork must give a torch module, got {type(module).__name__}")
             module.eval()
             inputs = [torch.zeros(2, *shapes[name]) for name in sorted(shapes) if name != "mask"]
+            name = type(module).__name__
             with torch.no_grad():
-                out = module.float()(*inputs)  # lazy layers take shape
-        name = type(module).__name__
+                try:
+                    out = module.float()(*inputs)  # lazy layers take shape
+                except Exception as error:
+                    named = ", ".join(f"{n!r} {[2, *shapes[n]]}" for n in sorted(shapes) if n != "mask")
+                    raise ValueError(f"{name} cannot be called with the observations {named}: {error}") from error
         if not isinstance(out, Tensor) or out.shape != (2, outputs):
             got = list(out.shape) if isinstance(out, Tensor) else type(out).__name__
             seen = ", ".join(str(list(x.shape)) for x in inputs)

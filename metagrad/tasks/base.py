@@ -18,6 +18,7 @@ from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch, as_dict
 from metagrad.checks import Checked
+from metagrad.networks.base import width_of
 from metagrad.tasks import figures
 
 #: A central policy chooses among no more joint actions than this.
@@ -64,8 +65,10 @@ class VectorTask:
     def __init__(self, make: Callable[..., Any], horizon: int, name: str | None = None) -> None:
         if isinstance(horizon, bool) or not isinstance(horizon, int | np.integer) or horizon < 1:
             raise TaskError(f"horizon must be a number of steps of at least 1, got {horizon!r}")
+        if not callable(make):
+            raise TaskError(f"make must be a function make(num_envs) that gives an environment, got {make!r}")
         self._make, self.horizon = make, int(horizon)
-        self.interface = probe(self._one(1, 0), self.horizon)
+        self.interface = probe(self._one(2, 0), self.horizon, 2)
         self.name = str(name or getattr(make, "__name__", "game"))
 
     @cached_property
@@ -87,7 +90,7 @@ class VectorTask:
         """An environment of ``num_envs`` copies, shared out evenly and in order over the seeds."""
         if isinstance(self._one(1, 0), VecEnv):
             return self._one(num_envs, list(seeds))
-        return _SideBySide([self._one(num_envs // len(seeds), seed) for seed in seeds], seeds)
+        return _SideBySide([self._one(num_envs // len(seeds), seed) for seed in seeds], seeds, self.interface)
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
         """Further arrays ``[N, ...]`` to keep of a step, called after it."""
@@ -174,12 +177,14 @@ def per_agent(x: Tensor) -> np.ndarray:
 # ---------------------------------------------------------------------- what a game offers
 
 
-def probe(env: Any, horizon: int) -> Interface:
-    """What a game offers, seen in one copy of it; a :class:`TaskError` if that is not what the learner needs."""
+def probe(env: Any, horizon: int, copies: int = 1) -> Interface:
+    """What a game offers, seen in a few copies of it; a :class:`TaskError` if that is not what the learner needs."""
     for name in ("num_envs", "n_agents", "n_actions", "reset", "step"):
         if not hasattr(env, name):
             raise TaskError(f"the environment {type(env).__name__} has no {name!r}; see metagrad.VectorTask")
     n_agents, n_actions = _count(env, "n_agents", 1), _count(env, "n_actions", 2)
+    if env.num_envs != copies:
+        raise TaskError(f"make({copies}) gives an environment with num_envs = {env.num_envs}; it must be {copies}")
     result = env.reset()
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], dict)):
         raise TaskError("reset() must give (obs, info), with obs a dict of 'agents' and 'designer'")
@@ -191,9 +196,12 @@ def probe(env: Any, horizon: int) -> Interface:
     designer = _shapes(obs["designer"], "designer", (env.num_envs,))
     if "mask" in agents and agents["mask"] != (n_actions,):
         raise TaskError(f"obs['agents']['mask'] must have shape [N, A, {n_actions}], got [N, A, *{agents['mask']}]")
-    if not agents.keys() - {"mask"}:
-        raise TaskError("the agents observe nothing but their mask")
-    _probe_step(env, as_dict(obs["agents"]).get("mask"), n_agents)
+    if not width_of(agents):
+        raise TaskError("obs['agents'] holds no number but in the mask, so that the agents see nothing")
+    mask = as_dict(obs["agents"]).get("mask")
+    _check_step(
+        env.step(_legal(mask) if mask is not None else np.zeros((copies, n_agents), np.int64)), copies, n_agents
+    )
     return Interface(n_agents, n_actions, horizon, agents, designer, getattr(env, "options", None))
 
 
@@ -220,10 +228,15 @@ def _shapes(obs: Any, key: str, leading: tuple[int, ...]) -> dict[str, tuple[int
     return {name: tuple(x.shape[len(leading) :]) for name, x in as_dict(obs).items()}
 
 
-def _probe_step(env: Any, mask: Any, n_agents: int) -> None:
-    """Take one step, by legal actions, and look at what it gives."""
-    n = env.num_envs
-    result = env.step(np.zeros((n, n_agents), np.int64) if mask is None else np.asarray(mask).astype(bool).argmax(-1))
+def _legal(mask: np.ndarray) -> np.ndarray:
+    """A legal action of every agent."""
+    if not mask.any(-1).all():
+        raise TaskError("obs['agents']['mask'] leaves an agent no legal action")
+    return mask.astype(bool).argmax(-1)
+
+
+def _check_step(result: Any, n: int, n_agents: int) -> None:
+    """Look at what a step of ``n`` copies gives."""
     if not (isinstance(result, tuple) and len(result) == 5):
         raise TaskError("step(actions) must give (obs, rewards, terminated, truncated, info)")
     _, rewards, terminated, truncated, info = result
@@ -236,32 +249,57 @@ def _probe_step(env: Any, mask: Any, n_agents: int) -> None:
         if np.asarray(x).dtype != np.bool_:
             raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
     if not isinstance(info, dict) or np.shape(info.get("designer_reward", 0)) != (n,):
-        raise TaskError("info['designer_reward'] [N] is missing: what the designer is after, as welfare")
+        raise TaskError(
+            "info['designer_reward'] [N] is missing or of another shape: what the designer is after, as welfare"
+        )
 
 
 class _SideBySide:
-    """Environments of several seeds as one; ``reset`` derives a seed of its own for each that takes one."""
+    """Environments of several seeds as one; ``reset`` derives a seed of its own for each that takes one.
 
-    def __init__(self, envs: Sequence[Any], seeds: Sequence[int]) -> None:
-        self.envs, self.seeds, self.resets = list(envs), list(seeds), 0
+    Compiled code trusts shapes, so that all they give is compared with what was found of the game at construction.
+    """
+
+    def __init__(self, envs: Sequence[Any], seeds: Sequence[int], game: Interface) -> None:
+        self.envs, self.seeds, self.resets, self._game = list(envs), list(seeds), 0, game
         self.n_agents, self.n_actions = envs[0].n_agents, envs[0].n_actions
         self.num_envs = sum(env.num_envs for env in envs)
         self._takes_seed = "seed" in inspect.signature(envs[0].reset).parameters
+        self._on = np.ones(self.num_envs, np.bool_)  # copies whose episodes go on
 
     def reset(self) -> tuple[dict[str, Any], dict]:
         self.resets += 1
         new = [np.random.SeedSequence(seed, spawn_key=(self.resets,)).generate_state(1)[0] for seed in self.seeds]
         options = [{"seed": int(seed)} if self._takes_seed else {} for seed in new]
-        return _stack([env.reset(**one)[0] for env, one in zip(self.envs, options, strict=True)]), {}
+        self._on[:] = True
+        return self._seen(_stack([env.reset(**one)[0] for env, one in zip(self.envs, options, strict=True)])), {}
 
     def step(self, actions: np.ndarray) -> tuple:
+        if self._mask is not None:
+            _legal(self._mask[self._on])
         parts = np.split(actions, len(self.envs))
         results = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         obs, *columns, infos = zip(*results, strict=True)
-        arrays = (np.concatenate([np.asarray(x) for x in column]) for column in columns)
+        arrays = [np.concatenate([np.asarray(x) for x in column]) for column in columns]
         keys = set.intersection(*(set(info) for info in infos))
         info = {key: _stack([info[key] for info in infos]) for key in sorted(keys)}
-        return (_stack(obs), *arrays, info)
+        result = (self._seen(_stack(obs)), *arrays, info)
+        _check_step(result, self.num_envs, self.n_agents)
+        for name, x in {"rewards": arrays[0], "info['designer_reward']": info["designer_reward"]}.items():
+            if not np.isfinite(np.asarray(x, float)[self._on]).all():
+                raise TaskError(f"step(actions) gives {name} that are not finite")
+        self._on &= ~(arrays[1] | arrays[2])
+        return result
+
+    def _seen(self, obs: dict[str, Any]) -> dict[str, Any]:
+        """Observations, if they are of the shapes that they had at construction."""
+        leading = {"agents": (self.num_envs, self.n_agents), "designer": (self.num_envs,)}
+        for key, due in {"agents": self._game.agents, "designer": self._game.designer}.items():
+            found = _shapes(obs.get(key, {}), key, leading[key])
+            if found != due:
+                raise TaskError(f"obs[{key!r}] was {due} at construction, by name and shape, and now is {found}")
+        self._mask = as_dict(obs["agents"]).get("mask")
+        return obs
 
 
 def _stack(trees: Sequence[Any]) -> Any:
