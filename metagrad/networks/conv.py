@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
+from metagrad.compiled import bands
 from metagrad.networks import sparse_conv
 from metagrad.networks.base import (
     Obs,
@@ -380,7 +381,7 @@ def _by_entries(x: Tensor) -> bool:
 def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Convolution of channel-last maps ``[B, h, w, C]``."""
     if _by_entries(x):
-        return sparse_conv.convolve(x, weight, bias)
+        return (bands if bands.fits(x) else sparse_conv).convolve(x, weight, bias)
     return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
 
 
@@ -395,6 +396,6 @@ def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """The same with respect to the weight."""
     if _by_entries(x):
-        return sparse_conv.kernel_gradient(x, d, weight.shape[-1])
+        return (bands if bands.fits(x) else sparse_conv).kernel_gradient(x, d, weight.shape[-1])
     pad = weight.shape[-1] // 2
     return conv2d_weight(x.permute(0, 3, 1, 2), weight.shape, d.permute(0, 3, 1, 2), padding=pad)
