@@ -6,6 +6,7 @@ hold; it is the same at every place. So many pictures as a tile has rows are wor
 
 from __future__ import annotations
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,10 +14,12 @@ import torch
 from torch import Tensor
 
 from fastenvs.jit import PURE_PYTHON, inline, kernel
+from metagrad.compiled import passes
 from metagrad.compiled.tiles import BYTES, ROWS, numbers_at, wide_tile
 
 #: Channels up to which few cells of a picture are 0.
 _COLOURS = 4
+_CHUNK = 200  # rows whose convolved pictures the dense layer finds in the second-level cache
 
 
 def fits(pictures: Tensor) -> bool:
@@ -25,16 +28,54 @@ def fits(pictures: Tensor) -> bool:
     return plain and pictures.dtype == torch.uint8 and pictures.shape[3] <= _COLOURS
 
 
-def convolve(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+class Trunk:
+    """Pictures on their way through a rectified convolution and dense layers; rows do not depend on one another.
+
+    Parameters
+    ----------
+    weight, bias : Tensor ``[f, C, k, k]``, ``[f]``
+        Of the convolution.
+    dense : list of (Tensor ``[1, in, out]``, Tensor ``[1, 1, out]``)
+        The other layers; see :class:`metagrad.compiled.passes.Pass`.
+    rows, height, width : int
+        How many pictures there will be, and their size.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, dense: list[passes.Layer], rows: int, height: int, width: int
+    ) -> None:
+        self._weight, self._bias, self._filled = weight, bias, 0
+        self._maps = weight.new_empty(rows, height, width, len(weight))
+        self._dense = passes.Pass(dense, self._maps.flatten(1)[None])
+
+    def add(self, pictures: Tensor) -> Tensor:
+        """Take in the next rows; returns their outputs."""
+        start = self._filled
+        for some in pictures.split(_CHUNK):
+            first, self._filled = self._filled, self._filled + len(some)
+            convolve(some, self._weight, self._bias, 0.0, self._maps[first : self._filled])
+            self._dense.fill(first, self._filled)
+        return self._dense.out[0, start : self._filled]
+
+    @property
+    def layers(self) -> list[Tensor]:
+        """What every layer gives for the rows that came, the convolution first."""
+        return [x[: self._filled] for x in (self._maps, *(x[0] for x in (*self._dense.inputs[1:], self._dense.out)))]
+
+
+def convolve(
+    pictures: Tensor, weight: Tensor, bias: Tensor | None = None, floor: float = -np.inf, out: Tensor | None = None
+) -> Tensor:
     """Convolution ``[B, h, w, f]`` of bytes ``[B, h, w, C]`` with zero padding; nothing is differentiated.
 
-    The weight is ``[f, C, k, k]``, k odd.
+    The weight is ``[f, C, k, k]``, k odd; numbers below ``floor`` become that.
     """
     w, (b, height, width, channels) = weight.detach().contiguous().numpy(), pictures.shape
-    out = weight.new_empty(b, height, width, len(w))
+    if out is None:
+        out = weight.new_empty(b, height, width, len(w))
     bands = _bands(height, width, channels, len(w), w.shape[2], w.dtype)
     every = np.zeros(len(w), w.dtype) if bias is None else bias.detach().contiguous().numpy()
-    _convolve(pictures.contiguous().numpy(), w, every, bands, bands.room(w.dtype), out.numpy())
+    _convolve(pictures.contiguous().numpy(), w, every, floor, bands, bands.room(w.dtype), out.numpy())
     return out
 
 
@@ -66,6 +107,7 @@ class _Bands(NamedTuple):
         return np.zeros(self.end, dtype)
 
 
+@cache
 def _bands(height: int, width: int, channels: int, filters: int, k: int, dtype: np.dtype) -> _Bands:
     tile = 2 * BYTES // dtype.itemsize
     cells = min(width, max(1, tile // filters))
@@ -112,7 +154,7 @@ def _copy(maps, first, count, bands, room, out):
 
 
 @kernel
-def _convolve(pictures, weight, bias, bands, room, out):
+def _convolve(pictures, weight, bias, floor, bands, room, out):
     filters, channels, k, _ = weight.shape
     for x in range(bands.cells):
         for f in range(filters):
@@ -134,7 +176,8 @@ def _convolve(pictures, weight, bias, bands, room, out):
                         wide_tile(
                             room, (y + e) * bands.row + x * channels, bands.height * bands.row, 1, room,
                             bands.bands + e * bands.depth * bands.columns + j, bands.columns, bands.depth, room,
-                            to if e else bands.biases + j, apart if e else 0, -np.inf, room, to, apart, room, 0,
+                            to if e else bands.biases + j, apart if e else 0, floor if e == k - 1 else -np.inf, room, to,
+                            apart, room, 0,
                         )  # fmt: skip
         _copy(out, first, count, bands, room, True)
 

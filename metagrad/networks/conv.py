@@ -119,7 +119,7 @@ class ConvTrunk(Checked):
 
     def begin(self, params: Params, obs: Obs, n_rows: int) -> Parts:
         """A pass over rows that come part by part."""
-        return Parts(self, params)
+        return Parts(self, params, sight_of(obs, params["map"].dtype), n_rows)
 
 
 def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
@@ -158,8 +158,9 @@ def _numbered(names: tuple[str, ...], letter: str) -> list[str]:
 class Parts:
     """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`."""
 
-    def __init__(self, network: ConvTrunk, params: Params) -> None:
+    def __init__(self, network: ConvTrunk, params: Params, sight: Sight, n_rows: int) -> None:
         self._network, self._params, self._prepared = network, params, prepared(params, network.scale)
+        self._compiled = _compiled(self._prepared, sight, n_rows)
         self._passes: list[ConvForward] = []
         self._seen: list[Obs] = []
 
@@ -167,6 +168,8 @@ class Parts:
         """Take in the next rows; returns their outputs."""
         self._seen.append(inputs_of(obs))
         sight, network = sight_of(obs, self._params["map"].dtype), self._network
+        if self._compiled:
+            return self._compiled.add(sight.picture[0])[None]
         self._passes.append(ConvForward(self._params, sight, network.scale, network.threads, self._prepared))
         return self._passes[-1].out
 
@@ -187,6 +190,14 @@ class ConvForward:
     def __init__(self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None) -> None:
         self._hold(params, scale, threads, prepared(params, scale) if single is None else single)
         self._inputs = split_rows(sight.picture[0], sight.vector[0])
+        whole = _compiled(self._single, sight, sight.picture.shape[1])
+        if whole:
+            whole.add(sight.picture[0])
+            sizes = [len(vector) for _, vector in self._inputs]
+            *layers, self.out = whole.layers
+            self._layers = [list(x) for x in zip(*(layer.split(sizes) for layer in layers), strict=True)]
+            self.out = self.out[None]
+            return
         self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
         self.out = joined([layers.pop() for layers in self._layers])[None]
 
@@ -253,6 +264,15 @@ def scaled(params: Params, scale: float) -> Params:
 
 def _first(params: Params) -> str:
     return "c0" if "c0" in params else "map"
+
+
+def _compiled(single: Params, sight: Sight, rows: int) -> bands.Trunk | None:
+    """A pass in compiled code, for a convolution of colours and layers on nothing else."""
+    names = ["map", *numbered(single, "f")]
+    if sight.vector.shape[2] or len(numbered(single, "c")) != 1 or not bands.fits(sight.picture[0]):
+        return None
+    dense = [(single[name].T.contiguous()[None], single[f"{name}_bias"][None, None]) for name in names]
+    return bands.Trunk(single["c0"], single["c0_bias"], dense, rows, *sight.picture.shape[2:4])
 
 
 # ---------------------------------------------------------------------- one chunk
@@ -326,7 +346,7 @@ def _layer_gradient(name: str, x: Tensor, delta: Tensor, weight: Tensor) -> Para
     """Of a convolution or a dense layer, given its input and the derivative with respect to its output."""
     if weight.dim() == 2:
         return {name: delta.T @ x, f"{name}_bias": delta.sum(0)}
-    return {name: _conv_kernel_gradient(delta, x, weight), f"{name}_bias": delta.sum((0, 1, 2))}
+    return {name: _conv_kernel_gradient(delta, x, weight), f"{name}_bias": delta.flatten(1).sum(0).view(-1, len(weight)).sum(0)}
 
 
 def _row_norms(
