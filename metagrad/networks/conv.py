@@ -161,6 +161,7 @@ class Parts:
     def __init__(self, network: ConvTrunk, params: Params, sight: Sight, n_rows: int) -> None:
         self._network, self._params, self._prepared = network, params, prepared(params, network.scale)
         self._compiled = _compiled(self._prepared, sight, n_rows)
+        self.independent = self._compiled is not None
         self._passes: list[ConvForward] = []
         self._seen: list[Obs] = []
 
@@ -176,7 +177,12 @@ class Parts:
     def finish(self) -> ConvForward:
         """The pass over the rows that came; nothing is computed anew."""
         seen = {name: torch.cat([obs[name] for obs in self._seen], 1) for name in self._seen[0]}
-        return ConvForward.joined(self._passes, seen)
+        if not self._compiled:
+            return ConvForward.joined(self._passes, seen)
+        sight, network = sight_of(seen, self._params["map"].dtype), self._network
+        whole = ConvForward(self._params, sight, network.scale, network.threads, self._prepared, self._compiled)
+        whole.seen = seen
+        return whole
 
 
 class ConvForward:
@@ -187,16 +193,19 @@ class ConvForward:
 
     seen: Obs  # what all rows show, where they came part by part
 
-    def __init__(self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None) -> None:
+    def __init__(
+        self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None,
+        done: bands.Trunk | None = None,
+    ) -> None:  # fmt: skip
         self._hold(params, scale, threads, prepared(params, scale) if single is None else single)
         self._inputs = split_rows(sight.picture[0], sight.vector[0])
-        whole = _compiled(self._single, sight, sight.picture.shape[1])
-        if whole:
-            whole.add(sight.picture[0])
-            sizes = [len(vector) for _, vector in self._inputs]
-            *layers, self.out = whole.layers
-            self._layers = [list(x) for x in zip(*(layer.split(sizes) for layer in layers), strict=True)]
-            self.out = self.out[None]
+        compiled = done or _compiled(self._single, sight, sight.picture.shape[1])
+        if compiled:
+            if not done:
+                compiled.add(sight.picture[0])
+            sizes, (*layers, out) = [len(vector) for _, vector in self._inputs], compiled.layers
+            self._layers = [list(chunk) for chunk in zip(*(x.split(sizes) for x in layers), strict=True)]
+            self.out = out[None]
             return
         self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
         self.out = joined([layers.pop() for layers in self._layers])[None]
