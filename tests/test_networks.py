@@ -7,9 +7,9 @@ from torch import nn
 
 from fastenvs.jit import PURE_PYTHON
 from metagrad import PolicyGradientAgents
+from metagrad.compiled.sparse_conv import convolve, input_gradient, kernel_gradient
 from metagrad.networks import MLP, ConvTrunk, Levels, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
-from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
 
 DOUBLE = Where(dtype=torch.float64)
 SHAPES = {"flat": (7,), "map": (5, 6, 3), "mask": (4,)}

@@ -44,17 +44,18 @@ class Trunk:
     def __init__(
         self, weight: Tensor, bias: Tensor, dense: list[passes.Layer], rows: int, height: int, width: int
     ) -> None:
-        self._weight, self._bias, self._filled = weight, bias, 0
+        self._ready, self._filled = _ready(weight, bias, height, width), 0
         self._maps = weight.new_empty(rows, height, width, len(weight))
         self._dense = passes.Pass(dense, self._maps.flatten(1)[None])
 
     def add(self, pictures: Tensor) -> Tensor:
         """Take in the next rows; returns their outputs."""
-        start = self._filled
-        for some in pictures.split(_CHUNK):
-            first, self._filled = self._filled, self._filled + len(some)
-            convolve(some, self._weight, self._bias, 0.0, self._maps[first : self._filled])
-            self._dense.fill(first, self._filled)
+        start, given, maps = self._filled, pictures.contiguous().numpy(), self._maps.numpy()
+        self._filled += len(given)
+        for first in range(start, self._filled, _CHUNK):
+            end = min(first + _CHUNK, self._filled)
+            _convolve(given[first - start : end - start], maps[first:end], 0.0, *self._ready)
+            self._dense.fill(first, end)
         return self._dense.out[0, start : self._filled]
 
     @property
@@ -63,19 +64,14 @@ class Trunk:
         return [x[: self._filled] for x in (self._maps, *(x[0] for x in (*self._dense.inputs[1:], self._dense.out)))]
 
 
-def convolve(
-    pictures: Tensor, weight: Tensor, bias: Tensor | None = None, floor: float = -np.inf, out: Tensor | None = None
-) -> Tensor:
+def convolve(pictures: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolution ``[B, h, w, f]`` of bytes ``[B, h, w, C]`` with zero padding; nothing is differentiated.
 
-    The weight is ``[f, C, k, k]``, k odd; numbers below ``floor`` become that.
+    The weight is ``[f, C, k, k]``, k odd.
     """
-    w, (b, height, width, channels) = weight.detach().contiguous().numpy(), pictures.shape
-    if out is None:
-        out = weight.new_empty(b, height, width, len(w))
-    bands = _bands(height, width, channels, len(w), w.shape[2], w.dtype)
-    every = np.zeros(len(w), w.dtype) if bias is None else bias.detach().contiguous().numpy()
-    _convolve(pictures.contiguous().numpy(), w, every, floor, bands, bands.room(w.dtype), out.numpy())
+    out = weight.new_empty(*pictures.shape[:3], len(weight))
+    ready = _ready(weight, weight.new_zeros(len(weight)) if bias is None else bias, *pictures.shape[1:3])
+    _convolve(pictures.contiguous().numpy(), out.numpy(), -np.inf, *ready)
     return out
 
 
@@ -105,6 +101,13 @@ class _Bands(NamedTuple):
     def room(self, dtype: np.dtype) -> np.ndarray:
         """Scratch, all 0."""
         return np.zeros(self.end, dtype)
+
+
+def _ready(weight: Tensor, bias: Tensor, height: int, width: int) -> tuple[np.ndarray, np.ndarray, _Bands, np.ndarray]:
+    """What convolutions with a weight need."""
+    w, b = (x.detach().contiguous().numpy() for x in (weight, bias))
+    bands = _bands(height, width, w.shape[1], len(w), w.shape[2], w.dtype)
+    return w, b, bands, bands.room(w.dtype)
 
 
 @cache
@@ -154,7 +157,7 @@ def _copy(maps, first, count, bands, room, out):
 
 
 @kernel
-def _convolve(pictures, weight, bias, floor, bands, room, out):
+def _convolve(pictures, out, floor, weight, bias, bands, room):
     filters, channels, k, _ = weight.shape
     for x in range(bands.cells):
         for f in range(filters):
@@ -176,8 +179,8 @@ def _convolve(pictures, weight, bias, floor, bands, room, out):
                         wide_tile(
                             room, (y + e) * bands.row + x * channels, bands.height * bands.row, 1, room,
                             bands.bands + e * bands.depth * bands.columns + j, bands.columns, bands.depth, room,
-                            to if e else bands.biases + j, apart if e else 0, floor if e == k - 1 else -np.inf, room, to,
-                            apart, room, 0,
+                            to if e else bands.biases + j, apart if e else 0, floor if e == k - 1 else -np.inf,
+                            room, to, apart, room, 0,
                         )  # fmt: skip
         _copy(out, first, count, bands, room, True)
 
