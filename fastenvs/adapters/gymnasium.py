@@ -143,10 +143,11 @@ class VectorDesigner(View):
         before, rewards = self._over, np.zeros(self.num_envs)
         terminated, truncated, info = self._play(np.asarray(actions), rewards)
         seen, final, over = self._shown[0], None, terminated | truncated
-        fresh = {"same_step": over, "next_step": before, "disabled": ~self._everywhere}[self._mode]
+        same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
+        fresh = over if same_step else before & (self.autoreset_mode is AutoresetMode.NEXT_STEP)
         if fresh.any():
             final, info = copy_tree(seen), copy_tree(info)
-            kept = self._everywhere if self._mode == "same_step" else ~fresh
+            kept = self._everywhere if same_step else ~fresh
             terminated, truncated = terminated & kept, truncated & kept
             self.env.reset(options={"reset_mask": fresh})
         self._ended[:] = terminated, truncated

@@ -122,10 +122,11 @@ class View(VectorEnv):
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode must be None or 'rgb_array', got {render_mode!r}")
         self.env, self.num_envs, self.render_mode = env, env.num_envs * entries, render_mode
-        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 5, "autoreset_mode": MODES[mode]}
+        self.autoreset_mode = MODES[mode]
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": 5, "autoreset_mode": self.autoreset_mode}
         self.single_observation_space, self.single_action_space = seen, done
         self.observation_space, self.action_space = (batch_space(space, self.num_envs) for space in (seen, done))
-        self._mode, self._entries = mode, entries
+        self._entries = entries
         self._copy, self._own = copy, copy_tree if copy else _same
         self._over = np.zeros(self.num_envs, np.bool_)
         self._bind()
@@ -187,9 +188,9 @@ class View(VectorEnv):
         n_over = self._spread(0, self.env.num_envs)
         terminated, truncated, over, going = self._own(self._flags)
         shown, held, info = Infos(), self._everywhere, self._own(info)
-        if self._mode == "next_step":
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             held, self._over = ~self._over, over.copy()
-        elif self._mode == "disabled":
+        elif self.autoreset_mode is AutoresetMode.DISABLED:
             self._over = over.copy()
         elif n_over:
             held = going

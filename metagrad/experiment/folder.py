@@ -27,6 +27,14 @@ class Busy(RunError):
     """Another process is at it."""
 
 
+def lock(opened: int, folder: Path) -> None:
+    """Lock a file or folder that is open against other processes until it is closed; `Busy` if one trains there."""
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Busy(f"another process is training {folder}") from None
+
+
 class Held:
     """The folder of a run, or of a study, while it is trained: nobody else trains it, and it must stay what it is.
 
@@ -37,10 +45,10 @@ class Held:
         self.folder = folder
         self._lock = open(folder / name)  # noqa: SIM115, closed on the way out
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock(self._lock.fileno(), folder)
+        except Busy:
             self._lock.close()
-            raise Busy(f"another process is training {folder}") from None
+            raise
         self._watched: list[tuple[Path, os.stat_result]] = []
         self.watch(folder / name, self._lock.fileno())
 

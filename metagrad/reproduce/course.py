@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,7 +12,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from metagrad.experiment import run as runs_of
-from metagrad.experiment.folder import Busy, read_experiment
+from metagrad.experiment.folder import Busy, lock, read_experiment
 from metagrad.reproduce.listed import Listed, Run
 from metagrad.tasks.experiments import Experiment
 
@@ -100,10 +99,7 @@ def _held(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Busy(f"another process is training {folder}") from None
+        lock(handle, folder)
         yield
     finally:
         os.close(handle)

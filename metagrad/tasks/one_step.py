@@ -114,11 +114,11 @@ def one_step_100() -> Experiment:
     """A hundred agents of Pareto skills, who share a policy."""
     four = one_step_4()
     agents = replace(
-        four.agents, network=Levels(HUNDRED.labor_levels, MLP((32,), head_scale=0.1), width=0.025),
+        four.agents, network=Levels(HUNDRED.labor_levels, MLP((32,), head_scale=0.1), width=0.05),
         optimiser=Adam(Linear(2e-3, 6e-5, 3_000), beta2=0.99), share_parameters=True, reduction="rows",
         critic=Critic(MLP((32,), initial="torch"), Adam(1e-2)),
     )  # fmt: skip
-    designer = replace(four.designer, optimiser=Adam(Linear(0.03, 1e-3, 3_000), beta2=0.9))
+    designer = replace(four.designer, optimiser=Adam(Linear(0.015, 5e-4, 3_000), beta2=0.9))
     run = replace(four.run, episodes=48_000, k=16, eval_period=4_800, checkpoint_period=8_000)
     return _preset("one_step_100", HUNDRED, agents, designer, run)
 
