@@ -15,9 +15,9 @@ torch = pytest.importorskip("torch")
 from gradients import both_ways, economy, trainer_of  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from metagrad.compiled.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.experiment.registry import experiment  # noqa: E402
 from metagrad.metagradient import LastSteps  # noqa: E402
-from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient  # noqa: E402
 from metagrad.streams import Streams  # noqa: E402
 
 SEEDS = tuple(range(8))

@@ -214,7 +214,6 @@ class Trainer(_Saved):
         started = designer.init(task.interface, agents, first, self.rng, self.where)
         self.state = TrainState(first, started, None, 0, 0)
         self.env_steps = np.zeros(len(self.seeds), np.int64)
-        self._keep = designer.validation != "none" and getattr(agents, "keeps_passes", False)
 
     @property
     def env(self) -> Any:
@@ -234,7 +233,7 @@ class Trainer(_Saved):
         self.task.prepare(self.env, s.episodes, n_seeds=len(self.seeds))
         batch = rollout(
             self.env, self.task, self.agents, agent_state, self.designer, s.designer, self.rng,
-            epsilon=self.agents.epsilon(s.iteration), where=self.where, keep=self._keep,
+            epsilon=self.agents.epsilon(s.iteration), where=self.where, keep=self.designer.validation != "none",
         )  # fmt: skip
         self.state = s._replace(episodes=s.episodes + self.k)
         self.env_steps += group.total(batch.alive.sum((1, 2)).long().cpu()).numpy()

@@ -7,9 +7,9 @@ from torch import nn
 
 from fastenvs.jit import PURE_PYTHON
 from metagrad import PolicyGradientAgents
+from metagrad.compiled import bands, sparse_conv
 from metagrad.networks import MLP, ConvTrunk, Levels, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
-from metagrad.networks.sparse_conv import convolve, input_gradient, kernel_gradient
 
 DOUBLE = Where(dtype=torch.float64)
 SHAPES = {"flat": (7,), "map": (5, 6, 3), "mask": (4,)}
@@ -163,6 +163,34 @@ def test_rows_of_a_small_perceptron_do_not_depend_on_the_others(sizes, dtype):
         assert torch.equal(g, whole.vjp(d)[name])
     with pytest.raises(ValueError, match="float16"):
         whole.vjp(d.half())
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="trunks on colours are compiled")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("size", "hidden"), [((7, 9), (8,)), ((5, 4), ()), ((9, 9), (20, 33))])
+def test_a_trunk_on_colours_alone(size, hidden, dtype):
+    """Its rows do not depend on one another, and its passes are those of automatic differentiation."""
+    network = ConvTrunk(6, 3, 1, 17, hidden, scale=1 / 255)
+    params = network.init([np.random.default_rng(0)], 1, {"obs": (*size, 3)}, 4, Where(dtype=dtype))
+    params = {name: p + 0.1 * torch.randn_like(p) for name, p in params.items()}
+    obs = {"obs": torch.randint(0, 256, (1, 430, *size, 3), dtype=torch.uint8)}
+    whole, grown = network.forward(params, obs), network.begin(params, obs, 450)
+    assert grown.independent
+    for rows in (slice(0, 1), slice(1, 8), slice(8, 227), slice(227, 430)):
+        assert torch.equal(grown.add({"obs": obs["obs"][:, rows]}), whole.out[:, rows])
+    grown = grown.finish()
+    assert torch.equal(grown.seen["obs"], obs["obs"])
+    assert torch.equal(grown.out, whole.out)
+    close = {"rtol": 1e-3, "atol": 1e-4} if dtype == torch.float32 else {}
+    out, back = torch.func.vjp(lambda p: network(p, obs), params)
+    torch.testing.assert_close(whole.out, out, **close)
+    d, along = torch.randn_like(out), {name: torch.randn_like(p) for name, p in params.items()}
+    torch.testing.assert_close(whole.vjp(d), back(d)[0], **close)
+    torch.testing.assert_close(
+        whole.jvp(along), torch.func.jvp(lambda p: network(p, obs), (params,), (along,))[1], **close
+    )
+    for name, g in grown.vjp(d).items():
+        assert torch.equal(g, whole.vjp(d)[name])
 
 
 @pytest.mark.parametrize("make", [lambda n: ConvTrunk(4, 3, 2, 9, (8,), threads=n),
@@ -357,22 +385,26 @@ def test_sigmoid_keeps_a_gradient_where_it_saturates():
     assert (grad[1:] > 0).all()
 
 
-@pytest.mark.parametrize(("k", "filters"), [(3, 6), (5, 6), (5, 17)])
+@pytest.mark.parametrize(("k", "filters"), [(1, 3), (3, 6), (5, 6), (5, 17), (3, 40)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("given", ["bytes", "numbers"])
-def test_convolution_by_the_entries_that_are_not_zero(k, filters, dtype, given):
+@pytest.mark.parametrize("given", ["bytes", "numbers", "colours"])
+def test_convolutions_by_entries_that_are_not_zero_and_of_colours_by_bands(k, filters, dtype, given):
+    if given == "colours" and PURE_PYTHON:
+        pytest.skip("bands are compiled")
+    way = bands if given == "colours" else sparse_conv
     close = {"rtol": 1e-4, "atol": 1e-3} if dtype == torch.float32 else {"rtol": 1e-10, "atol": 1e-9}
     rng = np.random.default_rng(k)
-    maps = torch.from_numpy((rng.random((4, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (4, 5, 6, 3)))
-    maps = maps.to(torch.uint8) if given == "bytes" else maps.to(dtype) / 7 - 20 * (maps > 99)
+    maps = torch.from_numpy((rng.random((11, 5, 6, 3)) < 0.3) * rng.integers(1, 256, (11, 5, 6, 3)))
+    maps = maps.to(torch.uint8) if given != "numbers" else maps.to(dtype) / 7 - 20 * (maps > 99)
     weight = torch.from_numpy(rng.normal(size=(filters, 3, k, k))).to(dtype).requires_grad_()
     bias = torch.from_numpy(rng.normal(size=filters)).to(dtype)
     image = maps.permute(0, 3, 1, 2).to(dtype).requires_grad_()
     want = torch.nn.functional.conv2d(image, weight, bias, padding=k // 2).permute(0, 2, 3, 1)
-    torch.testing.assert_close(convolve(maps, weight, bias), want.detach(), **close)
+    torch.testing.assert_close(way.convolve(maps, weight, bias), want.detach(), **close)
     plain = (want - bias).detach()
-    torch.testing.assert_close(convolve(maps, weight), plain, **close)
+    torch.testing.assert_close(way.convolve(maps, weight), plain, **close)
     d_out = torch.from_numpy(rng.normal(size=want.shape) * (rng.random(want.shape) < 0.5)).to(dtype)
     d_image, d_weight = torch.autograd.grad((want * d_out).sum(), [image, weight])
-    torch.testing.assert_close(kernel_gradient(maps, d_out, k), d_weight, **close)
-    torch.testing.assert_close(input_gradient(d_out, weight), d_image.permute(0, 2, 3, 1), **close)
+    torch.testing.assert_close(way.kernel_gradient(maps, d_out, k), d_weight, **close)
+    if way is sparse_conv:
+        torch.testing.assert_close(way.input_gradient(d_out, weight), d_image.permute(0, 2, 3, 1), **close)

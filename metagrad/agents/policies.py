@@ -74,14 +74,13 @@ class Policies(Checked):
         """Whether a batch is learned from in one step, where every probability ratio is 1."""
         return self.epochs * self.minibatches == 1
 
-    @property
-    def keeps_passes(self) -> bool:
-        """Whether passes of the acting policy may serve a designer.
+    def keeps(self, acting: Growing) -> bool:
+        """Whether a pass of the acting policy may serve its batch.
 
         They may where the agents themselves learn from mixed rows, or rows do not depend on one another: a run that is
         resumed computes the passes of pending episodes anew, all rows at once, and its last bits must not differ.
         """
-        return self.minibatches > 1 or getattr(self.policy, "independent", False)
+        return self.minibatches > 1 or acting.independent
 
     # ------------------------------------------------------------------ acting
 

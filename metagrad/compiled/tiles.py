@@ -139,7 +139,7 @@ def _store(emit, new):
                 b.store(b.select(b.fcmp_ordered(">", gate, zero), x, zero), pointer, align=emit.size)
 
 
-_wide, _narrow, _wide_row, _narrow_row = _tile(ROWS, 2), _tile(ROWS, 1), _tile(1, 2), _tile(1, 1)
+wide_tile, _narrow, _wide_row, _narrow_row = _tile(ROWS, 2), _tile(ROWS, 1), _tile(1, 2), _tile(1, 1)
 
 
 @inline
@@ -147,7 +147,7 @@ def _run(high, wide, a, at, row, step, b, panel, columns, depth, start, begin, a
          gated):  # fmt: skip
     """One tile, of one row or of ``ROWS``, of one vector of columns or of two."""
     if high > 1 and wide:
-        _wide(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
+        wide_tile(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
     elif high > 1:
         _narrow(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
     elif wide:

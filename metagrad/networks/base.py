@@ -46,6 +46,8 @@ class Forward(Protocol):
 class Growing(Protocol):
     """A pass over rows that come step by step."""
 
+    independent: bool  # whether the numbers of a row are to the bit those in a pass over any other rows
+
     def add(self, obs: Obs) -> Tensor:
         """Take in the next rows; returns their outputs."""
 
@@ -58,8 +60,7 @@ class Network(Protocol):
 
     One that lays out observations before its passes may have a method ``read(obs, dtype)``, whose result
     :meth:`forward` takes as well, so that it is done once for a batch; and ``begin(params, obs, n_rows)``, which gives
-    a :class:`Growing` pass, so that the steps of an episode need no second one. It may give None, and if its attribute
-    ``independent`` is true the numbers of a row in such a pass are to the bit those of any other.
+    a :class:`Growing` pass, so that the steps of an episode need no second one, or None.
     """
 
     stacks: bool  # whether several networks side by side cost less than one after the other

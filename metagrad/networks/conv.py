@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.grad import conv2d_input, conv2d_weight
 
 from metagrad.checks import Checked, Count, CountOrNone, Positive, Threads, Widths
-from metagrad.networks import sparse_conv
+from metagrad.compiled import bands, passes
 from metagrad.networks.base import (
     Obs,
     Shapes,
@@ -32,6 +31,7 @@ from metagrad.networks.base import (
     vector_width,
 )
 from metagrad.networks.chunks import each, joined, split_rows, summed
+from metagrad.networks.convolutions import convolve, input_gradient, kernel_gradient, readable
 from metagrad.networks.mlp import where_active
 from metagrad.optim import Params
 
@@ -118,7 +118,7 @@ class ConvTrunk(Checked):
 
     def begin(self, params: Params, obs: Obs, n_rows: int) -> Parts:
         """A pass over rows that come part by part."""
-        return Parts(self, params)
+        return Parts(self, params, sight_of(obs, params["map"].dtype), n_rows)
 
 
 def one_network(generators: Sequence[np.random.Generator], n: int, what: str) -> Sequence[np.random.Generator]:
@@ -157,8 +157,10 @@ def _numbered(names: tuple[str, ...], letter: str) -> list[str]:
 class Parts:
     """A trunk's pass over rows that come part by part; see :class:`metagrad.networks.base.Growing`."""
 
-    def __init__(self, network: ConvTrunk, params: Params) -> None:
+    def __init__(self, network: ConvTrunk, params: Params, sight: Sight, n_rows: int) -> None:
         self._network, self._params, self._prepared = network, params, prepared(params, network.scale)
+        self._compiled = _compiled(self._prepared, sight, n_rows)
+        self.independent = self._compiled is not None
         self._passes: list[ConvForward] = []
         self._seen: list[Obs] = []
 
@@ -166,13 +168,20 @@ class Parts:
         """Take in the next rows; returns their outputs."""
         self._seen.append(inputs_of(obs))
         sight, network = sight_of(obs, self._params["map"].dtype), self._network
+        if self._compiled:
+            return self._compiled.add(sight.picture[0])[None]
         self._passes.append(ConvForward(self._params, sight, network.scale, network.threads, self._prepared))
         return self._passes[-1].out
 
     def finish(self) -> ConvForward:
         """The pass over the rows that came; nothing is computed anew."""
         seen = {name: torch.cat([obs[name] for obs in self._seen], 1) for name in self._seen[0]}
-        return ConvForward.joined(self._passes, seen)
+        if not self._compiled:
+            return ConvForward.joined(self._passes, seen)
+        sight, network = sight_of(seen, self._params["map"].dtype), self._network
+        whole = ConvForward(self._params, sight, network.scale, network.threads, self._prepared, self._compiled)
+        whole.seen = seen
+        return whole
 
 
 class ConvForward:
@@ -183,9 +192,20 @@ class ConvForward:
 
     seen: Obs  # what all rows show, where they came part by part
 
-    def __init__(self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None) -> None:
+    def __init__(
+        self, params: Params, sight: Sight, scale: float, threads: int, single: Params | None = None,
+        done: bands.Trunk | None = None,
+    ) -> None:  # fmt: skip
         self._hold(params, scale, threads, prepared(params, scale) if single is None else single)
         self._inputs = split_rows(sight.picture[0], sight.vector[0])
+        compiled = done or _compiled(self._single, sight, sight.picture.shape[1])
+        if compiled:
+            if not done:
+                compiled.add(sight.picture[0])
+            sizes, (*layers, out) = [len(vector) for _, vector in self._inputs], compiled.layers
+            self._layers = [list(chunk) for chunk in zip(*(x.split(sizes) for x in layers), strict=True)]
+            self.out = out[None]
+            return
         self._layers = each(lambda chunk: _forward(self._single, *chunk), self._inputs, threads)
         self.out = joined([layers.pop() for layers in self._layers])[None]
 
@@ -254,15 +274,24 @@ def _first(params: Params) -> str:
     return "c0" if "c0" in params else "map"
 
 
+def _compiled(single: Params, sight: Sight, rows: int) -> bands.Trunk | None:
+    """A pass in compiled code, for a convolution of colours and layers on nothing else."""
+    names = ["map", *numbered(single, "f")]
+    if sight.vector.shape[2] or len(numbered(single, "c")) != 1 or not bands.fits(sight.picture[0]):
+        return None
+    dense: list[passes.Layer] = [(single[n].T.contiguous()[None], single[f"{n}_bias"][None, None]) for n in names]
+    return bands.Trunk(single["c0"], single["c0_bias"], dense, rows, *sight.picture.shape[2:4])
+
+
 # ---------------------------------------------------------------------- one chunk
 
 
 def _forward(params: Params, picture: Tensor, vector: Tensor) -> list[Tensor]:
     """Activations: every convolution ``[B, h, w, f]``, input of every dense layer, outputs."""
     convolutions = numbered(params, "c")
-    layers = [_readable(picture, vector.dtype, bool(convolutions))]
+    layers = [readable(picture, vector.dtype, bool(convolutions))]
     for name in convolutions:
-        layers.append(_conv(layers[-1], params[name], params[f"{name}_bias"]).relu_())
+        layers.append(convolve(layers[-1], params[name], params[f"{name}_bias"]).relu_())
     x = F.linear(layers[-1].flatten(1), params["map"], params["map_bias"]).relu_()
     layers.append(joined([x, vector], 1))
     names = numbered(params, "f")
@@ -278,7 +307,7 @@ def _arranged(
     """Names of the convolutions, inputs of them and of the dense layer on the picture, inputs of the other layers."""
     convolutions = numbered(params, "c")
     n = len(convolutions)
-    return convolutions, [_readable(picture, dtype, n > 0), *layers[:n]], layers[n:]
+    return convolutions, [readable(picture, dtype, n > 0), *layers[:n]], layers[n:]
 
 
 def _deltas(
@@ -300,7 +329,7 @@ def _deltas(
         d = where_active(d, maps[i + 1])
         yield name, maps[i], d
         if i:
-            d = _conv_input_gradient(d, maps[i], params[name])
+            d = input_gradient(d, maps[i], params[name])
 
 
 def _vjp(params: Params, inputs: tuple[Tensor, Tensor], layers: list[Tensor], d: Tensor) -> Params:
@@ -325,7 +354,10 @@ def _layer_gradient(name: str, x: Tensor, delta: Tensor, weight: Tensor) -> Para
     """Of a convolution or a dense layer, given its input and the derivative with respect to its output."""
     if weight.dim() == 2:
         return {name: delta.T @ x, f"{name}_bias": delta.sum(0)}
-    return {name: _conv_kernel_gradient(delta, x, weight), f"{name}_bias": delta.sum((0, 1, 2))}
+    return {
+        name: kernel_gradient(delta, x, weight),
+        f"{name}_bias": delta.flatten(1).sum(0).view(-1, len(weight)).sum(0),
+    }
 
 
 def _row_norms(
@@ -352,8 +384,8 @@ def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers:
     convolutions, maps, dense = _arranged(params, inputs[0], layers, layers[-1].dtype)
     moved = maps[0]
     for i, name in enumerate(convolutions):
-        own = _conv(maps[i], tangent[name], tangent[f"{name}_bias"])
-        moved = where_active(own + _conv(moved, params[name], None) if i else own, maps[i + 1])
+        own = convolve(maps[i], tangent[name], tangent[f"{name}_bias"])
+        moved = where_active(own + convolve(moved, params[name], None) if i else own, maps[i + 1])
     own = F.linear(maps[-1].flatten(1), tangent["map"], tangent["map_bias"])
     width = len(params["map_bias"])
     moved = where_active(moved.flatten(1) @ params["map"].T + own if convolutions else own, dense[0][:, :width])
@@ -362,39 +394,3 @@ def _jvp(params: Params, tangent: Params, inputs: tuple[Tensor, Tensor], layers:
         weight = params[name] if i else params[name][:, :width]  # the vector does not move
         moved = torch.addmm(own, moved if i == 0 else where_active(moved, dense[i]), weight.T)
     return moved
-
-
-# ---------------------------------------------------------------------- convolutions
-
-
-def _readable(picture: Tensor, dtype: torch.dtype, convolved: bool) -> Tensor:
-    """Bytes stay bytes where the convolution goes by the entries that are not 0."""
-    by_entries = convolved and picture.dtype == torch.uint8 and _by_entries(picture)
-    return picture if by_entries else picture.to(dtype)
-
-
-def _by_entries(x: Tensor) -> bool:
-    return x.device.type == "cpu"
-
-
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Convolution of channel-last maps ``[B, h, w, C]``."""
-    if _by_entries(x):
-        return sparse_conv.convolve(x, weight, bias)
-    return F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=weight.shape[-1] // 2).permute(0, 2, 3, 1).contiguous()
-
-
-def _conv_input_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Derivative of ``sum(d * _conv(x, weight, bias))`` with respect to ``x``."""
-    if _by_entries(x):
-        return sparse_conv.input_gradient(d, weight)
-    shape, pad = x.permute(0, 3, 1, 2).shape, weight.shape[-1] // 2
-    return conv2d_input(shape, weight, d.permute(0, 3, 1, 2), padding=pad).permute(0, 2, 3, 1).contiguous()
-
-
-def _conv_kernel_gradient(d: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """The same with respect to the weight."""
-    if _by_entries(x):
-        return sparse_conv.kernel_gradient(x, d, weight.shape[-1])
-    pad = weight.shape[-1] // 2
-    return conv2d_weight(x.permute(0, 3, 1, 2), weight.shape, d.permute(0, 3, 1, 2), padding=pad)

@@ -59,7 +59,6 @@ class MLP(Checked):
     head_scale: Positive = 1.0
     stacks = True
     sequential = False
-    independent = True
 
     def init(
         self, generators: Sequence[np.random.Generator], n: int, shapes: Shapes, outputs: int, where: Where
@@ -125,6 +124,7 @@ class MLPForward:
         What each layer reads.
     """
 
+    independent = True  # of a pass that was begun
     _compiled: passes.Pass | None
     _filled: int
 

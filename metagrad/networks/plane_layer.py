@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastenvs.jit import PURE_PYTHON, kernel
+from metagrad.compiled.sparse_conv import LANES as ADDED
+from metagrad.compiled.sparse_conv import add_lanes
 from metagrad.networks.base import Obs
-from metagrad.networks.sparse_conv import LANES as ADDED
-from metagrad.networks.sparse_conv import add_lanes
 
 #: Numbers that are summed at a time, in registers: weights are padded to a multiple.
 LANES = 64

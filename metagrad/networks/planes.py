@@ -140,6 +140,8 @@ class PlaneForward:
         Rows to come, and the width of the vector.
     """
 
+    independent = False
+
     def __init__(self, params: Params, network: PlaneMLP, n_rows: int, vector_width: int) -> None:
         self.params, self.network = params, network
         self.top = {name: p for name, p in params.items() if name[:3] != "map"}

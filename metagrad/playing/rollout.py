@@ -23,7 +23,8 @@ def rollout(
     """Play one episode in every copy, without payments but with the values of the agents' critics.
 
     ``env`` has S * K copies, ``s * K + j`` is episode j of seed s; as many uniforms of ``rng`` are drawn whatever
-    happens. ``epsilon`` is the share of uniform exploration; ``keep`` leaves the acting pass with the batch.
+    happens. ``epsilon`` is the share of uniform exploration; ``keep`` leaves the acting pass with the batch that
+    it may serve.
     """
     n_seeds, n_agents, horizon = len(rng.seeds), env.n_agents, task.horizon
     k, acting = env.num_envs // n_seeds, None
@@ -54,7 +55,7 @@ def rollout(
     record.see_designer(t + 1, as_dict(obs["designer"]))
     steps = steps_to_keep(t + 1, horizon, k, rng.parts)
     batch = record.batch(steps, epsilon, env.n_actions)
-    if keep and acting is not None:
+    if keep and acting is not None and hasattr(agents, "keeps") and agents.keeps(acting):
         for blank in range(t + 1, steps):
             acting.add(record.rows(blank))
         batch.remember("acted", agent_state.policy, acting.finish)
