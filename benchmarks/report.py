@@ -75,7 +75,9 @@ def rates(row):
 
 
 def share(values):
-    return f"{statistics.median(values):.2g}"
+    """Middle of shares; none where all that could be counted is done by kernels of our own."""
+    middle = statistics.median(values)
+    return f"{middle:.2g}" if middle else "-"
 
 
 def of(rows, *tables):
