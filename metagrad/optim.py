@@ -16,6 +16,7 @@ from metagrad.compiled.tiles import numbers_at
 Params = dict[str, torch.Tensor]
 
 _TINY = 1e-30
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class AdamState(NamedTuple):
@@ -96,7 +97,7 @@ class SGD(Checked):
 
     def pullback(self, grads: Params, state: int | None, adjoint: Params, state_adjoint: None):
         """Carry the adjoint of the new parameters back to ``-g``; see :meth:`Adam.pullback`."""
-        return _zip(adjoint, torch._foreach_mul(_list(adjoint), value_at(self.lr, state or 0))), None
+        return adjoint, value_at(self.lr, state or 0), None
 
     def pushforward(
         self,
@@ -169,7 +170,7 @@ class Adam(Checked):
 
     def pullback(
         self, grads: Params, state: AdamState, adjoint: Params, state_adjoint: AdamAdjoint | None
-    ) -> tuple[Params, AdamAdjoint]:
+    ) -> tuple[Params, float, AdamAdjoint]:
         """Carry adjoints of the new parameters and moments back through one step.
 
         Parameters
@@ -186,7 +187,8 @@ class Adam(Checked):
         Returns
         -------
         u : dict
-            Derivative of the objective with respect to ``-g``.
+        factor : float
+            ``factor * u`` is the derivative of the objective with respect to ``-g``.
         state_adjoint : AdamAdjoint
             Derivative with respect to the moments before the step.
         """
@@ -208,7 +210,7 @@ class Adam(Checked):
                 d_g = d_g + 2 * (1 - self.beta2) * g * d_v
             u[name] = -d_g
             back_m[name], back_v[name] = self.beta1 * d_m, self.beta2 * d_v
-        return u, AdamAdjoint(back_m, back_v)
+        return u, 1.0, AdamAdjoint(back_m, back_v)
 
     def pushforward(
         self,
@@ -277,26 +279,28 @@ def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
 
 def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
-    given = [[of[n].to(p.dtype).contiguous() for n, p in params.items()] for of in (params, grads, state.m, state.v)]
+    dtype = next(iter(params.values())).dtype
+    given = [
+        [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in map(of.get, params)]
+        for of in (params, grads, state.m, state.v)
+    ]
     made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
-    table = np.array(
-        [[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)]
-    )
-    _adam(table, np.array(numbers, torch.empty(0, dtype=given[0][0].dtype).numpy().dtype))
+    table = [[p.numel() for p in given[0]], *([x.data_ptr() for x in row] for row in (*given, *made))]
+    _adam(np.array(table), np.array(numbers, _NUMPY[dtype]))
     return made
 
 
 @kernel
 def _adam(table, numbers):
     share, kept, added, scale, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-    for row in range(len(table)):
-        for first in range(0, table[row, 0], 1024):
+    for row in range(table.shape[1]):
+        for first in range(0, table[0, row], 1024):
             # One loop for each result, from 0 on: else the compiler gives up on vectors.
-            at, n = first * numbers.itemsize, min(1024, table[row, 0] - first)
-            p, g = numbers_at(table[row, 1] + at, numbers), numbers_at(table[row, 2] + at, numbers)
-            m, v = numbers_at(table[row, 3] + at, numbers), numbers_at(table[row, 4] + at, numbers)
-            new_p, new_m = numbers_at(table[row, 5] + at, numbers), numbers_at(table[row, 6] + at, numbers)
-            new_v = numbers_at(table[row, 7] + at, numbers)
+            at, n = first * numbers.itemsize, min(1024, table[0, row] - first)
+            p, g = numbers_at(table[1, row] + at, numbers), numbers_at(table[2, row] + at, numbers)
+            m, v = numbers_at(table[3, row] + at, numbers), numbers_at(table[4, row] + at, numbers)
+            new_p, new_m = numbers_at(table[5, row] + at, numbers), numbers_at(table[6, row] + at, numbers)
+            new_v = numbers_at(table[7, row] + at, numbers)
             for i in range(n):
                 new_m[i] = m[i] + share * (g[i] - m[i])
             for i in range(n):

@@ -40,11 +40,10 @@ class Differentiated(ActorCritic):
     def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
         """Carry an adjoint back through a step of the policy; critics' values are held fixed."""
         batch = step.batch
-        u, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
+        u, factor, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
         d = (step.forward.jvp(u) * step.score).sum(-1)
-        alive = self._alive(batch, step.rows)
-        scale = self._scale(batch, alive)
-        d = d * (scale if isinstance(scale, float) else scale[..., 0])
+        scale = self._scale(batch, self._alive(batch, step.rows))
+        d = d * ((scale if isinstance(scale, float) else scale[..., 0]) * factor)
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
             rows = step.rows.expand(len(d), -1)
@@ -52,7 +51,7 @@ class Differentiated(ActorCritic):
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)
-        params = optim.add(adjoint.params, self.hessian_vector(step, u), -1.0)
+        params = optim.add(adjoint.params, self.hessian_vector(step, u), -factor)
         return credit, Adjoint(params, opt)
 
     def hessian_vector(self, step: Step, u: Params) -> Params:

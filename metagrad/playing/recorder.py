@@ -35,7 +35,8 @@ def choose(logits, mask, uniform, epsilon, room, actions, log_prob):
                 total = 0.0
                 for a in range(n_actions):
                     if not masked or mask[e, i, a]:
-                        room[a] = np.exp(np.float64(logits[s, j, i, a]) - top)
+                        gap = np.float64(logits[s, j, i, a]) - top
+                        room[a] = np.exp(gap) if gap < 0 else 1.0
                         total += room[a]
                 left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
                 for a in range(n_actions):
