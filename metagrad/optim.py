@@ -274,16 +274,14 @@ def _zip(like: Params, values) -> Params:
 def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
     """Whether there is compiled code for a step on these, which are not differentiated."""
     plain = not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-    return plain and not PURE_PYTHON and all(x.device.type == "cpu" for x in tensors)
+    return plain and not PURE_PYTHON and all(x.is_cpu for x in tensors)
 
 
 def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
     dtype = next(iter(params.values())).dtype
-    given = [
-        [x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in map(of.get, params)]
-        for of in (params, grads, state.m, state.v)
-    ]
+    every = ((of[name] for name in params) for of in (params, grads, state.m, state.v))
+    given = [[x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in of] for of in every]
     made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
     table = [[p.numel() for p in given[0]], *([x.data_ptr() for x in row] for row in (*given, *made))]
     _adam(np.array(table), np.array(numbers, _NUMPY[dtype]))

@@ -152,7 +152,8 @@ class Recorder:
         for name, x in obs.items():
             if name not in self._designer:
                 self._designer[name] = self._zeros(self.steps + 1, x, self._dtype_of(x, 1))
-            self._write(self._designer[name][:, t], x, self._hidden)
+            rows = self._designer[name].reshape(self.n_seeds, 1, self.steps + 1, self.k, -1)
+            _show(np.ascontiguousarray(x).reshape(len(x), 1, -1), self._hidden, False, rows, t)
 
     def note(self, t: int, extra: dict[str, np.ndarray]) -> None:
         """Write what task and designer record of step ``t``, ``[N, ...]``; before :meth:`keep`."""
