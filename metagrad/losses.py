@@ -83,6 +83,23 @@ def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     return out if epsilon == 0 else (1 - epsilon) * out
 
 
+def bend(p: Tensor, score: Tensor, along: Tensor) -> Tensor:
+    """Change of a score's expectation when the logits move ``along [G, R, L]``, which is overwritten.
+
+    With the policy move both the score of an action and how often it is taken.
+    """
+    likelier, mean = (torch.linalg.vecdot(x, along)[..., None] for x in (score, p))
+    return along.sub_(mean).mul_(p).neg_().addcmul_(score, likelier)
+
+
+def entropy_bend(log_p: Tensor, along: Tensor) -> Tensor:
+    """Change of the entropy's derivative by the logits when they move ``along [G, R, L]``."""
+    p = log_p.exp()
+    level = (p * log_p).sum(-1, keepdim=True)
+    away = along - (p * along).sum(-1, keepdim=True)
+    return p * ((p * away * log_p).sum(-1, keepdim=True) - away * (1 + log_p - level))
+
+
 class Acting(NamedTuple):
     """What a policy makes of rows in which actions were taken."""
 

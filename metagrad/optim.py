@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.checks import BelowOne, Checked, NonNegative, Positive
 from metagrad.compiled.tiles import numbers_at
 
-Params = dict[str, torch.Tensor]
+Params = dict[str, Tensor]
 
 _TINY = 1e-30
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -112,6 +113,11 @@ class SGD(Checked):
         """Carry tangents forward through steps with this tangent of the gradient; see :meth:`Adam.pushforward`."""
         moved = value_at(self.lr, state or 0) * steps
         return {name: memory * p - moved * d_grads[name] for name, p in d_params.items()}, d_m
+
+    def squared_length(self, grads: Params, state: int | None, d_params: Params) -> Tensor:
+        """``Σ d² / step`` of a tangent, ``[G]``; see :meth:`Adam.squared_length`."""
+        lr = value_at(self.lr, state or 0)
+        return sum(d.square().flatten(1).sum(1) for d in d_params.values()) / lr  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -243,24 +249,38 @@ class Adam(Checked):
         d_params, d_m : dict
             Tangents of the parameters and of the first moment after the steps.
         """
-        scale, root = self._corrections(state.t + 1)
         kept = self.beta1**steps
         echo = self.beta1 * (1 - kept) / (1 - self.beta1)  # of the old moment in the sum of the new ones
         after: Params = {}
         moment: Params = {}
-        for name, g in grads.items():
-            v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
-            step = scale / (root * v.clamp_min(_TINY).sqrt() + self.eps)
+        for name, step in _step_sizes(self, grads, state):
             moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - kept)
             total = (d_grads[name] * (steps - echo)).add_(d_m[name], alpha=echo)
             after[name] = total.mul_(-step).add_(d_params[name], alpha=memory)
         return after, moment
 
+    def squared_length(self, grads: Params, state: AdamState, d_params: Params) -> Tensor:
+        """``Σ d² / step`` of a tangent of the parameters, ``[G]``, by the step that each takes for a gradient of 1.
+
+        In this metric the steps go downhill, so that a quadratic loss with second derivative h along the tangent takes
+        a share of ``h / squared_length`` away from it in each.
+        """
+        sizes = _step_sizes(self, grads, state)
+        return sum((d_params[name].square() / size).flatten(1).sum(1) for name, size in sizes)  # type: ignore[return-value]
+
 
 Optimiser = SGD | Adam
 
 
-def _list(params: Params) -> list[torch.Tensor]:
+def _step_sizes(adam: Adam, grads: Params, state: AdamState) -> Iterator[tuple[str, Tensor]]:
+    """By parameter, what a step multiplies the first moment by."""
+    scale, root = adam._corrections(state.t + 1)
+    for name, g in grads.items():
+        v = adam.beta2 * state.v[name] + (1 - adam.beta2) * g * g
+        yield name, scale / (root * v.clamp_min(_TINY).sqrt() + adam.eps)
+
+
+def _list(params: Params) -> list[Tensor]:
     return list(params.values())
 
 
@@ -271,13 +291,13 @@ def _zip(like: Params, values) -> Params:
 # ---------------------------------------------------------------------- compiled
 
 
-def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
+def _compiled(tensors: Sequence[Tensor]) -> bool:
     """Whether there is compiled code for a step on these, which are not differentiated."""
     plain = not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
     return plain and not PURE_PYTHON and all(x.is_cpu for x in tensors)
 
 
-def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
+def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
     dtype = next(iter(params.values())).dtype
     every = ((of[name] for name in params) for of in (params, grads, state.m, state.v))

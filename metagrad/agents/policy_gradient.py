@@ -140,9 +140,3 @@ class PolicyGradientAgents(Differentiated):
         grads = group.means_of_rows(grads, count)
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
-
-    def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
-        """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
-        if self.reduction == "episode":
-            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
-        return self._scale(batch, self._alive(batch, rows))
