@@ -189,9 +189,12 @@ def _on_larger(name: str, task: Cleanup) -> Experiment:
         e.agents, network=network, critic=critic, optimiser=Adam(Linear(1.5e-3, 5e-4, 600)), gamma=0.95,
         gae_lambda=0.95, entropy=Linear(0.1, 0.02, 8_000),
     )  # fmt: skip
-    incentive = ByEffect(network, view=OverviewAndCleaners(), types=len(KINDS), start=(0.3, 0.02, 0.02))
+    incentive = ByEffect(
+        replace(network, head_scale=0.01), view=OverviewAndCleaners(), types=len(KINDS), start=(0.3, 0.02, 0.02)
+    )
     designer = replace(e.designer, incentive=incentive, optimiser=Adam(3e-4), critic=DesignerCritic(critic))
-    return replace(e, preset=name, task=task, agents=agents, designer=designer)
+    run = replace(e.run, target=None)
+    return replace(e, preset=name, task=task, agents=agents, designer=designer, run=run)
 
 
 PRESETS: dict[str, Callable[[], Experiment]] = {
