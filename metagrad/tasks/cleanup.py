@@ -173,28 +173,33 @@ def cleanup_paper() -> Experiment:
 
 def cleanup_10x10() -> Experiment:
     """Cleanup with three agents, paid for waste that they clear."""
-    return _on_larger("cleanup_10x10", Cleanup(**{**MAPS["authors_10x10"], "steps": 50}))
+    return _on_larger("cleanup_10x10", Cleanup(**{**MAPS["authors_10x10"], "steps": 50}), 3e-4, (0.3, 0.02, 0.02))
 
 
 def cleanup_large() -> Experiment:
-    """Cleanup on the large map, paid for waste that agents clear; nobody can fire, which costs 50 by accident."""
-    return _on_larger("cleanup_large", Cleanup(**{**MAPS["large"], "steps": 50, "actions": "no_fire"}))
+    """Cleanup on the large map, K = 8: episodes of 150 steps, and agents that face up, do not turn and cannot fire.
+
+    Nothing grows until a sixth of the waste is gone, and the orchard is far: who does not stray from the river early
+    on never sees an apple.
+    """
+    upright = {"actions": "no_rotation", "random_orientation": False, "steps": 150}
+    e = _on_larger("cleanup_large", Cleanup(**{**MAPS["large"], **upright}), 1e-4, (0.05, 0.005, 0.005))
+    agents = replace(e.agents, exploration=Linear(0.4, 0.02, 150))
+    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=800, eval_period=80, checkpoint_period=400))
 
 
-def _on_larger(name: str, task: Cleanup) -> Experiment:
-    """Networks read the picture itself, and what agents learn by shrinks as they learn."""
+def _on_larger(name: str, task: Cleanup, lr: float, start: tuple[float, ...]) -> Experiment:
+    """Networks that read the picture itself, and agents whose steps and entropy shrink as they learn."""
     e, network = cleanup(), replace(NETWORK, convolutions=0)
     critic = Critic(network, Adam(2e-3))
     agents = replace(
         e.agents, network=network, critic=critic, optimiser=Adam(Linear(1.5e-3, 5e-4, 600)), gamma=0.95,
         gae_lambda=0.95, entropy=Linear(0.1, 0.02, 8_000),
     )  # fmt: skip
-    incentive = ByEffect(
-        replace(network, head_scale=0.01), view=OverviewAndCleaners(), types=len(KINDS), start=(0.3, 0.02, 0.02)
-    )
-    designer = replace(e.designer, incentive=incentive, optimiser=Adam(3e-4), critic=DesignerCritic(critic))
-    run = replace(e.run, target=None)
-    return replace(e, preset=name, task=task, agents=agents, designer=designer, run=run)
+    paying = replace(network, head_scale=0.01)
+    incentive = ByEffect(paying, view=OverviewAndCleaners(), types=len(KINDS), start=start)
+    designer = replace(e.designer, incentive=incentive, optimiser=Adam(lr), critic=DesignerCritic(critic))
+    return replace(e, preset=name, task=task, agents=agents, designer=designer, run=replace(e.run, target=None))
 
 
 PRESETS: dict[str, Callable[[], Experiment]] = {
