@@ -1,57 +1,72 @@
-"""How long agents take to respond to new taxes.
+"""How long agents take to respond to new taxes, as a designer with a measured response time sees it.
 
-    python benchmarks/response_time.py RUN [--seed N] [--rate 0.5] [--episodes 1600]
+    python benchmarks/response_time.py RUN [--rate 0.2] [--lr 4e-4] [--episodes 1600]
 
-The agents of RUN, which learned in a free market, go on learning under one rate for all. Production at rate 0.5 falls
-from what they made before they had noticed to what they make then; an exponential fitted to it gives the time.
+The agents of RUN, all its seeds, go on learning with every rate at RATE, and the designer looks on. Printed after every
+320 episodes: the response time by seed, and that of the mean quotient.
 """
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
-from learned import arguments, learned_experiment, with_agents
-from scipy.optimize import curve_fit
+from learned import with_agents
+from torch import Tensor
 
-from metagrad.experiment.learners import Learners
-from metagrad.tasks.gtb import METHODS
-
-
-def response(learners: Learners, test_episodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes, and production after so many of them."""
-    evaluate = learners.evaluators("eval", test_episodes)
-    rows = []
-    while learners.episode < learners.experiment.run.episodes:
-        rows.append((learners.episode, float(evaluate()["productivity"][0])))
-        for _ in range(5):
-            learners.iterate(diagnose=False)
-    episodes, production = np.array(rows).T
-    return episodes, production
+from metagrad import Experiment
+from metagrad.experiment.folder import read_experiment
+from metagrad.experiment.registry import experiment
+from metagrad.metagradient import Response, Sensitivity
+from metagrad.optim import value_at
+from metagrad.trainer import Trainer
 
 
-def fit_time(episodes: np.ndarray, production: np.ndarray) -> tuple[float, float]:
-    """Time of ``end + change * exp(-episodes / time)`` and its standard error."""
-    start = (production[-1], production[0] - production[-1], episodes[-1] / 4)
-    bounds = ([0, -np.inf, 1], [np.inf, np.inf, 10 * episodes[-1]])
-    found, covariance = curve_fit(
-        lambda x, end, change, time: end + change * np.exp(-x / time), episodes, production, start, bounds=bounds
+def under(theirs: Experiment, rate: float, lr: float | None) -> Experiment:
+    """The agents of a run, all brackets at one rate, and a designer that could move it."""
+    designer = experiment("gtb", "gtb").designer
+    designer = replace(
+        designer, incentive=replace(designer.incentive, start=rate), path=Sensitivity("measured"), pooled=False
     )
-    return float(found[2]), float(covariance[2, 2] ** 0.5)
+    agents = replace(theirs.agents, entropy=value_at(theirs.agents.entropy, theirs.run.episodes))
+    agents = agents if lr is None else replace(agents, optimiser=replace(agents.optimiser, lr=lr))
+    run = replace(theirs.run, threads=1, init_from=None, pipeline=True)
+    task = replace(theirs.task, tax_mode="external", fixed_rates=None)
+    return replace(theirs, method="metagrad", task=task, agents=agents, designer=designer, run=run)
+
+
+def learn(trainer: Trainer, response: Response) -> Response:
+    """One iteration of the agents alone, and what the designer's path makes of it."""
+    batch = trainer.collect(trainer.state.agents)
+    after, steps = trainer.agents.update(trainer.state.agents, batch, trainer.rng)
+    designer = trainer.designer
+    response = designer.path.advance(
+        response, designer.eta(trainer.state.designer), trainer.agents, designer.incentive, steps
+    )
+    trainer.state = trainer.state._replace(agents=after, iteration=trainer.state.iteration + 1)
+    return response
+
+
+def times(trainer: Trainer, response: Response) -> Tensor:
+    """Response time by network in episodes, and last that of the mean."""
+    assert response.fading is not None
+    by_network = response.fading[0] / response.fading[1] * trainer.agents.minibatches * trainer.agents.epochs
+    return trainer.k / by_network.new_tensor([*by_network.tolist(), by_network.mean()])
 
 
 def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--rate", type=float, default=0.5)
-    parser.add_argument("--episodes", type=int, default=1600)
-    parser.add_argument("--test-episodes", type=int, default=40)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rate", type=float, default=0.2)
+    parser.add_argument("--lr", type=float, help="the agents' learning rate, by default that of RUN")
+    parser.add_argument("--episodes", type=int, default=1_600)
     options = parser.parse_args()
-    fixed = METHODS["fixed"](learned_experiment(options))
-    task = replace(fixed.task, rates=(options.rate,) * 7)
-    e = replace(fixed, method="fixed", task=task, run=replace(fixed.run, episodes=options.episodes))
-    episodes, production = response(with_agents(e, options.run), options.test_episodes)
-    for episode, made in zip(episodes, production, strict=True):
-        print(f"{episode:6.0f} {made:8.1f}")
-    time, error = fit_time(episodes, production)
-    print(f"response time {time:.0f} ± {error:.0f} episodes")
+    trainer = with_agents(under(read_experiment(options.run), options.rate, options.lr), options.run).trainers[0]
+    response = trainer.designer.path.init(trainer.state.agents, trainer.designer.incentive, trainer.task.interface)
+    for episode in range(trainer.k, options.episodes + 1, trainer.k):
+        response = learn(trainer, response)
+        if episode % 320 < trainer.k or episode == options.episodes:
+            *each, mean = times(trainer, response).tolist()
+            print(f"{episode:6}: {' '.join(f'{time:5.0f}' for time in each)}, mean {mean:5.0f} episodes", flush=True)
 
 
 if __name__ == "__main__":

@@ -108,8 +108,12 @@ def leave_one_out(returns: Tensor) -> Tensor:
 
 def discounts(like: Tensor, gamma: float) -> Tensor:
     """``γ^t`` for every step of ``like [S, T, K]``, ``[1, T, 1]``."""
-    powers = gamma ** torch.arange(like.shape[1], dtype=torch.float64)
-    return powers.to(like.device, like.dtype)[None, :, None]
+    return _powers(like.shape[1], gamma, like.device, like.dtype)
+
+
+@functools.cache
+def _powers(steps: int, gamma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return (gamma ** torch.arange(steps, dtype=torch.float64)).to(device, dtype)[None, :, None]
 
 
 def sum_over_agents(x: Tensor, dim: int = -1) -> Tensor:

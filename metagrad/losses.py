@@ -83,6 +83,23 @@ def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     return out if epsilon == 0 else (1 - epsilon) * out
 
 
+def bend(p: Tensor, score: Tensor, along: Tensor) -> Tensor:
+    """Change of a score's expectation when the logits move ``along [G, R, L]``, which is overwritten.
+
+    With the policy move both the score of an action and how often it is taken.
+    """
+    likelier, mean = (torch.linalg.vecdot(x, along)[..., None] for x in (score, p))
+    return along.sub_(mean).mul_(p).neg_().addcmul_(score, likelier)
+
+
+def entropy_bend(log_p: Tensor, along: Tensor) -> Tensor:
+    """Change of the entropy's derivative by the logits when they move ``along [G, R, L]``."""
+    p = log_p.exp()
+    level = (p * log_p).sum(-1, keepdim=True)
+    away = along - (p * along).sum(-1, keepdim=True)
+    return p * ((p * away * log_p).sum(-1, keepdim=True) - away * (1 + log_p - level))
+
+
 class Acting(NamedTuple):
     """What a policy makes of rows in which actions were taken."""
 
@@ -131,23 +148,28 @@ def _act(logits, mask, actions, epsilon, room, log_prob, score, entropy_gradient
         for a in range(n):
             if not masked or mask[b, a]:
                 top, legal = max(top, logits[b, a]), legal + 1
-        for a in range(n):
-            p[a] = np.exp(logits[b, a] - top) if not masked or mask[b, a] else 0.0
+        for a in range(n):  # the exponential of 0 is known
+            p[a] = 0.0 if masked and not mask[b, a] else np.exp(logits[b, a] - top) if logits[b, a] != top else 1.0
             total += p[a]
-        taken, everyone = actions[b], epsilon / legal
+        taken, everyone, log_total = actions[b], epsilon / legal, np.log(total)
         for a in range(n):
             p[a] /= total
-        mixed = (1 - epsilon) * p[taken] + (everyone if not masked or mask[b, taken] else 0.0)
-        log_prob[b] = np.log(mixed)
-        share = (1 - epsilon) * p[taken] / max(mixed, least)
+        share = 1.0
+        if epsilon == 0:
+            log_prob[b] = logits[b, taken] - top - log_total
+        else:
+            mixed = (1 - epsilon) * p[taken] + (everyone if not masked or mask[b, taken] else 0.0)
+            log_prob[b] = np.log(mixed)
+            share = (1 - epsilon) * p[taken] / max(mixed, least)
         for a in range(n):
             score[b, a] = share * ((a == taken) - p[a])
         if len(entropy_gradient):
-            mean, log_total = 0.0, np.log(total)
+            mean = 0.0
             for a in range(n):
                 if p[a] > 0:
-                    exact = logits[b, a] - top - log_total
-                    log_m[a] = exact if epsilon == 0 else np.log((1 - epsilon) * p[a] + everyone)
+                    log_m[a] = logits[b, a] - top - log_total
+                    if epsilon > 0:
+                        log_m[a] = np.log((1 - epsilon) * p[a] + everyone)
                     mean += p[a] * log_m[a]
             for a in range(n):
                 entropy_gradient[b, a] = (1 - epsilon) * p[a] * (mean - log_m[a]) if p[a] > 0 else 0.0

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ from metagrad.checks import Checked, Count, CountOrNone, NonNegative, Positive
 from metagrad.networks.levels import LevelsForward
 from metagrad.optim import Params
 from metagrad.parallel import group
+
+#: Episodes of which a response time is measured.
+_SEEN = 1_600
 
 
 class Path(Protocol):
@@ -85,6 +88,7 @@ class Response(NamedTuple):
     params: Params
     moment: Params
     steps: int  # taken in so far
+    fading: Tensor | None = None  # [2, G], how much of it the agents take back in a step: running sums of the quotient
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,10 @@ class Sensitivity(Checked):
 
     Parameters
     ----------
-    response_time : float
-        Episodes in which the agents respond to a new lever.
+    response_time : float or "measured"
+        Episodes in which the agents respond to a new lever, or to measure it in training, network by network, as what
+        the agents' own objective takes back of the response: its second derivative along the response, in the metric of
+        their optimiser, a mean over some hundred steps.
     stride : int
         Every so many-th step of the episodes gives the derivative that is carried along: rows of neighbouring steps
         are much alike.
@@ -111,16 +117,22 @@ class Sensitivity(Checked):
         agents that take one step on a batch. Exact on average, and noisier.
     """
 
-    response_time: Positive = 64.0
+    response_time: Positive | Literal["measured"] = 64.0
     stride: Count = 8
     growth: NonNegative = 0.0
     curvature: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.response_time == "measured" and (self.growth or self.curvature):
+            raise ValueError("Sensitivity.response_time must be a number beside growth or curvature, got 'measured'")
 
     def init(self, agents: AgentState, incentive: Any, game: Interface) -> Response:
         """No response yet."""
         n = incentive.levers(game)
         params, moment = ({name: p.new_zeros(n, *p.shape) for name, p in agents.policy.items()} for _ in range(2))
-        return Response(params, moment, 0)
+        some = next(iter(agents.policy.values()))
+        return Response(params, moment, 0, some.new_zeros(2, len(some)) if self.response_time == "measured" else None)
 
     def advance(
         self, state: Response, eta: Params, agents: PolicyGradientAgents, incentive: Any, steps: Sequence[Step]
@@ -143,13 +155,23 @@ class Sensitivity(Checked):
         found = agents.score_vjps(first.forward.params, batch, weights, rows if self.stride > 1 else None)
         for name, column in found.items():
             d_grads[name][reached] = column
-        k = batch.k * group.size()
-        memory = max(0.0, 1 - k / max(self.response_time, self.growth * k * state.steps))
-        if self.curvature:
-            d_grads, memory = optim.add(d_grads, group.means(_bent(agents, last, state.params))), 1.0
-        taken = sum(step.batch is batch for step in steps)
-        moved = agents.optimiser.pushforward(last.grads, last.opt, state.params, state.moment, d_grads, taken, memory)
-        return Response(*moved, state.steps + 1)
+        k, taken, carried, fading, memory = (
+            batch.k * group.size(),
+            sum(s.batch is batch for s in steps),
+            state.params,
+            None,
+            1.0,
+        )
+        if self.response_time == "measured":
+            fading = _faded(state, agents, first, last, rows, reached, k)
+            kept = (1 - taken * fading[0] / fading[1].clamp_min(torch.finfo(fading.dtype).tiny)).clamp(0, 1)
+            carried = {name: p * kept.view(-1, *[1] * (p.dim() - 2)) for name, p in carried.items()}
+        elif self.curvature:
+            d_grads = optim.add(d_grads, group.means(_bent(agents, last, carried)))
+        else:
+            memory = max(0.0, 1 - k / max(self.response_time, self.growth * k * state.steps))
+        moved = agents.optimiser.pushforward(last.grads, last.opt, carried, state.moment, d_grads, taken, memory)
+        return Response(*moved, state.steps + 1, fading)
 
     def gradient(
         self, state: Response, eta: Params, agents: Any, incentive: Any, steps: Sequence[Step], adjoint: Params,
@@ -159,6 +181,20 @@ class Sensitivity(Checked):
         by_network = sum(_products(state.params[name], v) for name, v in adjoint.items())
         by_seed = sum(by_network.unflatten(0, (len(fresh.alive), -1)).unbind(1))  # type: ignore[union-attr]
         return group.means(incentive.levers_vjp(eta, fresh, by_seed))
+
+
+def _faded(
+    state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, reached: Tensor, k: int
+) -> Tensor:
+    """The running sums with those of another batch: the response to one lever after the other is looked at."""
+    sums, levers = state.fading, reached.nonzero()[:, 0]
+    assert sums is not None
+    if not state.steps or not len(levers):
+        return sums
+    one = {name: p[levers[state.steps % len(levers)]] for name, p in state.params.items()}
+    length = agents.optimiser.squared_length(last.grads, last.opt, one)
+    new = torch.stack([agents.stiffness(first, one, rows), length])
+    return torch.lerp(sums, new, 1 / min(state.steps, max(1, _SEEN // k)))
 
 
 def _products(moved: Tensor, v: Tensor) -> Tensor:
@@ -177,9 +213,7 @@ def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:
 
     def bend(logits: Tensor) -> Tensor:
         """The gradient's change when the logits move so; what it is given is overwritten."""
-        likelier, mean = (torch.linalg.vecdot(x, logits)[..., None] for x in (step.score, p))
-        rarer = logits.sub_(mean).mul_(p)  # by as much as the scores change
-        return rarer.neg_().addcmul_(step.score, likelier).mul_(weights)
+        return losses.bend(p, step.score, logits).mul_(weights)
 
     each = [{name: x[j] for name, x in moved.items()} for j in range(len(next(iter(moved.values()))))]
     if isinstance(forward, LevelsForward):  # all logits hang on one number, so that they bend once for all

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastenvs.jit import PURE_PYTHON, kernel
 from metagrad.checks import BelowOne, Checked, NonNegative, Positive
 from metagrad.compiled.tiles import numbers_at
 
-Params = dict[str, torch.Tensor]
+Params = dict[str, Tensor]
 
 _TINY = 1e-30
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class AdamState(NamedTuple):
@@ -96,7 +98,7 @@ class SGD(Checked):
 
     def pullback(self, grads: Params, state: int | None, adjoint: Params, state_adjoint: None):
         """Carry the adjoint of the new parameters back to ``-g``; see :meth:`Adam.pullback`."""
-        return _zip(adjoint, torch._foreach_mul(_list(adjoint), value_at(self.lr, state or 0))), None
+        return adjoint, value_at(self.lr, state or 0), None
 
     def pushforward(
         self,
@@ -111,6 +113,11 @@ class SGD(Checked):
         """Carry tangents forward through steps with this tangent of the gradient; see :meth:`Adam.pushforward`."""
         moved = value_at(self.lr, state or 0) * steps
         return {name: memory * p - moved * d_grads[name] for name, p in d_params.items()}, d_m
+
+    def squared_length(self, grads: Params, state: int | None, d_params: Params) -> Tensor:
+        """``Σ d² / step`` of a tangent, ``[G]``; see :meth:`Adam.squared_length`."""
+        lr = value_at(self.lr, state or 0)
+        return sum(d.square().flatten(1).sum(1) for d in d_params.values()) / lr  # type: ignore[return-value]
 
 
 @dataclass(frozen=True)
@@ -169,7 +176,7 @@ class Adam(Checked):
 
     def pullback(
         self, grads: Params, state: AdamState, adjoint: Params, state_adjoint: AdamAdjoint | None
-    ) -> tuple[Params, AdamAdjoint]:
+    ) -> tuple[Params, float, AdamAdjoint]:
         """Carry adjoints of the new parameters and moments back through one step.
 
         Parameters
@@ -186,7 +193,8 @@ class Adam(Checked):
         Returns
         -------
         u : dict
-            Derivative of the objective with respect to ``-g``.
+        factor : float
+            ``factor * u`` is the derivative of the objective with respect to ``-g``.
         state_adjoint : AdamAdjoint
             Derivative with respect to the moments before the step.
         """
@@ -208,7 +216,7 @@ class Adam(Checked):
                 d_g = d_g + 2 * (1 - self.beta2) * g * d_v
             u[name] = -d_g
             back_m[name], back_v[name] = self.beta1 * d_m, self.beta2 * d_v
-        return u, AdamAdjoint(back_m, back_v)
+        return u, 1.0, AdamAdjoint(back_m, back_v)
 
     def pushforward(
         self,
@@ -241,24 +249,38 @@ class Adam(Checked):
         d_params, d_m : dict
             Tangents of the parameters and of the first moment after the steps.
         """
-        scale, root = self._corrections(state.t + 1)
         kept = self.beta1**steps
         echo = self.beta1 * (1 - kept) / (1 - self.beta1)  # of the old moment in the sum of the new ones
         after: Params = {}
         moment: Params = {}
-        for name, g in grads.items():
-            v = self.beta2 * state.v[name] + (1 - self.beta2) * g * g
-            step = scale / (root * v.clamp_min(_TINY).sqrt() + self.eps)
+        for name, step in _step_sizes(self, grads, state):
             moment[name] = torch.lerp(d_m[name], d_grads[name], 1 - kept)
             total = (d_grads[name] * (steps - echo)).add_(d_m[name], alpha=echo)
             after[name] = total.mul_(-step).add_(d_params[name], alpha=memory)
         return after, moment
 
+    def squared_length(self, grads: Params, state: AdamState, d_params: Params) -> Tensor:
+        """``Σ d² / step`` of a tangent of the parameters, ``[G]``, by the step that each takes for a gradient of 1.
+
+        In this metric the steps go downhill, so that a quadratic loss with second derivative h along the tangent takes
+        a share of ``h / squared_length`` away from it in each.
+        """
+        sizes = _step_sizes(self, grads, state)
+        return sum((d_params[name].square() / size).flatten(1).sum(1) for name, size in sizes)  # type: ignore[return-value]
+
 
 Optimiser = SGD | Adam
 
 
-def _list(params: Params) -> list[torch.Tensor]:
+def _step_sizes(adam: Adam, grads: Params, state: AdamState) -> Iterator[tuple[str, Tensor]]:
+    """By parameter, what a step multiplies the first moment by."""
+    scale, root = adam._corrections(state.t + 1)
+    for name, g in grads.items():
+        v = adam.beta2 * state.v[name] + (1 - adam.beta2) * g * g
+        yield name, scale / (root * v.clamp_min(_TINY).sqrt() + adam.eps)
+
+
+def _list(params: Params) -> list[Tensor]:
     return list(params.values())
 
 
@@ -269,34 +291,34 @@ def _zip(like: Params, values) -> Params:
 # ---------------------------------------------------------------------- compiled
 
 
-def _compiled(tensors: Sequence[torch.Tensor]) -> bool:
+def _compiled(tensors: Sequence[Tensor]) -> bool:
     """Whether there is compiled code for a step on these, which are not differentiated."""
     plain = not (torch.is_grad_enabled() and any(x.requires_grad for x in tensors))
-    return plain and not PURE_PYTHON and all(x.device.type == "cpu" for x in tensors)
+    return plain and not PURE_PYTHON and all(x.is_cpu for x in tensors)
 
 
-def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[torch.Tensor]]:
+def _adam_step(params: Params, grads: Params, state: AdamState, numbers: Sequence[float]) -> list[list[Tensor]]:
     """Parameters and moments after a step, in one walk through memory; each number as in the step by torch."""
-    given = [[of[n].to(p.dtype).contiguous() for n, p in params.items()] for of in (params, grads, state.m, state.v)]
+    dtype = next(iter(params.values())).dtype
+    every = ((of[name] for name in params) for of in (params, grads, state.m, state.v))
+    given = [[x if x.dtype is dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in of] for of in every]
     made = [[torch.empty_like(p) for p in given[0]] for _ in range(3)]
-    table = np.array(
-        [[p.numel(), *(x.data_ptr() for x in row)] for p, *row in zip(given[0], *given, *made, strict=True)]
-    )
-    _adam(table, np.array(numbers, torch.empty(0, dtype=given[0][0].dtype).numpy().dtype))
+    table = [[p.numel() for p in given[0]], *([x.data_ptr() for x in row] for row in (*given, *made))]
+    _adam(np.array(table), np.array(numbers, _NUMPY[dtype]))
     return made
 
 
 @kernel
 def _adam(table, numbers):
     share, kept, added, scale, root, eps = numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5]
-    for row in range(len(table)):
-        for first in range(0, table[row, 0], 1024):
+    for row in range(table.shape[1]):
+        for first in range(0, table[0, row], 1024):
             # One loop for each result, from 0 on: else the compiler gives up on vectors.
-            at, n = first * numbers.itemsize, min(1024, table[row, 0] - first)
-            p, g = numbers_at(table[row, 1] + at, numbers), numbers_at(table[row, 2] + at, numbers)
-            m, v = numbers_at(table[row, 3] + at, numbers), numbers_at(table[row, 4] + at, numbers)
-            new_p, new_m = numbers_at(table[row, 5] + at, numbers), numbers_at(table[row, 6] + at, numbers)
-            new_v = numbers_at(table[row, 7] + at, numbers)
+            at, n = first * numbers.itemsize, min(1024, table[0, row] - first)
+            p, g = numbers_at(table[1, row] + at, numbers), numbers_at(table[2, row] + at, numbers)
+            m, v = numbers_at(table[3, row] + at, numbers), numbers_at(table[4, row] + at, numbers)
+            new_p, new_m = numbers_at(table[5, row] + at, numbers), numbers_at(table[6, row] + at, numbers)
+            new_v = numbers_at(table[7, row] + at, numbers)
             for i in range(n):
                 new_m[i] = m[i] + share * (g[i] - m[i])
             for i in range(n):

@@ -380,6 +380,51 @@ def test_the_response_time_grows_with_the_episodes():
     assert not moved(growing, 16).equal(moved(Sensitivity(15.0), 16))
 
 
+def test_a_measured_response_time_is_what_the_curvature_says():
+    """One more step with the measured time is that with this number; a network's time is its own."""
+    made = trainer(designer(TaxSchedule(), path=Sensitivity("measured", stride=1)), 3, k=4, seeds=(1, 2))
+    state, t = captured(made)
+    first, step = state.path, t.steps[-1]
+    assert first.steps == 3
+    reached = made.designer.incentive.advantage_slopes(step.batch, made.agents.decay).flatten(0, -2).any(0).nonzero()
+
+    def after(path, seed):
+        found = path.advance(first, state.eta, made.agents, made.designer.incentive, t.steps)
+        return found, {name: p[:, seed] for name, p in found.params.items()}
+
+    measured, _ = after(made.designer.path, 0)
+    lever = {name: p[reached[3 % len(reached), 0]] for name, p in first.params.items()}
+    bend = made.agents.stiffness(step, lever, torch.arange(20 * 4 * 4))
+    length = made.agents.optimiser.squared_length(step.grads, step.opt, lever)
+    torch.testing.assert_close(measured.fading, torch.lerp(first.fading, torch.stack([bend, length]), 1 / 3))
+    for seed, fade in enumerate(measured.fading[0] / measured.fading[1]):
+        want = after(Sensitivity(float(4 / fade.clamp(1e-12, 1)), stride=1), seed)[1]
+        for name, p in after(made.designer.path, seed)[1].items():
+            torch.testing.assert_close(p, want[name])
+
+
+@pytest.mark.parametrize("entropy", [0.0, 0.2])
+def test_stiffness_is_the_second_derivative_of_the_expected_loss(entropy):
+    """Against automatic differentiation of the loss with the probability ratio; logits are linear without layers."""
+    made = trainer(
+        designer(TaxSchedule(), path=Sensitivity()), 1, k=4, network=MLP((), head_scale=0.1), entropy=entropy
+    )
+    _, t = captured(made)
+    agents, step, batch = made.agents, t.steps[-1], t.steps[-1].batch
+    moved = {name: torch.randn_like(p) for name, p in step.forward.params.items()}
+    ratio = replace(agents, epochs=2)  # so that the loss has the probability ratio, which is 1
+
+    def along(x):
+        return ratio.loss(
+            {n: p + x * moved[n] for n, p in step.forward.params.items()}, batch, step.advantages, entropy
+        )
+
+    zero = torch.zeros((), dtype=torch.float64)
+    want = torch.func.grad(torch.func.grad(along))(zero)
+    got = agents.stiffness(step, moved, torch.arange(20 * 4 * 4))
+    torch.testing.assert_close(got.sum(), want)
+
+
 @pytest.mark.parametrize("options", [{"minibatches": 2}, {"incentive": TaxSchedule(MLP((9,)))}, {}], ids=str)
 def test_the_carried_response_trains(options):
     options = dict(options)

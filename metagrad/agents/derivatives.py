@@ -27,6 +27,26 @@ class Differentiated(ActorCritic):
         seen = self._pass(policy, batch, rows)
         return group.means(seen.forward.vjps(seen.acting.score, weights))
 
+    def stiffness(self, step: Step, moved: Params, rows: Tensor) -> Tensor:
+        """Second derivative of a step's expected loss along ``moved``, on some rows of its batch, ``[G]``.
+
+        Second derivatives of the logits and uniform exploration are left out.
+        """
+        batch, params = step.batch, step.forward.params
+        seen, mask = self._pass(params, batch, rows), batch.obs.get("mask")
+        logits = losses.masked(seen.forward.out, None if mask is None else self._pick(mask, rows))
+        log_p, along = logits.log_softmax(-1).clamp_min(-100.0), seen.forward.jvp(moved)
+        weights, alive = self._counted(self.rows.of(step.advantages), rows), self._alive(batch, rows)
+        gain = step.entropy * alive * torch.linalg.vecdot(along, losses.entropy_bend(log_p, along))
+        gain += weights * torch.linalg.vecdot(along, losses.bend(log_p.exp(), seen.acting.score, along.clone()))
+        return group.mean((gain[..., None] * -self.row_scale(batch, rows)).sum((1, 2)))
+
+    def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
+        """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
+        if self.reduction == "episode":
+            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
+        return self._scale(batch, self._alive(batch, rows))
+
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
         """Log-probabilities of what was done, ``[S, T, K, A]``."""
         seen = self._pass(state.policy, batch)
@@ -40,11 +60,10 @@ class Differentiated(ActorCritic):
     def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
         """Carry an adjoint back through a step of the policy; critics' values are held fixed."""
         batch = step.batch
-        u, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
+        u, factor, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
         d = (step.forward.jvp(u) * step.score).sum(-1)
-        alive = self._alive(batch, step.rows)
-        scale = self._scale(batch, alive)
-        d = d * (scale if isinstance(scale, float) else scale[..., 0])
+        scale = self._scale(batch, self._alive(batch, step.rows))
+        d = d * ((scale if isinstance(scale, float) else scale[..., 0]) * factor)
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
             rows = step.rows.expand(len(d), -1)
@@ -52,7 +71,7 @@ class Differentiated(ActorCritic):
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)
-        params = optim.add(adjoint.params, self.hessian_vector(step, u), -1.0)
+        params = optim.add(adjoint.params, self.hessian_vector(step, u), -factor)
         return credit, Adjoint(params, opt)
 
     def hessian_vector(self, step: Step, u: Params) -> Params:

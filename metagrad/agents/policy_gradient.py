@@ -130,18 +130,13 @@ class PolicyGradientAgents(Differentiated):
         if not self.one_step:
             ratio = (seen.acting.log_prob - self._pick(self.rows.of(batch.log_prob), rows)).exp()
             score = score * losses.active_ratio(ratio, weights, self.clip)[..., None]
-        d_logits = weights[..., None] * score
+        count = self._count(batch, alive)
+        each = -1.0 / count.clamp_min(1)
+        d_logits = (weights * each)[..., None] * score
         if entropy:
             assert seen.acting.entropy_gradient is not None
-            d_logits.addcmul_(seen.acting.entropy_gradient, (entropy * alive)[..., None])
-        count = self._count(batch, alive)
-        grads = seen.forward.vjp(d_logits * (-1.0 / count.clamp_min(1))[..., None])
+            d_logits.addcmul_(seen.acting.entropy_gradient, (alive * (entropy * each))[..., None])
+        grads = seen.forward.vjp(d_logits)
         grads = group.means_of_rows(grads, count)
         new, after = self.optimiser.step(policy, grads, opt)
         return new, after, Step(batch, rows, seen.forward, score, advantages, grads, opt, entropy)
-
-    def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
-        """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
-        if self.reduction == "episode":
-            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
-        return self._scale(batch, self._alive(batch, rows))

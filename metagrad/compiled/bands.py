@@ -180,7 +180,7 @@ def _convolve(pictures, out, floor, weight, bias, bands, room):
                             room, (y + e) * bands.row + x * channels, bands.height * bands.row, 1, room,
                             bands.bands + e * bands.depth * bands.columns + j, bands.columns, bands.depth, room,
                             to if e else bands.biases + j, apart if e else 0, floor if e == k - 1 else -np.inf,
-                            room, to, apart, room, 0,
+                            room, to, apart, room, 0, tile // 2,
                         )  # fmt: skip
         _copy(out, first, count, bands, room, True)
 
@@ -201,7 +201,7 @@ def _accumulate(pictures, d_out, bands, room, grad):
                         wide_tile(
                             room, e * bands.row + x * channels + i, 1, bands.row, room, bands.out + x * filters + j,
                             bands.wide, count * bands.height - k + 1, room, to, bands.columns, -np.inf, room, to,
-                            bands.columns, room, 0,
+                            bands.columns, room, 0, tile // 2,
                         )  # fmt: skip
     for x in range(bands.cells):
         for f in range(filters):

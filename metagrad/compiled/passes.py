@@ -77,8 +77,7 @@ class Pass:
 
     def _beside(self, others: list[Layer]) -> np.ndarray:
         """The table with the addresses of others like the layers."""
-        for i, (w, b) in enumerate(others):
-            self._table[i, 5:] = w.data_ptr(), 0 if b is None else b.data_ptr()
+        self._table[:, 5:] = [(w.data_ptr(), 0 if b is None else b.data_ptr()) for w, b in others]
         return self._table
 
     def _room(self) -> tuple[np.ndarray, int]:

@@ -44,7 +44,7 @@ class _Emitter:
     def __init__(self, context, builder, signature, args, vectors):
         self.context, self.builder, self.kinds, self.args = context, builder, signature.args, args
         self.number, self.size = context.get_value_type(self.kinds[0].dtype), self.kinds[0].dtype.bitwidth // 8
-        self.vector, self.vectors = ir.VectorType(self.number, BYTES // self.size), vectors
+        self.vector, self.vectors, self.mask = ir.VectorType(self.number, BYTES // self.size), vectors, None
 
     def data(self, i):
         return self.context.make_array(self.kinds[i])(self.context, self.builder, self.args[i]).data
@@ -68,8 +68,33 @@ class _Emitter:
         each = (b.gep(base, [b.add(offset, cgutils.intp_t(v * self.vector.count))]) for v in range(self.vectors))
         return [b.bitcast(pointer, self.vector.as_pointer()) for pointer in each]
 
+    def narrow(self, last):
+        """From now on only so many numbers of the last vector are there: others are read as 0, and not written."""
+        lanes = [cgutils.intp_t(i) for i in range(self.vector.count)]
+        flags = ir.Constant(ir.VectorType(cgutils.bool_t, len(lanes)), ir.Undefined)
+        for i, lane in enumerate(lanes):
+            flags = self.builder.insert_element(flags, self.builder.icmp_signed("<", lane, last), cgutils.int32_t(i))
+        self.mask = flags
+
     def load(self, base, offset):
-        return [self.builder.load(pointer, align=self.size) for pointer in self.pointers(base, offset)]
+        *whole, last = self.pointers(base, offset)
+        loaded = [self.builder.load(pointer, align=self.size) for pointer in whole]
+        return [*loaded, self._last("load", self.vector, [last], [ir.Constant(self.vector, [0.0] * self.vector.count)])]
+
+    def store(self, values, base, offset):
+        (*whole, last), b = self.pointers(base, offset), self.builder
+        for x, pointer in zip(values, whole, strict=False):
+            b.store(x, pointer, align=self.size)
+        self._last("store", ir.VoidType(), [values[-1], last], [])
+
+    def _last(self, what, gives, args, otherwise):
+        """Load or store the last vector."""
+        b, pointer = self.builder, args[-1]
+        if self.mask is None:
+            return b.load(pointer, align=self.size) if what == "load" else b.store(args[0], pointer, align=self.size)
+        args = [*args, cgutils.int32_t(self.size), self.mask, *otherwise]
+        kind, of = ir.FunctionType(gives, [arg.type for arg in args]), f"v{self.vector.count}f{8 * self.size}"
+        return b.call(cgutils.get_or_insert_function(b.module, kind, f"llvm.masked.{what}.{of}.p0{of}"), args)
 
 
 def _tile(rows, vectors):
@@ -77,18 +102,26 @@ def _tile(rows, vectors):
 
     @numba.extending.intrinsic
     def tile(typingctx, a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride,
-             gate, gated):  # fmt: skip
+             gate, gated, last):  # fmt: skip
         """``out[i, j] = max(start[i, j] + Σ_k a[i, k] b[k, j], floor)``, of arrays that are counted flat.
 
         ``a[i, k]`` stands at ``at + i * row + k * step``, ``b[k]`` at ``panel + k * columns``, ``start[i]`` at ``begin
         + i * apart`` and ``out[i]`` at ``to + i * stride``. If ``gated`` there is 0 where ``gate``, which stands as
-        ``out`` does, is not positive.
+        ``out`` does, is not positive. Of the last vector there are ``last`` numbers.
         """
-        given = (a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
+        given = (a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated,
+                 last)  # fmt: skip
 
         def codegen(context, builder, signature, args):
             emit = _Emitter(context, builder, signature, args, vectors)
-            _store(emit, _summed(emit, rows))
+            there = emit.word(17)
+            whole = builder.icmp_signed("==", there, cgutils.intp_t(emit.vector.count))
+            with builder.if_else(whole) as (all_of_it, part_of_it):
+                with all_of_it:
+                    _store(emit, _summed(emit, rows))
+                with part_of_it:
+                    emit.narrow(there)
+                    _store(emit, _summed(emit, rows))
             return context.get_dummy_value()
 
         return numba.types.none(*given), codegen
@@ -129,14 +162,15 @@ def _store(emit, new):
     floor = emit.splat(emit.context.cast(b, emit.args[11], emit.kinds[11], emit.kinds[0].dtype))
     offsets = [emit.place(13, 14, i) for i in range(len(new))]
     raised = [[b.select(b.fcmp_ordered("<", x, floor), floor, x) for x in row] for row in new]
-    for row, offset in zip(raised, offsets, strict=True):
-        for x, pointer in zip(row, emit.pointers(emit.data(12), offset), strict=True):
-            b.store(x, pointer, align=emit.size)
-    with b.if_then(b.icmp_signed("!=", emit.word(16), cgutils.intp_t(0))):
-        for row, offset in zip(raised, offsets, strict=True):
-            gates = emit.load(emit.data(15), offset)
-            for x, gate, pointer in zip(row, gates, emit.pointers(emit.data(12), offset), strict=True):
-                b.store(b.select(b.fcmp_ordered(">", gate, zero), x, zero), pointer, align=emit.size)
+    with b.if_else(b.icmp_signed("!=", emit.word(16), cgutils.intp_t(0))) as (gated, free):
+        with gated:
+            for row, offset in zip(raised, offsets, strict=True):
+                gates = emit.load(emit.data(15), offset)
+                open_ = [b.select(b.fcmp_ordered(">", gate, zero), x, zero) for x, gate in zip(row, gates, strict=True)]
+                emit.store(open_, emit.data(12), offset)
+        with free:
+            for row, offset in zip(raised, offsets, strict=True):
+                emit.store(row, emit.data(12), offset)
 
 
 wide_tile, _narrow, _wide_row, _narrow_row = _tile(ROWS, 2), _tile(ROWS, 1), _tile(1, 2), _tile(1, 1)
@@ -144,65 +178,36 @@ wide_tile, _narrow, _wide_row, _narrow_row = _tile(ROWS, 2), _tile(ROWS, 1), _ti
 
 @inline
 def _run(high, wide, a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate,
-         gated):  # fmt: skip
+         gated, last):  # fmt: skip
     """One tile, of one row or of ``ROWS``, of one vector of columns or of two."""
     if high > 1 and wide:
-        wide_tile(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
+        wide_tile(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated,
+                  last)  # fmt: skip
     elif high > 1:
-        _narrow(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
+        _narrow(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated,
+                last)  # fmt: skip
     elif wide:
-        _wide_row(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated)
+        _wide_row(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated,
+                  last)  # fmt: skip
     else:
-        _narrow_row(
-            a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate, gated
-        )
+        _narrow_row(a, at, row, step, b, panel, columns, depth, start, begin, apart, floor, out, to, stride, gate,
+                    gated, last)  # fmt: skip
 
 
 def room_of(depth: int) -> int:
-    """Numbers of scratch that :func:`multiply` needs for sums of so many terms."""
-    return 2 * BYTES * (depth + 1 + ROWS)
+    """Numbers of scratch that :func:`multiply` needs for sums of so many terms, of which the first stay 0."""
+    return 2 * BYTES * (depth + 1)
 
 
 @inline
-def _pack(room, depth, b_at, b_row, b_step, full, width):
-    """Lay out ``full`` columns side by side, with zeros up to ``width``."""
-    size, lanes = room.itemsize, BYTES // room.itemsize
+def _pack(room, place, depth, b_at, b_row, b_step, full, width):
+    """Lay out ``full`` columns side by side from ``place`` on, ``width`` apart."""
+    size = room.itemsize
     for k in range(depth):
-        target = numbers_at(room.ctypes.data + k * width * size, room)
+        target = numbers_at(room.ctypes.data + (place + k * width) * size, room)
         source = numbers_at(b_at + k * b_row * size, room)
-        if full < width:
-            for i in range(lanes):
-                target[width - lanes + i] = 0
         for i in range(full):
             target[i] = source[i * b_step]
-
-
-@inline
-def _begin(room, begin, start_at, full):
-    """What sums begin at: a row of numbers, or 0."""
-    target, source = numbers_at(room.ctypes.data + begin * room.itemsize, room), numbers_at(start_at, room)
-    for i in range(2 * BYTES // room.itemsize):
-        target[i] = 0
-    for i in range(full if start_at else 0):
-        target[i] = source[i]
-
-
-@inline
-def _take_over(room, edge, width, full, rows, place, row, start_at, out_at, gate_at):
-    """Copy the columns of a tile that does not fill its vectors to ``rows`` rows from ``place`` on."""
-    size = room.itemsize
-    for r in range(rows):
-        source, here = numbers_at(room.ctypes.data + (edge + r * width) * size, room), (place + r * row) * size
-        target, start, gate = (
-            numbers_at(out_at + here, room),
-            numbers_at(start_at + here, room),
-            numbers_at(gate_at + here, room),
-        )
-        for c in range(full):
-            target[c] = source[c] + start[c] if start_at else source[c]
-        if gate_at:
-            for c in range(full):
-                target[c] = target[c] if gate[c] > 0 else 0
 
 
 @part
@@ -215,33 +220,21 @@ def multiply(room, m, n, depth, a_at, a_row, a_step, b_at, b_row, b_step, start_
     """
     size = room.itemsize
     lanes = BYTES // size
-    high, begin, edge = ROWS if m >= ROWS else 1, 2 * lanes * depth, 2 * lanes * (depth + 1)
-    a, b, start, gate = (
-        numbers_at(a_at, room),
-        numbers_at(b_at, room),
-        numbers_at(start_at, room),
-        numbers_at(gate_at, room),
-    )
+    high = ROWS if m >= ROWS else 1
+    a, b, out = numbers_at(a_at, room), numbers_at(b_at, room), numbers_at(out_at, room)
+    gate, sums = numbers_at(gate_at, room), numbers_at(sums_at, room)
+    start = numbers_at(start_at if start_at else room.ctypes.data, room)  # which begins with 0
     for j in range(0, n, 2 * lanes):
         full = min(2 * lanes, n - j)
-        width = 2 * lanes if full > lanes else lanes
-        columns, right, panel, whole = b_row, b, j, full == width
-        if not whole or b_step != 1:  # columns that lie apart, or do not fill vectors
-            _pack(room, depth, b_at + j * b_step * size, b_row, b_step, full, width)
-            columns, right, panel = width, room, 0
-        _begin(room, begin, start_at + j * size if start_at and start_row == 0 else 0, full)
+        wide, begin = full > lanes, j if start_at else 0
+        last, columns, right, panel = full - lanes if wide else full, b_row, b, j
+        if b_step != 1:  # columns that lie apart
+            columns, right, panel = 2 * lanes, room, 2 * lanes
+            _pack(room, panel, depth, b_at + j * b_step * size, b_row, b_step, full, columns)
         if sums_at:
-            _run(1, width > lanes, room, len(room) - 1, 0, 0, right, panel, columns, depth, room, begin, 0, -np.inf,
-                 room, edge, width, gate, 0)  # fmt: skip
-            _take_over(room, edge, width, full, 1, j, 0, 0, sums_at, 0)
+            _run(1, wide, room, len(room) - 1, 0, 0, right, panel, columns, depth, room, 0, 0, -np.inf, sums, j, 0,
+                 gate, 0, last)  # fmt: skip
         for i in range(0, m, high):
             i = min(i, m - high)  # the last rows overlap those before
-            begun, at, apart, there, to, stride, gated = room, begin, 0, numbers_at(out_at, room), i * n + j, n, gate_at
-            if not whole:
-                there, to, stride, gated = room, edge, width, 0
-            elif start_row:
-                begun, at, apart = start, i * start_row + j, start_row
-            _run(high, width > lanes, a, i * a_row, a_row, a_step, right, panel, columns, depth, begun, at, apart,
-                 floor, there, to, stride, gate, gated)  # fmt: skip
-            if not whole:
-                _take_over(room, edge, width, full, high, i * n + j, n, start_at if start_row else 0, out_at, gate_at)
+            _run(high, wide, a, i * a_row, a_row, a_step, right, panel, columns, depth, start, begin + i * start_row,
+                 start_row, floor, out, i * n + j, n, gate, gate_at, last)  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -194,10 +195,13 @@ class Outputs:
         self.forward, self.out = forward, forward.out + shift
         self.sigma = sigmoid(self.out).unflatten(1, batch.alive.shape[1:])  # [S, T, K, outputs]
 
+    @cached_property
+    def _slope(self) -> Tensor:
+        return sigmoid_grad(self.out, self.sigma.flatten(1, 2))
+
     def vjp(self, d_sigma: Tensor) -> Params:
         """Gradient of ``Σ d_sigma · sigma``."""
-        sigma = self.sigma.flatten(1, 2)
-        return self.forward.vjp(d_sigma.flatten(1, 2) * sigmoid_grad(self.out, sigma))
+        return self.forward.vjp(d_sigma.flatten(1, 2) * self._slope)
 
 
 class NetworkIncentive(Checked, Incentive):

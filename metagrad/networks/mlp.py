@@ -182,7 +182,6 @@ class MLPForward:
         made.params, made.out, made.inputs, made._compiled = params, out, inputs, None
         return made
 
-    @torch.no_grad()
     def vjp(self, d_out: Tensor) -> Params:
         """Gradient of ``sum(d_out * out)`` with respect to the parameters."""
         grads: Params = {}
@@ -190,8 +189,9 @@ class MLPForward:
             for i, (w, b) in enumerate(self._compiled.gradients(d_out)):
                 grads |= {f"w{i}": w} if b is None else {f"w{i}": w, f"b{i}": b}
             return grads
-        for i, x, delta in self.deltas(d_out):
-            grads |= self.layer_grads(i, x, delta)
+        with torch.no_grad():
+            for i, x, delta in self.deltas(d_out):
+                grads |= self.layer_grads(i, x, delta)
         return {name: grads[name] for name in self.params}
 
     @torch.no_grad()

@@ -35,7 +35,8 @@ def choose(logits, mask, uniform, epsilon, room, actions, log_prob):
                 total = 0.0
                 for a in range(n_actions):
                     if not masked or mask[e, i, a]:
-                        room[a] = np.exp(np.float64(logits[s, j, i, a]) - top)
+                        gap = np.float64(logits[s, j, i, a]) - top
+                        room[a] = np.exp(gap) if gap < 0 else 1.0
                         total += room[a]
                 left, chosen, probability = np.float64(uniform[s, j * n_agents + i]), 0, 1.0
                 for a in range(n_actions):
@@ -90,6 +91,26 @@ def _keep(t, last, earned, designer_earned, terminated, truncated, actions, log_
     return some, everyone
 
 
+@kernel
+def _show(x, blank, fill, rows, t):
+    """Write what all agents see, ``x [S * K, A, W]``, to step ``t`` of ``rows [S, P, T, Q, W]``.
+
+    The agents of a seed share a network, P = 1 and Q = K * A, or there are P = A networks with Q = K rows. Copies that
+    are ``blank`` show ``fill``.
+    """
+    n_agents, k, each = x.shape[1], len(x) // len(rows), x.shape[1] // rows.shape[1]
+    for e in range(len(x)):
+        s, j = e // k, e % k
+        for i in range(n_agents):
+            p, q = (0, j * n_agents + i) if each > 1 else (i, j)
+            if blank[e]:
+                for w in range(x.shape[2]):
+                    rows[s, p, t, q, w] = fill
+            else:
+                for w in range(x.shape[2]):
+                    rows[s, p, t, q, w] = x[e, i, w]
+
+
 class Recorder:
     """Arrays that a rollout fills: S seeds, K episodes, A agents, ``steps`` up to the step limit.
 
@@ -108,7 +129,7 @@ class Recorder:
         self.over = np.zeros(n_seeds * k, np.bool_)
         self._hidden = np.zeros(n_seeds * k, np.bool_)  # copies that show nothing any more
         self._some_over = False
-        self._obs: dict[str, np.ndarray] = {}  # [S, T + 1, K, A, ...] or [S, A, T + 1, K, ...]
+        self._obs: dict[str, tuple[np.ndarray, Tensor]] = {}  # [S, P, T + 1, Q, W], and as rows [G, T + 1, Q, ...]
         self._designer: dict[str, np.ndarray] = {}  # [S, T + 1, K, ...]
         self._extra: dict[str, np.ndarray] = {}  # [S, T, K, ...]
 
@@ -117,28 +138,22 @@ class Recorder:
         for name, x in obs.items():
             if name not in self._obs:
                 self._obs[name] = self._rows_like(name, x)
-            rows = self._of_step(name, t)
-            by_copy = rows if self.shared else rows.swapaxes(1, 2)
-            np.copyto(by_copy, x.reshape(by_copy.shape), casting="unsafe")
-            if self._some_over:  # all actions are legal there, so that every row has a distribution
-                blank = self.over if name == "mask" else self._hidden
-                by_copy[blank.reshape(self.n_seeds, self.k)] = name == "mask"
+            mask = name == "mask"  # all actions are legal after the end, so that every row has a distribution
+            seen = (as_bytes(x) if mask else np.ascontiguousarray(x)).reshape(*x.shape[:2], -1)
+            _show(seen, self.over if mask else self._hidden, mask, self._obs[name][0], t)
         return self.rows(t)
 
     def rows(self, t: int) -> Obs:
         """The agents' observations of step ``t`` as rows."""
-        axes = (1, 2) if self.shared else (0, 1)
-        return {name: self._tensor(self._of_step(name, t)).flatten(*axes) for name in self._obs}
-
-    def _of_step(self, name: str, t: int) -> np.ndarray:
-        return self._obs[name][:, t] if self.shared else self._obs[name][:, :, t]
+        return {name: self._there(rows[:, t]) for name, (_, rows) in self._obs.items()}
 
     def see_designer(self, t: int, obs: dict[str, np.ndarray]) -> None:
         """Write the designer's observations ``[N, ...]`` of step ``t``."""
         for name, x in obs.items():
             if name not in self._designer:
                 self._designer[name] = self._zeros(self.steps + 1, x, self._dtype_of(x, 1))
-            self._write(self._designer[name][:, t], x, self._hidden)
+            rows = self._designer[name].reshape(self.n_seeds, 1, self.steps + 1, self.k, -1)
+            _show(np.ascontiguousarray(x).reshape(len(x), 1, -1), self._hidden, False, rows, t)
 
     def note(self, t: int, extra: dict[str, np.ndarray]) -> None:
         """Write what task and designer record of step ``t``, ``[N, ...]``; before :meth:`keep`."""
@@ -168,12 +183,13 @@ class Recorder:
         if self._some_over:
             rows[blank.reshape(self.n_seeds, self.k)] = 0
 
-    def _rows_like(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _rows_like(self, name: str, x: np.ndarray) -> tuple[np.ndarray, Tensor]:
         """Room for an observation at all steps and after the last."""
         dtype = np.dtype(np.bool_) if name == "mask" else self._dtype_of(x, 2)
-        s, t, k, a = self.n_seeds, self.steps + 1, self.k, x.shape[1]
-        shape = (s, t, k, a) if self.shared else (s, a, t, k)
-        return (np.ones if name == "mask" else np.zeros)((*shape, *x.shape[2:]), dtype)
+        networks, each = (1, self.k * x.shape[1]) if self.shared else (x.shape[1], self.k)
+        shape = (self.n_seeds * networks, self.steps + 1, each, *x.shape[2:])
+        rows = (np.ones if name == "mask" else np.zeros)(shape, dtype)
+        return rows.reshape(self.n_seeds, networks, *shape[1:3], -1), torch.from_numpy(rows)
 
     def _zeros(self, steps: int, x: np.ndarray, dtype: Any) -> np.ndarray:
         return np.zeros((self.n_seeds, steps, self.k, *x.shape[1:]), dtype)
@@ -182,7 +198,7 @@ class Recorder:
         """Pictures of bytes stay bytes, all other observations are floats of the run's type."""
         return x.dtype if x.dtype == np.uint8 and x.ndim > leading + 1 else self.float
 
-    def batch(self, steps: int, epsilon: float, n_actions: int) -> Batch:
+    def batch(self, steps: int, epsilon: float, n_actions: int, options: Any) -> Batch:
         """All that was written of the first steps; with payments of zero, and without values."""
 
         def cut(arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -192,18 +208,16 @@ class Recorder:
         return Batch(
             **kept, payments=torch.zeros_like(kept["rewards"]), values=None, epsilon=epsilon, shared=self.shared,
             n_actions=n_actions, horizon=self.steps, designer_obs=cut(self._designer), extra=cut(self._extra),
-            obs={name: self._rows(x, 0, steps) for name, x in self._obs.items()},
-            last_obs={name: self._rows(x, steps, steps + 1) for name, x in self._obs.items()},
+            obs={name: self._there(rows[:, :steps].flatten(1, 2)) for name, (_, rows) in self._obs.items()},
+            last_obs=self.rows(steps), options=options,
             last_designer_obs={name: self._tensor(x[:, steps]) for name, x in self._designer.items()},
         )  # fmt: skip
 
-    def _rows(self, x: np.ndarray, first: int, end: int) -> Tensor:
-        rows = torch.from_numpy(x)
-        rows = rows[:, first:end].flatten(1, 3) if self.shared else rows[:, :, first:end].flatten(2, 3).flatten(0, 1)
-        return rows.to(self.where.device)
-
     def _tensor(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(x).to(self.where.device)
+        return self._there(torch.from_numpy(x))
+
+    def _there(self, x: Tensor) -> Tensor:
+        return x if self.where.device == "cpu" else x.to(self.where.device)
 
 
 def _as(x: Any, dtype: Any) -> np.ndarray:

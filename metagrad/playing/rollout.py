@@ -54,12 +54,13 @@ def rollout(
     record.see(t + 1, as_dict(obs["agents"]))
     record.see_designer(t + 1, as_dict(obs["designer"]))
     steps = steps_to_keep(t + 1, horizon, k, rng.parts)
-    batch = record.batch(steps, epsilon, env.n_actions)
+    batch = record.batch(steps, epsilon, env.n_actions, task.interface.options)
     if keep and acting is not None and hasattr(agents, "keeps") and agents.keeps(acting):
         for blank in range(t + 1, steps):
             acting.add(record.rows(blank))
         batch.remember("acted", agent_state.policy, acting.finish)
-    return batch.replace(values=agents.values(agent_state, batch), options=task.interface.options)
+    values = agents.values(agent_state, batch)
+    return batch if values is None else batch.replace(values=values)
 
 
 def _with_final(obs: dict[str, Any], final: dict[str, Any], which: np.ndarray) -> dict[str, Any]:
