@@ -72,6 +72,31 @@ def test_agents_are_paid_for_the_type_of_their_action():
     assert (types == 0).equal(batch.extra["cleaned"] > 0)
 
 
+def test_a_beam_at_nothing_is_paid_as_doing_nothing():
+    trainer = trainer_of(tiny(preset="cleanup_10x10"), 3)
+    batch = trainer.collect(trainer.state.agents)
+    sigma = trainer.designer.incentive.outputs(trainer.state.designer.eta, batch).sigma
+    cleaned, waste = batch.extra["cleaned"] > 0, batch.extra["waste"]
+    assert (cleaned & (waste == 0)).any()
+    assert (waste > 0).any()
+    for s, t, k, i in np.ndindex(*cleaned.shape):
+        kind = 0 if waste[s, t, k, i] > 0 else 1 if batch.rewards[s, t, k, i] > 0 else 2
+        assert batch.payments[s, t, k, i] == 2 * sigma[s, t, k, kind]
+
+
+def test_payments_start_where_they_are_told_to():
+    e = tiny(preset="cleanup_10x10")
+    batch = trainer_of(e).collect(trainer_of(e).state.agents)
+    incentive = e.designer.incentive
+    zero = {n: torch.zeros_like(p) for n, p in trainer_of(e).state.designer.eta.items()}
+    paid = incentive.payments(zero, batch)
+    assert paid[batch.extra["waste"] > 0].numpy() == pytest.approx(incentive.start[0], rel=1e-12)
+    assert paid[batch.extra["waste"] == 0].numpy() == pytest.approx(incentive.start[2], rel=1e-12)
+    for start in ((0.3, 0.1), (0.3, 2.0, 0.1)):
+        with pytest.raises(ValueError, match=r"ByEffect.start must have 3 payments below 2.0"):
+            replace(incentive, start=start)
+
+
 def test_the_designer_sees_the_whole_map_and_who_cleans():
     trainer = trainer_of(tiny())
     batch = trainer.collect(trainer.state.agents)

@@ -189,15 +189,15 @@ class StateOnly:
 
 
 class Outputs:
-    """A network's pass over the steps of a batch, squashed to (0, 1)."""
+    """A network's pass over the steps of a batch, shifted and squashed to (0, 1)."""
 
-    def __init__(self, forward: Forward, batch: Batch) -> None:
-        self.forward = forward
-        self.sigma = sigmoid(forward.out).unflatten(1, batch.alive.shape[1:])  # [S, T, K, outputs]
+    def __init__(self, forward: Forward, batch: Batch, shift: Tensor | float = 0.0) -> None:
+        self.forward, self.out = forward, forward.out + shift
+        self.sigma = sigmoid(self.out).unflatten(1, batch.alive.shape[1:])  # [S, T, K, outputs]
 
     @cached_property
     def _slope(self) -> Tensor:
-        return sigmoid_grad(self.forward.out, self.sigma.flatten(1, 2))
+        return sigmoid_grad(self.out, self.sigma.flatten(1, 2))
 
     def vjp(self, d_sigma: Tensor) -> Params:
         """Gradient of ``Σ d_sigma · sigma``."""
@@ -227,9 +227,17 @@ class NetworkIncentive(Checked, Incentive):
         """Transpose of :meth:`pick`: summed over the agents, one after the other."""
         return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
 
+    def shift(self, batch: Batch) -> Tensor | float:
+        """What is added to the network's outputs."""
+        return 0.0
+
     def outputs(self, eta: Params, batch: Batch) -> Outputs:
         """The network's pass over a batch; made once for each η."""
-        return batch.remember("incentive", eta, lambda: Outputs(self.network.forward(eta, self._seen(batch)), batch))
+
+        def made() -> Outputs:
+            return Outputs(self.network.forward(eta, self._seen(batch)), batch, self.shift(batch))
+
+        return batch.remember("incentive", eta, made)
 
     def _seen(self, batch: Batch) -> Obs:
         return batch.remember("view", batch.designer_obs, lambda: self.rows(batch))
@@ -238,7 +246,8 @@ class NetworkIncentive(Checked, Incentive):
         """The squashed outputs, differentiable where η is."""
         if not any(p.requires_grad for p in eta.values()):
             return self.outputs(eta, batch).sigma
-        return sigmoid(self.network(eta, self._seen(batch))).unflatten(1, batch.alive.shape[1:])
+        out = self.network(eta, self._seen(batch)) + self.shift(batch)
+        return sigmoid(out).unflatten(1, batch.alive.shape[1:])
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
         """What every agent is paid; 0 after the end of an episode."""
@@ -325,12 +334,27 @@ class ByActionType(ByAction):
         Number of types.
     record : str
         Name of the types in ``batch.extra``, ``[S, T, K, A]``.
+    start : tuple of float
+        What about is paid for each type before the designer has learned, between 0 and ``scale``; empty for half of it.
     network, scale, cost_of, view
         As for :class:`ByAction`.
     """
 
     types: Count = 3
     record: str = "action_type"
+    start: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start and (len(self.start) != self.types or max(self.start) >= self.scale):
+            raise ValueError(
+                f"{type(self).__name__}.start must have {self.types} payments below {self.scale}, got {self.start}"
+            )
+
+    def shift(self, batch: Batch) -> Tensor | float:
+        """What makes an output of 0 pay ``start``."""
+        share = batch.alive.new_tensor(self.start) / self.scale
+        return torch.logit(share) if self.start else 0.0
 
     def n_outputs(self, game: Interface) -> int:
         """One for each type."""

@@ -114,6 +114,21 @@ class OverviewAndCleaners:
         return {"cleaners": (2 * game.n_agents,), "overview": game.designer["obs"]}
 
 
+@dataclass(frozen=True)
+class ByEffect(ByActionType):
+    """Pays as :class:`metagrad.designers.ByActionType`, but cleaning that removes no waste counts as anything else.
+
+    In the published game a beam at nothing is paid like any other, so that the designer cannot ask for a clean river
+    without asking everybody to clean for ever.
+    """
+
+    def index(self, batch: Batch) -> torch.Tensor:
+        """The type of each agent's action."""
+        types = super().index(batch)
+        idle = (types == KINDS.index("cleaned")) & (batch.extra["waste"] == 0)
+        return torch.where(idle, KINDS.index("other"), types)
+
+
 # ---------------------------------------------------------------------- presets
 
 #: On pictures: a 3 x 3 convolution, a dense layer, what else there is to see, and one more.
@@ -156,15 +171,39 @@ def cleanup_paper() -> Experiment:
     return Experiment("cleanup", "cleanup_paper", "metagrad", Cleanup(), agents, designer, run)
 
 
-def _on(name: str, game: str) -> Callable[[], Experiment]:
-    """The first preset's agents and designer on another map; episodes are as long."""
-    return lambda: replace(cleanup(), preset=name, task=Cleanup(**{**MAPS[game], "steps": 50}))
+def cleanup_10x10() -> Experiment:
+    """Cleanup with three agents, paid for waste that they clear."""
+    return _on_larger("cleanup_10x10", Cleanup(**{**MAPS["authors_10x10"], "steps": 50}), 3e-4, (0.3, 0.02, 0.02))
+
+
+def cleanup_large() -> Experiment:
+    """Cleanup on the large map, K = 8: episodes of 150 steps, and agents that face up, do not turn and cannot fire.
+
+    Nothing grows until a sixth of the waste is gone, and the orchard is far: who does not stray from the river early
+    on never sees an apple.
+    """
+    upright = {"actions": "no_rotation", "random_orientation": False, "steps": 150}
+    e = _on_larger("cleanup_large", Cleanup(**{**MAPS["large"], **upright}), 1e-4, (0.05, 0.005, 0.005))
+    agents = replace(e.agents, exploration=Linear(0.4, 0.02, 150))
+    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=800, eval_period=80, checkpoint_period=160))
+
+
+def _on_larger(name: str, task: Cleanup, lr: float, start: tuple[float, ...]) -> Experiment:
+    """Networks that read the picture itself, and agents whose steps and entropy shrink as they learn."""
+    e, network = cleanup(), replace(NETWORK, convolutions=0)
+    critic = Critic(network, Adam(2e-3))
+    agents = replace(
+        e.agents, network=network, critic=critic, optimiser=Adam(Linear(1.5e-3, 5e-4, 600)), gamma=0.95,
+        gae_lambda=0.95, entropy=Linear(0.1, 0.02, 8_000),
+    )  # fmt: skip
+    paying = replace(network, head_scale=0.01)
+    incentive = ByEffect(paying, view=OverviewAndCleaners(), types=len(KINDS), start=start)
+    designer = replace(e.designer, incentive=incentive, optimiser=Adam(lr), critic=DesignerCritic(critic))
+    return replace(e, preset=name, task=task, agents=agents, designer=designer, run=replace(e.run, target=None))
 
 
 PRESETS: dict[str, Callable[[], Experiment]] = {
-    **{f.__name__: f for f in (cleanup, cleanup_paper)},
-    "cleanup_10x10": _on("cleanup_10x10", "authors_10x10"),
-    "cleanup_large": _on("cleanup_large", "large"),
+    f.__name__: f for f in (cleanup, cleanup_paper, cleanup_10x10, cleanup_large)
 }
 
 
