@@ -98,7 +98,7 @@ class SGD(Checked):
 
     def pullback(self, grads: Params, state: int | None, adjoint: Params, state_adjoint: None):
         """Carry the adjoint of the new parameters back to ``-g``; see :meth:`Adam.pullback`."""
-        return adjoint, value_at(self.lr, state or 0), None
+        return _zip(adjoint, torch._foreach_mul(_list(adjoint), value_at(self.lr, state or 0))), None
 
     def pushforward(
         self,
@@ -176,7 +176,7 @@ class Adam(Checked):
 
     def pullback(
         self, grads: Params, state: AdamState, adjoint: Params, state_adjoint: AdamAdjoint | None
-    ) -> tuple[Params, float, AdamAdjoint]:
+    ) -> tuple[Params, AdamAdjoint]:
         """Carry adjoints of the new parameters and moments back through one step.
 
         Parameters
@@ -193,8 +193,7 @@ class Adam(Checked):
         Returns
         -------
         u : dict
-        factor : float
-            ``factor * u`` is the derivative of the objective with respect to ``-g``.
+            Derivative of the objective with respect to ``-g``.
         state_adjoint : AdamAdjoint
             Derivative with respect to the moments before the step.
         """
@@ -216,7 +215,7 @@ class Adam(Checked):
                 d_g = d_g + 2 * (1 - self.beta2) * g * d_v
             u[name] = -d_g
             back_m[name], back_v[name] = self.beta1 * d_m, self.beta2 * d_v
-        return u, 1.0, AdamAdjoint(back_m, back_v)
+        return u, AdamAdjoint(back_m, back_v)
 
     def pushforward(
         self,

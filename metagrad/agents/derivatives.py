@@ -60,10 +60,10 @@ class Differentiated(ActorCritic):
     def backward(self, step: Step, adjoint: Adjoint) -> tuple[Credit, Adjoint]:
         """Carry an adjoint back through a step of the policy; critics' values are held fixed."""
         batch = step.batch
-        u, factor, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
+        u, opt = self.optimiser.pullback(step.grads, step.opt, adjoint.params, adjoint.opt)
         d = (step.forward.jvp(u) * step.score).sum(-1)
         scale = self._scale(batch, self._alive(batch, step.rows))
-        d = d * ((scale if isinstance(scale, float) else scale[..., 0]) * factor)
+        d = d * (scale if isinstance(scale, float) else scale[..., 0])
         if step.rows is not None:
             full = d.new_zeros(len(d), next(iter(batch.obs.values())).shape[1])
             rows = step.rows.expand(len(d), -1)
@@ -71,7 +71,7 @@ class Differentiated(ActorCritic):
         credit = self._credit(batch, self.rows.back(d, batch.actions))
         if adjoint.last:
             return credit, Adjoint(adjoint.params, opt)
-        params = optim.add(adjoint.params, self.hessian_vector(step, u), -factor)
+        params = optim.add(adjoint.params, self.hessian_vector(step, u), -1.0)
         return credit, Adjoint(params, opt)
 
     def hessian_vector(self, step: Step, u: Params) -> Params:
