@@ -19,14 +19,20 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def learned_experiment(options: argparse.Namespace) -> Experiment:
-    """The run's experiment with that seed alone, one thread and the entropy bonus that it ended with."""
-    theirs = read_experiment(options.run)
+def economy_of(run: Path) -> Experiment:
+    """The experiment of a run on the economy, with one thread and the entropy bonus that it ended with."""
+    theirs = read_experiment(run)
     if theirs.game != "gtb":
-        raise RunError(f"{options.run} is not a run on the economy")
-    seed = theirs.run.seeds[0] if options.seed is None else options.seed
+        raise RunError(f"{run} is not a run on the economy")
     agents = replace(theirs.agents, entropy=value_at(theirs.agents.entropy, theirs.run.episodes))
-    return replace(theirs, agents=agents, run=replace(theirs.run, seeds=(seed,), threads=1, init_from=None))
+    return replace(theirs, agents=agents, run=replace(theirs.run, threads=1, init_from=None))
+
+
+def learned_experiment(options: argparse.Namespace) -> Experiment:
+    """The same with one seed alone."""
+    theirs = economy_of(options.run)
+    seed = theirs.run.seeds[0] if options.seed is None else options.seed
+    return replace(theirs, run=replace(theirs.run, seeds=(seed,)))
 
 
 def with_agents(experiment: Experiment, run: Path) -> Learners:

@@ -10,14 +10,12 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from learned import with_agents
+from learned import economy_of, with_agents
 from torch import Tensor
 
 from metagrad import Experiment
-from metagrad.experiment.folder import read_experiment
 from metagrad.experiment.registry import experiment
 from metagrad.metagradient import Response, Sensitivity
-from metagrad.optim import value_at
 from metagrad.trainer import Trainer
 
 
@@ -27,9 +25,8 @@ def under(theirs: Experiment, rate: float, lr: float | None) -> Experiment:
     designer = replace(
         designer, incentive=replace(designer.incentive, start=rate), path=Sensitivity("measured"), pooled=False
     )
-    agents = replace(theirs.agents, entropy=value_at(theirs.agents.entropy, theirs.run.episodes))
+    agents, run = theirs.agents, replace(theirs.run, pipeline=True)
     agents = agents if lr is None else replace(agents, optimiser=replace(agents.optimiser, lr=lr))
-    run = replace(theirs.run, threads=1, init_from=None, pipeline=True)
     task = replace(theirs.task, tax_mode="external", fixed_rates=None)
     return replace(theirs, method="metagrad", task=task, agents=agents, designer=designer, run=run)
 
@@ -60,7 +57,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, help="the agents' learning rate, by default that of RUN")
     parser.add_argument("--episodes", type=int, default=1_600)
     options = parser.parse_args()
-    trainer = with_agents(under(read_experiment(options.run), options.rate, options.lr), options.run).trainers[0]
+    trainer = with_agents(under(economy_of(options.run), options.rate, options.lr), options.run).trainers[0]
     response = trainer.designer.path.init(trainer.state.agents, trainer.designer.incentive, trainer.task.interface)
     for episode in range(trainer.k, options.episodes + 1, trainer.k):
         response = learn(trainer, response)

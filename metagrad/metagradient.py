@@ -148,22 +148,17 @@ class Sensitivity(Checked):
         ]
         rows = some.flatten()
         weights = weights[:, rows] if self.stride > 1 else weights
-        touched = group.mean(weights.flatten(0, 1).any(0).to(weights.dtype))
-        reached = touched > 0  # levers that touch anybody; the derivative by the others is 0
+        touched = group.mean(weights.any(1).to(weights.dtype)) > 0  # [G, B]
+        reached = touched.any(0)  # levers that touch anybody; the derivative by the others is 0
         weights = weights[..., reached] * -agents.row_scale(batch, rows)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
         found = agents.score_vjps(first.forward.params, batch, weights, rows if self.stride > 1 else None)
         for name, column in found.items():
             d_grads[name][reached] = column
-        k, taken, carried, fading, memory = (
-            batch.k * group.size(),
-            sum(s.batch is batch for s in steps),
-            state.params,
-            None,
-            1.0,
-        )
+        k, taken = batch.k * group.size(), sum(step.batch is batch for step in steps)
+        carried, memory, fading = state.params, 1.0, None
         if self.response_time == "measured":
-            fading = _faded(state, agents, first, last, rows, reached, k)
+            fading = _faded(state, agents, first, last, rows, touched, k)
             kept = (1 - taken * fading[0] / fading[1].clamp_min(torch.finfo(fading.dtype).tiny)).clamp(0, 1)
             carried = {name: p * kept.view(-1, *[1] * (p.dim() - 2)) for name, p in carried.items()}
         elif self.curvature:
@@ -184,14 +179,16 @@ class Sensitivity(Checked):
 
 
 def _faded(
-    state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, reached: Tensor, k: int
+    state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, touched: Tensor, k: int
 ) -> Tensor:
-    """The running sums with those of another batch: the response to one lever after the other is looked at."""
-    sums, levers = state.fading, reached.nonzero()[:, 0]
+    """The running sums with those of another batch, of ``touched [G, B]`` one lever of each network after the other."""
+    sums = state.fading
     assert sums is not None
-    if not state.steps or not len(levers):
+    if not state.steps:
         return sums
-    one = {name: p[levers[state.steps % len(levers)]] for name, p in state.params.items()}
+    turn = state.steps % touched.sum(1).clamp_min(1)  # the first lever where none is touched
+    lever = (touched.cumsum(1) > turn[:, None]).to(torch.uint8).argmax(1)
+    one = {name: p[lever, torch.arange(len(lever), device=p.device)] for name, p in state.params.items()}
     length = agents.optimiser.squared_length(last.grads, last.opt, one)
     new = torch.stack([agents.stiffness(first, one, rows), length])
     return torch.lerp(sums, new, 1 / min(state.steps, max(1, _SEEN // k)))

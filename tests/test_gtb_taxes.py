@@ -386,14 +386,15 @@ def test_a_measured_response_time_is_what_the_curvature_says():
     state, t = captured(made)
     first, step = state.path, t.steps[-1]
     assert first.steps == 3
-    reached = made.designer.incentive.advantage_slopes(step.batch, made.agents.decay).flatten(0, -2).any(0).nonzero()
+    touched = made.designer.incentive.advantage_slopes(step.batch, made.agents.decay).flatten(1, -2).any(1)  # [S, B]
 
     def after(path, seed):
         found = path.advance(first, state.eta, made.agents, made.designer.incentive, t.steps)
         return found, {name: p[:, seed] for name, p in found.params.items()}
 
     measured, _ = after(made.designer.path, 0)
-    lever = {name: p[reached[3 % len(reached), 0]] for name, p in first.params.items()}
+    levers = [int(one.nonzero()[3 % int(one.sum()), 0]) for one in touched]
+    lever = {name: torch.stack([p[j, g] for g, j in enumerate(levers)]) for name, p in first.params.items()}
     bend = made.agents.stiffness(step, lever, torch.arange(20 * 4 * 4))
     length = made.agents.optimiser.squared_length(step.grads, step.opt, lever)
     torch.testing.assert_close(measured.fading, torch.lerp(first.fading, torch.stack([bend, length]), 1 / 3))
@@ -401,6 +402,14 @@ def test_a_measured_response_time_is_what_the_curvature_says():
         want = after(Sensitivity(float(4 / fade.clamp(1e-12, 1)), stride=1), seed)[1]
         for name, p in after(made.designer.path, seed)[1].items():
             torch.testing.assert_close(p, want[name])
+
+
+def test_a_measured_response_time_does_not_depend_on_other_seeds():
+    """Though other populations may have incomes in other brackets."""
+    both, alone = (trainer(designer(TaxSchedule(), path=Sensitivity("measured"), direct=1.0), 6, k=2, seeds=seeds,
+                           game={"steps": 30}) for seeds in ((1, 2, 3), (3,)))  # fmt: skip
+    assert both.state.designer.path.fading[:, 2:].equal(alone.state.designer.path.fading)
+    assert both.state.designer.eta["logits"][2:].equal(alone.state.designer.eta["logits"])
 
 
 @pytest.mark.parametrize("entropy", [0.0, 0.2])
