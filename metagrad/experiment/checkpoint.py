@@ -120,8 +120,9 @@ def _differing(mine: Any, theirs: Any, path: str = "") -> list[str]:
 
 def _digest(data: bytes, sidecar: dict[str, Any]) -> str:
     """Checksum of the weights and of all else in the sidecar."""
-    rest = {key: value for key, value in sidecar.items() if key != "sha256"}
-    return hashlib.sha256(data + json.dumps(rest, sort_keys=True).encode()).hexdigest()
+    rest, digest = {key: value for key, value in sidecar.items() if key != "sha256"}, hashlib.sha256(data)
+    digest.update(json.dumps(rest, sort_keys=True).encode())
+    return digest.hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.table import Table
 from rich.text import Text
-from scipy import stats
 
 from metagrad.experiment.config import Experiment
 from metagrad.experiment.folder import read_experiment, read_results
@@ -77,11 +76,15 @@ def _joined(runs: Sequence[Finished]) -> Finished:
 
 def interquartile_mean(values: np.ndarray, axis: int = -1) -> Any:
     """The mean of the middle half."""
+    from scipy import stats  # slow to import, and a training has no use for it
+
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
     """The percentile bootstrap interval of the interquartile mean of values ``[S]``, the same at every call."""
+    from scipy import stats
+
     found = stats.bootstrap(
         (values,), interquartile_mean, confidence_level=LEVEL, n_resamples=RESAMPLES, method="percentile",
         random_state=np.random.default_rng(0),
