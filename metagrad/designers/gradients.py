@@ -16,6 +16,7 @@ from metagrad.agents.surrogates import Surrogate, SurrogateState
 from metagrad.batch import Batch
 from metagrad.designers.base import Notes, Transition
 from metagrad.designers.incentives import Incentive
+from metagrad.designers.retreat import RetreatState
 from metagrad.metagradient import Path
 from metagrad.optim import Params
 from metagrad.parallel import group
@@ -31,6 +32,7 @@ class MetaGradientState(NamedTuple):
     critic: Any
     path: Any
     surrogate: SurrogateState | None
+    retreat: RetreatState | None = None
 
 
 class Model(NamedTuple):
@@ -134,6 +136,11 @@ class DesignerGradients:
     def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
         rewards, whose = self.incentive.judged_by(batch, giver)
         return rewards.to(batch.rewards.dtype), whose
+
+    def _earned(self, batch: Batch) -> Tensor:
+        """Its own return, ``[S]``, undiscounted; of all seeds together where they are pooled."""
+        earned = group.mean((self._rewards(batch, 0)[0] * batch.alive).sum(1).mean(1))
+        return earned.mean().expand(len(earned)) if self.pooled else earned
 
     def _scale(self, batch: Batch) -> float:
         return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
