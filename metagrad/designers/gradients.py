@@ -16,7 +16,7 @@ from metagrad.agents.surrogates import Surrogate, SurrogateState
 from metagrad.batch import Batch
 from metagrad.designers.base import Notes, Transition
 from metagrad.designers.incentives import Incentive
-from metagrad.designers.retreat import RetreatState
+from metagrad.designers.retreat import Retreat, RetreatState
 from metagrad.metagradient import Path
 from metagrad.optim import Params
 from metagrad.parallel import group
@@ -47,6 +47,7 @@ class DesignerGradients:
 
     incentive: Incentive
     optimiser: optim.Optimiser
+    retreat: Retreat
     pooled: bool
     cost: float
     cost_optimiser: optim.Optimiser | None
@@ -138,9 +139,8 @@ class DesignerGradients:
         return rewards.to(batch.rewards.dtype), whose
 
     def _earned(self, batch: Batch) -> Tensor:
-        """Its own return, ``[S]``, undiscounted; of all seeds together where they are pooled."""
-        earned = group.mean((self._rewards(batch, 0)[0] * batch.alive).sum(1).mean(1))
-        return earned.mean().expand(len(earned)) if self.pooled else earned
+        """Its undiscounted return, ``[S]``."""
+        return (self._rewards(batch, 0)[0] * batch.alive).sum(1).mean(1)
 
     def _scale(self, batch: Batch) -> float:
         return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
@@ -206,6 +206,19 @@ def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[s
     if designer.cost_optimiser is not None:
         eta, cost_opt = designer.cost_optimiser.step(eta, terms["cost"], cost_opt)
     return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
+
+
+def retreated(
+    designer: DesignerGradients, state: MetaGradientState, before: Params, earned: Tensor, k: int
+) -> MetaGradientState:
+    """Where a designer goes back to, if what it earned under ``before``, ``[S]`` in ``k`` episodes, says so."""
+    if state.retreat is None:
+        return state
+    earned = group.mean(earned)
+    if designer.pooled:
+        earned = earned.mean().expand(len(earned))
+    eta, seen = designer.retreat.after(state.retreat, before, state.eta, earned, k * group.size())
+    return state._replace(eta=eta, retreat=seen)
 
 
 def vectors(params: Params, n: int) -> Tensor:

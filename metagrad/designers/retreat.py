@@ -34,20 +34,23 @@ class Retreat(Checked):
 
     Parameters
     ----------
-    share : float
-        The return has fallen when its mean is by more than ``1 - share`` of its highest value's size below that.
+    share : float, optional
+        The return has fallen when its mean is by more than ``1 - share`` of its highest value's size below that; None:
+        η never goes back.
     over : int
         Episodes of the running mean, and those for which the agents are given time after a retreat.
     slower : float
         What steps are multiplied by at a retreat.
     """
 
-    share: Share = 0.95
+    share: Share | None = None
     over: Count = 1_600
     slower: Share = 0.5
 
-    def init(self, eta: Params) -> RetreatState:
-        """Nothing seen yet."""
+    def init(self, eta: Params) -> RetreatState | None:
+        """Nothing seen yet; None where η never goes back."""
+        if self.share is None:
+            return None
         like = next(iter(eta.values()))
         zeros = like.new_zeros(len(like))
         return RetreatState(zeros, eta, zeros - torch.inf, eta, zeros, zeros + 1)
@@ -56,6 +59,7 @@ class Retreat(Checked):
         self, state: RetreatState, before: Params, eta: Params, earned: Tensor, k: int
     ) -> tuple[Params, RetreatState]:
         """η after a step from ``before``, which earned ``[S]`` in ``k`` episodes: shortened, or back at the best."""
+        assert self.share is not None
         window = max(1, self.over // k)
         since = state.since + 1
         weight = 1 / since.clamp_max(window)
