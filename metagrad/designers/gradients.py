@@ -208,16 +208,14 @@ def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[s
     return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
 
 
-def retreated(
-    designer: DesignerGradients, state: MetaGradientState, before: Params, earned: Tensor, k: int
-) -> MetaGradientState:
-    """Where a designer goes back to, if what it earned under ``before``, ``[S]`` in ``k`` episodes, says so."""
+def retreated(designer: DesignerGradients, state: MetaGradientState, before: Params, fresh: Batch) -> MetaGradientState:
+    """Where a designer goes back to, if what it earned in episodes under ``before`` says so."""
     if state.retreat is None:
         return state
-    earned = group.mean(earned)
+    earned = group.mean(designer._earned(fresh))
     if designer.pooled:
         earned = earned.mean().expand(len(earned))
-    eta, seen = designer.retreat.after(state.retreat, before, state.eta, earned, k * group.size())
+    eta, seen = designer.retreat.after(state.retreat, before, state.eta, earned, fresh.k * group.size())
     return state._replace(eta=eta, retreat=seen)
 
 

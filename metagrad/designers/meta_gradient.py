@@ -172,4 +172,4 @@ class MetaGradient(Checked, DesignerGradients, Designer):
             state = descend(self, state, terms)
             if t.diagnose and epoch == 0:
                 notes = self._notes(state, agents, t, model, terms)
-        return retreated(self, state, before, self._earned(t.fresh), t.fresh.k), notes
+        return retreated(self, state, before, t.fresh), notes
