@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from metagrad import optim
     from metagrad.agents import Agents, Critic, DesignerCritic, LinearCritic, PolicyGradientAgents, Surrogate
     from metagrad.batch import Batch
-    from metagrad.designers import AMD, Designer, MetaGradient, MutualIncentive, NoDesigner, Retreat
+    from metagrad.designers import AMD, Designer, MetaGradient, MutualIncentive, NoDesigner
     from metagrad.designers.dual_rl import Categorical, DualRL, SquashedGaussian
     from metagrad.designers.incentives import ByAction, ByActionType, ByAgent, Incentive, IncentiveFunction
     from metagrad.experiment.run import train
@@ -28,8 +28,8 @@ __all__ = [
     "AMD", "MLP", "Agents", "Batch", "ByAction", "ByActionType", "ByAgent", "Categorical", "ConvTrunk", "Critic",
     "Designer", "DesignerCritic", "DualRL", "Experiment", "Incentive", "IncentiveFunction", "JointAction", "LastSteps",
     "Linear", "LinearCritic", "MetaGradient", "ModuleNetwork", "MutualIncentive", "NoDesigner", "Normal", "PlaneMLP",
-    "PolicyGradientAgents", "RecurrentTrunk", "Retreat", "RunOptions", "Sensitivity", "SquashedGaussian", "Surrogate",
-    "TaskError", "Trainer", "VectorTask", "optim", "train",
+    "PolicyGradientAgents", "RecurrentTrunk", "RunOptions", "Sensitivity", "SquashedGaussian", "Surrogate", "TaskError",
+    "Trainer", "VectorTask", "optim", "train",
 ]  # fmt: skip
 
 # Modules of the names above. They import torch, which takes seconds that a command line's --help need not.

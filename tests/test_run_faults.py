@@ -17,7 +17,7 @@ from rich.console import Console
 from safetensors.torch import load_file, save
 from test_runs import assert_same_run
 
-from metagrad import Retreat, optim
+from metagrad import optim
 from metagrad.experiment import checkpoint, cli, run, size
 from metagrad.experiment.config import ConfigError, dump, imported
 from metagrad.experiment.folder import RunError, read_experiment, read_results, write_results
@@ -34,7 +34,6 @@ ROOM = small(experiment("escape-room", "er_2_1"), target=5.0)
 CLEANUP = small(experiment("cleanup"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
 OWN = imported("own:experiment")
 GTB = small(experiment("gtb"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
-GTB = replace(GTB, designer=replace(GTB.designer, retreat=Retreat(share=1.0, over=4)))
 DESIGNER = small(experiment("gtb", method="dual-rl"), k=2, episodes=9, seeds=(5,), eval_period=3, checkpoint_period=3)
 EXAMPLES = {"room": ROOM, "cleanup": CLEANUP, "gtb": GTB, "planner": DESIGNER, "own": OWN}
 

@@ -15,10 +15,9 @@ from metagrad.designers.incentives import (
 )
 from metagrad.designers.meta_gradient import MetaGradient
 from metagrad.designers.mutual import MutualIncentive
-from metagrad.designers.retreat import Retreat
 
 __all__ = [
     "AMD", "ByAction", "ByActionType", "ByAgent", "Categorical", "Designer", "DualRL", "Head", "Incentive",
-    "IncentiveFunction", "MetaGradient", "MutualIncentive", "NoDesigner", "Notes", "Retreat",
-    "SquashedGaussian", "StateAndActions", "StateOnly", "Transition", "View",
+    "IncentiveFunction", "MetaGradient", "MutualIncentive", "NoDesigner", "Notes", "SquashedGaussian",
+    "StateAndActions", "StateOnly", "Transition", "View",
 ]  # fmt: skip

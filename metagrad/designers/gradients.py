@@ -16,7 +16,6 @@ from metagrad.agents.surrogates import Surrogate, SurrogateState
 from metagrad.batch import Batch
 from metagrad.designers.base import Notes, Transition
 from metagrad.designers.incentives import Incentive
-from metagrad.designers.retreat import Retreat, RetreatState
 from metagrad.metagradient import Path
 from metagrad.optim import Params
 from metagrad.parallel import group
@@ -32,7 +31,6 @@ class MetaGradientState(NamedTuple):
     critic: Any
     path: Any
     surrogate: SurrogateState | None
-    retreat: RetreatState | None = None
 
 
 class Model(NamedTuple):
@@ -47,7 +45,6 @@ class DesignerGradients:
 
     incentive: Incentive
     optimiser: optim.Optimiser
-    retreat: Retreat
     pooled: bool
     cost: float
     cost_optimiser: optim.Optimiser | None
@@ -138,10 +135,6 @@ class DesignerGradients:
         rewards, whose = self.incentive.judged_by(batch, giver)
         return rewards.to(batch.rewards.dtype), whose
 
-    def _earned(self, batch: Batch) -> Tensor:
-        """Its undiscounted return, ``[S]``."""
-        return (self._rewards(batch, 0)[0] * batch.alive).sum(1).mean(1)
-
     def _scale(self, batch: Batch) -> float:
         return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
 
@@ -206,17 +199,6 @@ def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[s
     if designer.cost_optimiser is not None:
         eta, cost_opt = designer.cost_optimiser.step(eta, terms["cost"], cost_opt)
     return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
-
-
-def retreated(designer: DesignerGradients, state: MetaGradientState, before: Params, fresh: Batch) -> MetaGradientState:
-    """Where a designer goes back to, if what it earned in episodes under ``before`` says so."""
-    if state.retreat is None:
-        return state
-    earned = group.mean(designer._earned(fresh))
-    if designer.pooled:
-        earned = earned.mean().expand(len(earned))
-    eta, seen = designer.retreat.after(state.retreat, before, state.eta, earned, fresh.k * group.size())
-    return state._replace(eta=eta, retreat=seen)
 
 
 def vectors(params: Params, n: int) -> Tensor:

@@ -14,9 +14,8 @@ from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share
 from metagrad.designers.base import Designer, Notes, Transition
-from metagrad.designers.gradients import DesignerGradients, MetaGradientState, descend, first_for_all, retreated
+from metagrad.designers.gradients import DesignerGradients, MetaGradientState, descend, first_for_all
 from metagrad.designers.incentives import Incentive
-from metagrad.designers.retreat import Retreat
 from metagrad.metagradient import LastSteps, Path
 from metagrad.networks.base import Where
 from metagrad.optim import Params
@@ -67,8 +66,6 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         Its loss is a sum over the steps of an episode, or a mean.
     discount_scores : bool
         Weigh the score of step t by ``γ^t``, so that the chain and the direct path are derivatives of one return.
-    retreat : Retreat
-        When it goes back to the η that served it best; by default never.
     pooled : bool
         One η for the populations of all seeds, which follows the mean of their gradients; by default each has its own.
     compare_halves : bool
@@ -94,7 +91,6 @@ class MetaGradient(Checked, DesignerGradients, Designer):
     validation: Literal["after", "before"] = "after"  # type: ignore[assignment]
     reduction: Literal["episode", "rows"] = "episode"
     discount_scores: bool = False
-    retreat: Retreat = field(default_factory=Retreat)
     pooled: bool = False
     compare_halves: bool = False
 
@@ -102,11 +98,8 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         super().__post_init__()
         if (self.advantages == "gae") != (self.critic is not None):
             raise ValueError("MetaGradient needs a critic for advantages 'gae', and for no others")
-        for name, found, off in (("pooled", self.pooled, False), ("retreat.share", self.retreat.share, None)):
-            if self.incentive.givers > 1 and found is not off:
-                raise ValueError(
-                    f"MetaGradient.{name} must be {off} where agents pay each other, each by an η of its own"
-                )
+        if self.pooled and self.incentive.givers > 1:
+            raise ValueError("MetaGradient.pooled must be false where agents pay each other: each has an η of its own")
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> MetaGradientState:
         """η, critic and surrogates at the beginning."""
@@ -120,7 +113,6 @@ class MetaGradient(Checked, DesignerGradients, Designer):
             None if self.critic is None else self.critic.init(rng.generators("designer critic"), game.designer, where),
             self.path.init(state, self.incentive, game),
             self.surrogate.init(agents, game, rng, where) if self.agent_model == "surrogate" else None,
-            self.retreat.init(eta),
         )
 
     def eta(self, state: MetaGradientState) -> Params:
@@ -166,10 +158,9 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         )
         state, model = self._model(state, agents, t, rng)
         notes: Notes = {}
-        before = state.eta
         for epoch in range(self.epochs):
             terms = self._terms(state, agents, t, model, epoch)
             state = descend(self, state, terms)
             if t.diagnose and epoch == 0:
                 notes = self._notes(state, agents, t, model, terms)
-        return retreated(self, state, before, t.fresh), notes
+        return state, notes
