@@ -63,8 +63,9 @@ def designer_of(config):
         "network": DesignerCritic(Critic(trunk(d), Adam(d["lr_critic"]), target_tau=d["target_tau"]), d["gae_lambda"]),
     }
     stepwise = d["response"] == "step"
+    start = 0.5 if network else d["start"]  # where the frozen network's outputs were 0
     return MetaGradient(
-        TaxSchedule(network, d["start"], welfare, d["baseline"], d["carry"], d["coin_floor"]), Adam(d["lr"]),
+        TaxSchedule(network, start, welfare, d["baseline"], d["carry"], d["coin_floor"]), Adam(d["lr"]),
         gamma=r["gamma"], advantages="leave_one_out" if d["critic"] == "returns" else "gae",
         critic=critics[d["critic"]], gae_lambda=d["gae_lambda"],
         path=LastSteps(1) if stepwise else Sensitivity(d["response_time"], d["trace_stride"]), chain=d["chain"],

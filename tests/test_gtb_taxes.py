@@ -498,12 +498,19 @@ def test_a_schedule_starts_with_its_rate():
     torch.testing.assert_close(record.rates, torch.full_like(record.rates, 0.3))
 
 
+def test_a_network_starts_around_its_rate_by_bracket():
+    network = MLP((9,), head_scale=1e-9)
+    made = trainer(designer(TaxSchedule(network, start=(0.1, 0.6), baseline=False)), game={"brackets": (0, 5)})
+    (record,) = records(made.collect(made.state.agents))
+    torch.testing.assert_close(record.rates, torch.tensor([0.1, 0.6], dtype=torch.float64).expand(4, 3, 2))
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
         (lambda: TaxSchedule(start=0.0), "start"), (lambda: TaxSchedule(start=1.0), "start"),
         (lambda: trainer(designer(TaxSchedule(start=(0.2, 0.3)))), "start must be one rate"),
-        (lambda: trainer(designer(TaxSchedule(MLP((9,)), start=(0.2,) * 7))), "start must be one rate"),
+        (lambda: trainer(designer(TaxSchedule(MLP((9,)), start=(0.2, 0.3)))), "start must be one rate"),
         (lambda: trainer(designer(), game={"planner_objective": "inverse_income_utility"}), "planner_objective"),
         (lambda: TaxSchedule(coin_floor=-1.0), "coin_floor"), (lambda: Sensitivity(response_time=0.0), "response_time"),
         (lambda: Sensitivity(stride=0), "stride"), (lambda: Sensitivity(growth=-1.0), "growth"),

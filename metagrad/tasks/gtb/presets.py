@@ -70,7 +70,7 @@ def gtb_paper() -> Experiment:
     )  # fmt: skip
     critic = DesignerCritic(Critic(trunk(256, 256), Adam(8.64e-4), target_tau=0.0158), learn_lambda=0.98)
     designer = MetaGradient(
-        TaxSchedule(trunk(256, 256), reward=Welfare("level"), baseline=False), Adam(1.82e-5), gamma=0.99,
+        TaxSchedule(trunk(256, 256), start=0.5, reward=Welfare("level"), baseline=False), Adam(1.82e-5), gamma=0.99,
         advantages="gae", critic=critic, gae_lambda=0.98, path=LastSteps(1), chain=1.0, discount_scores=True,
     )  # fmt: skip
     run = RunOptions(episodes=200_000, k=1, eval_period=400, eval_episodes=5, checkpoint_period=2_000)

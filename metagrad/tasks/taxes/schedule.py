@@ -69,7 +69,7 @@ class TaxSchedule(Checked, Incentive):
     network : Network, optional
         Rates from what the designer sees; None for one rate a bracket, whatever it sees.
     start : float or tuple of float
-        Rate that a schedule starts with, or one for each bracket; a network starts where it will.
+        Rate to start with, or one for each bracket; of a network, the rates where its outputs are 0.
     reward : Welfare
         What the designer is after.
     baseline : bool
@@ -100,9 +100,12 @@ class TaxSchedule(Checked, Incentive):
         """The logits of a schedule, or a network, for every seed."""
         if self.network is not None:
             return self.network.init(generators, 1, self.view.shapes(game), self.levers(game), where)
-        start = self.start if isinstance(self.start, tuple) else (self.start,) * self.levers(game)
-        logits = torch.tensor([math.log(r / (1 - r)) for r in start], device=where.device, dtype=where.dtype)
-        return {"logits": logits.repeat(len(generators), 1)}
+        like = torch.zeros(len(generators), self.levers(game), device=where.device, dtype=where.dtype)
+        return {"logits": like + self._first_logits(like)}
+
+    def _first_logits(self, like: Tensor) -> Tensor:
+        start = self.start if isinstance(self.start, tuple) else (self.start,)
+        return like.new_tensor([math.log(r / (1 - r)) for r in start])
 
     def check(self, env: Any, k: int) -> None:
         """Refuse anything but an economy with tax days and a welfare that it knows, and a baseline of one episode."""
@@ -110,8 +113,8 @@ class TaxSchedule(Checked, Incentive):
         if self.baseline and k < 2:
             raise ValueError("TaxSchedule.baseline needs k of at least 2")
         n_brackets = len(env.options.cutoffs)
-        if isinstance(self.start, tuple) and (self.network is not None or len(self.start) != n_brackets):
-            raise ValueError(f"TaxSchedule.start must be one rate, or without a network {n_brackets}, one a bracket")
+        if isinstance(self.start, tuple) and len(self.start) != n_brackets:
+            raise ValueError(f"TaxSchedule.start must be one rate, or {n_brackets}, one a bracket")
 
     # ------------------------------------------------------------------ in an episode
 
@@ -127,9 +130,9 @@ class TaxSchedule(Checked, Incentive):
         """Rates ``[S, rows, B]`` in (0, 1), before any cap."""
         if self.network is None:
             return sigmoid(eta["logits"])[:, None].expand(-1, n_rows, -1)
-        if any(p.requires_grad for p in eta.values()):
-            return sigmoid(self.network(eta, rows))
-        return sigmoid(self.network.forward(eta, rows).out)
+        differentiated = any(p.requires_grad for p in eta.values())
+        out = self.network(eta, rows) if differentiated else self.network.forward(eta, rows).out
+        return sigmoid(out + self._first_logits(out))
 
     def rates(self, eta: Params, batch: Batch, capped: bool = True) -> Tensor:
         """Rates ``[S, P, K, B]`` as a function of η on what the designer saw, float64; by default those in force."""
