@@ -1,4 +1,5 @@
 import contextlib
+import signal
 from pathlib import Path
 
 TRACES = Path(__file__).parent / "traces"
@@ -7,6 +8,10 @@ with contextlib.suppress(ModuleNotFoundError):  # the simulators' tests need no 
     import torch
 
     torch.set_num_threads(1)  # results are promised for one thread, and small networks are faster with it
+
+for number, heeded in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:  # as under nohup
+        signal.signal(number, heeded)
 
 
 def pytest_addoption(parser):
