@@ -20,7 +20,7 @@ from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions
-from metagrad.tasks.figures import Panels, Runs, by_seed, colour, curves
+from metagrad.tasks.figures import Panels, Runs, by_seed, colour, curves, over_training
 
 #: The agents' actions.
 PLACES = ("lever", "start", "door")
@@ -229,4 +229,4 @@ def _incentives(axis: Any, runs: Runs) -> None:
             chosen = (count[place] * mask).sum((0, 1))
             with np.errstate(invalid="ignore", divide="ignore"):
                 axis.plot(episodes, total / chosen, style, color=colour(c), lw=1.1, label=f"{role}: {place}")
-    axis.set(xlabel="training episodes", ylabel="incentive each time an action is chosen")
+    over_training(axis, ylabel="incentive each time an action is chosen")

@@ -99,6 +99,14 @@ def band(axis: Any, episodes: np.ndarray, values: np.ndarray, i: int, label: str
         axis.fill_between(episodes, mean - width, mean + width, alpha=0.2, color=colour(i), lw=0)
 
 
+def over_training(axis: Any, **labels: Any) -> None:
+    """Label an axis of training episodes, thousands as k, and whatever else is named."""
+    from matplotlib.ticker import EngFormatter, MaxNLocator
+
+    axis.set(xlabel="training episodes", **labels)
+    axis.xaxis.set(major_locator=MaxNLocator(5, integer=True), major_formatter=EngFormatter(sep=""))
+
+
 def curve(axis: Any, runs: Runs, name: str, unit: str, bounds: dict[str, float]) -> None:
     """A score over training, with lines at what is known of the best possible."""
     for i, (*_, metrics) in enumerate(runs):
@@ -108,7 +116,7 @@ def curve(axis: Any, runs: Runs, name: str, unit: str, bounds: dict[str, float])
             axis.plot(episodes, values.T, color=colour(i), lw=0.4, alpha=0.5)
     for (text, value), style in zip(bounds.items(), ((0, (1, 2)), (0, (4, 2)), (0, (6, 2, 1, 2))), strict=False):
         axis.axhline(value, color="0.5", ls=style, lw=0.8, label=f"bound, {text}: {value:g}")
-    axis.set(xlabel="training episodes", ylabel=f"{words(name)} ({unit})" if unit else words(name))
+    over_training(axis, ylabel=f"{words(name)} ({unit})" if unit else words(name))
 
 
 def curves(runs: Runs, units: dict[str, str] | None = None) -> Panels:

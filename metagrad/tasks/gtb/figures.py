@@ -20,6 +20,7 @@ from metagrad.tasks.figures import (
     error,
     line,
     numbered,
+    over_training,
     rates,
 )
 
@@ -62,7 +63,7 @@ def _lowest_rates(axis: Any, runs: Runs) -> None:
                 episodes, values.mean(0), label=named, marker=MARKERS[j], ms=3, markevery=(j * every // 3, every),
                 **line(i),
             )  # fmt: skip
-    axis.set(xlabel="training episodes", ylabel="rate, lowest three brackets", ylim=(-0.02, 1.02))
+    over_training(axis, ylabel="rate, lowest three brackets", ylim=(-0.02, 1.02))
 
 
 def _schedules(axis: Any, runs: Runs) -> None:
