@@ -11,8 +11,9 @@ from metagrad.agents import Surrogate
 from metagrad.designers.dual_rl import DRAW
 from metagrad.networks import MLP, ConvTrunk
 from metagrad.optim import SGD, Adam, Linear
-from metagrad.tasks.base import JointAction, TaskError
+from metagrad.tasks.base import TaskError
 from metagrad.tasks.cleanup import KINDS, METHODS, PRESETS, Cleanup
+from metagrad.tasks.joint import JointAction
 
 TINY = ConvTrunk(2, map_width=9, hidden=(8,), scale=1 / 255)
 

@@ -9,8 +9,8 @@ from metagrad.agents import Critic, DesignerCritic, PolicyGradientAgents, Surrog
 from metagrad.designers import ByActionType, DualRL, MetaGradient, NoDesigner, SquashedGaussian
 from metagrad.networks import ConvTrunk
 from metagrad.optim import SGD, Adam, Linear
-from metagrad.tasks.base import JointAction
 from metagrad.tasks.cleanup import Cleanup, OverviewAndCleaners
+from metagrad.tasks.joint import JointAction
 from metagrad.trainer import Trainer
 
 ITERATIONS = 5

@@ -219,6 +219,17 @@ def test_published_networks_learn(options):
     assert not made.diverged().any()
 
 
+def test_a_seed_whose_schedule_has_diverged_leaves_the_others_alone():
+    one, other = (train(small("metagrad"), (1, 2), iterations=1) for _ in range(2))
+    one.state.designer.eta["logits"][0] = float("nan")
+    for t in (one, other):
+        t.train(2)
+    assert one.diverged().tolist() == [True, False]
+    for name, p in other.state.agents.policy.items():
+        assert torch.equal(one.state.agents.policy[name][1], p[1])
+    assert torch.equal(one.state.designer.eta["logits"][1], other.state.designer.eta["logits"][1])
+
+
 # ---------------------------------------------------------------------- learning and figures
 
 

@@ -188,6 +188,29 @@ def test_autoreset_of_an_environment_does_not_matter(mode):
         assert torch.equal(p, got.state.agents.policy[n])
 
 
+def test_a_game_may_keep_the_actions_that_it_was_given():
+    class Remembers(Lights):
+        same = True
+
+        def step(self, actions):
+            kept = getattr(self, "last", None)
+            type(self).same &= kept is None or bool((kept == actions).all())
+            self.last = actions
+            return super().step(actions)
+
+    Trainer(VectorTask(Remembers, 5), PLAIN, NoDesigner(), seeds=(1, 2), k=16).train(1)
+    assert not Remembers.same
+
+
+def test_scores_under_one_mind_see_what_each_agent_did():
+    """The scores of Escape Room count who pulls the lever, agent by agent."""
+    t = Trainer(JointAction(EscapeRoom(3, 2)), PLAIN, NoDesigner(), seeds=(1,), k=64)
+    batch = t.collect(t.state.agents)
+    each = torch.stack([batch.actions[..., 0] // 3**a % 3 for a in range(3)], -1)
+    pulled = ((each == 0) * batch.alive[..., None]).sum(1).mean(1)
+    np.testing.assert_allclose(t.task.scores(batch)["n_lever"], pulled, rtol=1e-6)
+
+
 # ---------------------------------------------------------------------- what cannot be done is said
 
 

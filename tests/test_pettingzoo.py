@@ -10,7 +10,10 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 rps_v2 = pytest.importorskip("pettingzoo.classic.rps_v2")
 mpe2 = pytest.importorskip("mpe2")
+from gymnasium.spaces import Discrete, MultiBinary  # noqa: E402
 from mpe2 import simple_reference_v3, simple_spread_v3, simple_tag_v3  # noqa: E402
+from pettingzoo import ParallelEnv  # noqa: E402
+from pettingzoo.utils.conversions import aec_to_parallel  # noqa: E402
 
 from metagrad import MLP, ByAction, MetaGradient, PolicyGradientAgents, TaskError, Trainer, optim  # noqa: E402
 from metagrad.tasks.pettingzoo import ParallelCopies, parallel_task  # noqa: E402
@@ -72,7 +75,40 @@ def test_one_of_n_things_is_one_hot_and_no_state_is_replaced_by_all_observations
     np.testing.assert_array_equal(obs["designer"], obs["agents"]["obs"].reshape(2, -1))
 
 
+def test_actions_that_do_not_count_from_nothing():
+    """Those of ``Discrete(3, start=1)`` are 1, 2 and 3."""
+
+    class FromOne(ParallelEnv):
+        metadata, possible_agents, given = {"name": "from one"}, ["a", "b"], set()
+
+        def action_space(self, agent):
+            return Discrete(3, start=1)
+
+        def observation_space(self, agent):
+            return Discrete(2, start=5)
+
+        def reset(self, seed=None, options=None):
+            self.agents = list(self.possible_agents)
+            return dict.fromkeys(self.agents, 6), {}
+
+        def step(self, actions):
+            self.given.update(actions.values())
+            return dict.fromkeys("ab", 5), dict.fromkeys("ab", 0.0), *[dict.fromkeys("ab", False)] * 2, {}
+
+    env = parallel_task(FromOne, 3).make(2, [0])
+    obs, _ = env.reset()
+    np.testing.assert_array_equal(obs["agents"]["obs"][0], [[0, 1], [0, 1]])
+    env.step(np.array([[0, 1], [2, 0]]))
+    assert FromOne.given == {1, 2, 3}
+
+
 def test_what_cannot_be_done_is_said_at_construction():
+    class Switches(rps_v2.raw_env):
+        def action_space(self, agent):
+            return MultiBinary(4)
+
+    with pytest.raises(TaskError, match=r"MultiBinary\(4\): take one of n"):
+        parallel_task(lambda: aec_to_parallel(Switches()), 5)
     with pytest.raises(TaskError, match="continuous"):
         parallel_task(lambda: simple_spread_v3.parallel_env(continuous_actions=True), 5)
     with pytest.raises(TaskError, match="same shapes"):

@@ -1,7 +1,8 @@
 """Games: tasks, presets and methods. Adding one is a module and a line in ``GAMES``."""
 
-from metagrad.tasks.base import JointAction, TaskError, VectorTask
+from metagrad.tasks.base import TaskError, VectorTask
 from metagrad.tasks.experiments import Experiment, RunOptions
+from metagrad.tasks.joint import JointAction
 
 __all__ = ["GAMES", "Experiment", "JointAction", "RunOptions", "TaskError", "VectorTask"]
 

@@ -6,7 +6,6 @@ import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -17,12 +16,8 @@ import fastenvs
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
 from metagrad.batch import Batch, as_dict
-from metagrad.checks import Checked
 from metagrad.networks.base import width_of
 from metagrad.tasks import figures
-
-#: A central policy chooses among no more joint actions than this.
-MAX_JOINT_ACTIONS = 10_000
 
 
 class TaskError(ValueError):
@@ -277,7 +272,7 @@ class _SideBySide:
     def step(self, actions: np.ndarray) -> tuple:
         if self._mask is not None:
             _legal(self._mask[self._on])
-        parts = np.split(actions, len(self.envs))
+        parts = np.split(actions.copy(), len(self.envs))  # a game may keep what it was given
         results = [env.step(part) for env, part in zip(self.envs, parts, strict=True)]
         obs, *columns, infos = zip(*results, strict=True)
         arrays = [np.concatenate([np.asarray(x) for x in column]) for column in columns]
@@ -310,86 +305,3 @@ def _stack(trees: Sequence[Any]) -> Any:
     if isinstance(trees[0], np.ndarray):
         return np.concatenate(trees)
     return list(trees)
-
-
-# ---------------------------------------------------------------------- one mind for all
-
-
-class _JointEnv:
-    """An environment as one agent sees it that acts for all: the designer's view, the joint action, summed rewards."""
-
-    n_agents = 1
-
-    def __init__(self, env: Any) -> None:
-        self.env, self.num_envs = env, env.num_envs
-        self.n_actions = env.n_actions**env.n_agents
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.env, name)
-
-    def reset(self, **options: Any) -> tuple[dict[str, Any], dict]:
-        obs, info = self.env.reset(**options)
-        return self._view(obs), info
-
-    def step(self, actions: np.ndarray) -> tuple:
-        """Take a joint action: its digits are the agents' actions, the first agent's the lowest."""
-        base = self.env.n_actions
-        each = actions // base ** np.arange(self.env.n_agents) % base
-        obs, rewards, terminated, truncated, info = self.env.step(each)
-        info = {**info, "agent_rewards": rewards}
-        if "final_obs" in info:
-            info["final_obs"] = self._view(info["final_obs"])
-        return self._view(obs), rewards.sum(1, keepdims=True), terminated, truncated, info
-
-    @staticmethod
-    def _view(obs: dict[str, Any]) -> dict[str, Any]:
-        one = {name: x[:, None] for name, x in as_dict(obs["designer"]).items() if name != "mask"}
-        return {"agents": one, "designer": obs["designer"]}
-
-
-@dataclass(frozen=True)
-class JointAction(Checked, VectorTask):
-    """A task with one agent that acts for all; the scores of the game are reported.
-
-    Parameters
-    ----------
-    task : VectorTask
-        The game, without masks, and with no more joint actions than ``MAX_JOINT_ACTIONS``.
-    """
-
-    task: VectorTask
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        inner = self.task.interface
-        if inner.n_actions**inner.n_agents > MAX_JOINT_ACTIONS:
-            how_many = f"{inner.n_actions}**{inner.n_agents}"
-            raise TaskError(f"one mind would choose among {how_many} joint actions; {MAX_JOINT_ACTIONS:,} is the most")
-        if "mask" in inner.agents:
-            raise TaskError("one mind for all cannot heed the agents' masks")
-        seen = {name: shape for name, shape in inner.designer.items() if name != "mask"}
-        joint = Interface(1, inner.n_actions**inner.n_agents, inner.horizon, seen, inner.designer)
-        of_the_game = {name: getattr(self.task, name) for name in ("horizon", "fields", "bounds", "panels")}
-        for name, value in {"name": f"{self.task.name} (central)", "interface": joint, **of_the_game}.items():
-            object.__setattr__(self, name, value)
-
-    def make(self, num_envs: int, seeds: Sequence[int]) -> _JointEnv:
-        """An environment of ``num_envs`` copies."""
-        return _JointEnv(self.task.make(num_envs, seeds))
-
-    def record(self, env: _JointEnv, info: dict[str, Any]) -> dict[str, np.ndarray]:
-        """What the game records, and each agent's reward."""
-        return {**self.task.record(env.env, info), "agent_rewards": info["agent_rewards"]}
-
-    def prepare(self, env: _JointEnv, episodes: int, source: Any = None, n_seeds: int = 1) -> None:
-        """As the game does."""
-        self.task.prepare(env.env, episodes, None if source is None else source.env, n_seeds)
-
-    def camera(self, env: Any, copy: int) -> Callable[[], np.ndarray]:
-        """As the game shows it."""
-        return self.task.camera(env, copy)
-
-    def scores(self, batch: Batch) -> dict[str, np.ndarray]:
-        """The game's scores."""
-        rewards = batch.extra["agent_rewards"]
-        return self.task.scores(replace(batch, rewards=rewards, payments=rewards * 0, memo={}))

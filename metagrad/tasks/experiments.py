@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from metagrad.agents.base import Agents
 from metagrad.checks import AtMost, Bound, Checked, Count, Threads, offers, shown
 from metagrad.designers.base import Designer, NoDesigner
-from metagrad.tasks.base import JointAction, VectorTask
+from metagrad.tasks.base import VectorTask
+from metagrad.tasks.joint import JointAction
 
 #: A seed, which other programs may read from JSON as a floating point number, and how many a run has at most.
 Seed = Annotated[int, Bound(0, 2**53 - 1)]

@@ -57,9 +57,10 @@ def parallel_task(
 
 def _check_spaces(env: Any, agents: list[str]) -> None:
     for agent in agents:
-        if not hasattr(space := env.action_space(agent), "n"):
+        space = env.action_space(agent)
+        if not hasattr(space, "n") or getattr(space, "shape", None):  # MultiBinary has both
             raise TaskError(
-                f"the actions of {agent} are {space}: continuous ones are not supported, give them levels (Discrete)"
+                f"the actions of {agent} are {space}: take one of n (Discrete), and levels of continuous ones"
             )
     counts = {int(env.action_space(agent).n) for agent in agents}
     if len(counts) > 1:
@@ -91,6 +92,7 @@ class ParallelCopies:
         self.envs, self.agents, self._reward, self._observe = envs, agents, reward, observe
         self.num_envs, self.n_agents = len(envs), len(agents)
         self.n_actions = int(envs[0].action_space(agents[0]).n)
+        self._first = {agent: _first(envs[0].action_space(agent)) for agent in agents}
         self._seen: list[dict[str, Any]] = [{} for _ in envs]
         self._done = np.zeros(len(envs), np.bool_)
         self._spaces = {agent: envs[0].observation_space(agent) for agent in agents}
@@ -110,7 +112,7 @@ class ParallelCopies:
         for i, env in enumerate(self.envs):
             if self._done[i]:
                 continue
-            acts = {a: int(actions[i, j]) for j, a in enumerate(self.agents) if a in env.agents}
+            acts = {a: self._first[a] + int(actions[i, j]) for j, a in enumerate(self.agents) if a in env.agents}
             seen, earned, over, cut, _ = env.step(acts)
             self._seen[i].update(seen)
             rewards[i] = [earned.get(a, 0.0) for a in self.agents]
@@ -156,8 +158,13 @@ def _named(obs: Any, space: Any) -> dict[str, np.ndarray]:
 def _array(x: Any, space: Any) -> np.ndarray:
     """An array of at least one dimension; one of n things (``Discrete``) is one-hot."""
     if hasattr(space, "n") and not getattr(space, "shape", None):
-        return np.eye(int(space.n), dtype=np.float32)[int(x) - int(getattr(space, "start", 0))]
+        return np.eye(int(space.n), dtype=np.float32)[int(x) - _first(space)]
     return np.atleast_1d(np.asarray(x))
+
+
+def _first(space: Any) -> int:
+    """The lowest of the numbers that a ``Discrete`` space has."""
+    return int(getattr(space, "start", 0))
 
 
 def _stacked(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

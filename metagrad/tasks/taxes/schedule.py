@@ -123,7 +123,8 @@ class TaxSchedule(Checked, Incentive):
         if env.state.taxes.position[0] == 1:
             n = len(next(iter(eta.values())))
             rates = self._rates(eta, self.view.now(obs["designer"], eta), env.num_envs // n)
-            env.set_rates(rates.flatten(0, 1).double().cpu().numpy())
+            # a seed that has diverged taxes nothing, and leaves the others alone
+            env.set_rates(rates.flatten(0, 1).double().nan_to_num().cpu().numpy())
         return {}
 
     def _rates(self, eta: Params, rows: Any, n_rows: int) -> Tensor:
