@@ -11,23 +11,11 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from metagrad.batch import Batch
 from metagrad.designers import NoDesigner
 from metagrad.streams import Streams
-from metagrad.tasks.cleanup import Cleanup, cleanup_10x10
+from metagrad.tasks.cleanup import cleanup_10x10
 from metagrad.trainer import Evaluator, Trainer
-
-
-class WithGrowth(Cleanup):
-    """Records at what share of their full growth the river lets apples grow."""
-
-    def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
-        """As the game, and ``growth`` by copy."""
-        density = env.state.n_waste / len(env.config.waste_points)
-        growth = np.clip((self.depletion - density) / (self.depletion - self.restoration), 0, 1)
-        return {**super().record(env, info), "growth": growth.astype(np.float32)}
 
 
 @dataclass(frozen=True)
@@ -57,9 +45,8 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=6_400)
     options = parser.parse_args()
     preset = cleanup_10x10()
-    task = WithGrowth(**{f: getattr(preset.task, f) for f in Cleanup.__dataclass_fields__})
     designer = Hand(rule=options.rule, times=options.pay)
-    trainer = Trainer(task, preset.agents, designer, seeds=(options.seed,), k=preset.run.k)
+    trainer = Trainer(preset.task, preset.agents, designer, seeds=(options.seed,), k=preset.run.k)
     evaluate = Evaluator(trainer, "eval", 30)
     while trainer.state.episodes < options.episodes:
         trainer.train(max(1, 800 // trainer.k))

@@ -8,7 +8,9 @@ import torch
 
 from metagrad import Critic, DesignerCritic, PolicyGradientAgents, Trainer
 from metagrad.agents import Surrogate
+from metagrad.agents.base import Credit
 from metagrad.designers.dual_rl import DRAW
+from metagrad.designers.incentives import Incentive
 from metagrad.networks import MLP, ConvTrunk
 from metagrad.optim import SGD, Adam, Linear
 from metagrad.tasks.base import TaskError
@@ -85,6 +87,23 @@ def test_a_beam_at_nothing_is_paid_as_doing_nothing():
         assert batch.payments[s, t, k, i] == 2 * sigma[s, t, k, kind]
 
 
+def test_an_agent_is_hired_for_the_state_of_the_river():
+    """Paid is its price times the growth, which falls with the waste in the river; the others are paid nothing."""
+    trainer = trainer_of(tiny(preset="cleanup_10x10_hired", steps=30), 3)
+    eta, incentive = trainer.state.designer.eta, trainer.designer.incentive
+    batch = trainer.collect(trainer.state.agents)
+    growth, sigma = batch.extra["growth"], incentive.outputs(eta, batch).sigma
+    assert growth.unique().numel() > 2
+    assert 0 <= growth.min() < growth.max() <= 1
+    assert torch.equal(batch.payments[..., 0], 2 * (sigma[..., 0] * growth))
+    assert not batch.payments[..., 1:].any()
+    credit = Credit(batch.rewards, torch.rand_like(batch.rewards), 0.9)
+    for name, mine in incentive.vjp(eta, batch, credit).items():
+        torch.testing.assert_close(mine, Incentive.vjp(incentive, eta, batch, credit)[name])
+    with pytest.raises(ValueError, match="hired must be from 0 to 2, got 3"):
+        trainer_of(with_designer(tiny(preset="cleanup_10x10_hired"), incentive=replace(incentive, hired=3)))
+
+
 def test_payments_start_where_they_are_told_to():
     e = tiny(preset="cleanup_10x10")
     batch = trainer_of(e).collect(trainer_of(e).state.agents)
@@ -93,9 +112,10 @@ def test_payments_start_where_they_are_told_to():
     paid = incentive.payments(zero, batch)
     assert paid[batch.extra["waste"] > 0].numpy() == pytest.approx(incentive.start[0], rel=1e-12)
     assert paid[batch.extra["waste"] == 0].numpy() == pytest.approx(incentive.start[2], rel=1e-12)
-    for start in ((0.3, 0.1), (0.3, 2.0, 0.1)):
-        with pytest.raises(ValueError, match=r"ByEffect.start must have 3 payments below 2.0"):
-            replace(incentive, start=start)
+    with pytest.raises(ValueError, match=r"ByEffect.start must be below the scale of 2.0, got \(0.3, 2.0, 0.1\)"):
+        replace(incentive, start=(0.3, 2.0, 0.1))
+    with pytest.raises(ValueError, match=r"ByEffect.start must have 3 payments, got \(0.3, 0.1\)"):
+        trainer_of(replace(e, designer=replace(e.designer, incentive=replace(incentive, start=(0.3, 0.1)))))
 
 
 def test_the_designer_sees_the_whole_map_and_who_cleans():

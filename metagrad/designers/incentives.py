@@ -285,6 +285,12 @@ class _OfDesigner(NetworkIncentive):
     scale: Positive = 2.0
     cost_of: Literal["paid", "all_outputs"] = "paid"
     view: View = field(default_factory=StateAndActions)
+    start: tuple[Positive, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.start and max(self.start) >= self.scale:
+            raise ValueError(f"{type(self).__name__}.start must be below the scale of {self.scale}, got {self.start}")
 
     def n_outputs(self, game: Interface) -> int:
         """Number of outputs of the network."""
@@ -292,7 +298,15 @@ class _OfDesigner(NetworkIncentive):
 
     def init(self, game: Interface, generators: Sequence[np.random.Generator], where: Where) -> Params:
         """A network for every seed."""
-        return self.network.init(generators, 1, self.view.shapes(game), self.n_outputs(game), where)
+        n_outputs = self.n_outputs(game)
+        if self.start and len(self.start) != n_outputs:
+            raise ValueError(f"{type(self).__name__}.start must have {n_outputs} payments, got {self.start}")
+        return self.network.init(generators, 1, self.view.shapes(game), n_outputs, where)
+
+    def shift(self, batch: Batch) -> Tensor | float:
+        """What makes an output of 0 pay ``start``."""
+        share = batch.alive.new_tensor(self.start) / self.scale
+        return torch.logit(share) if self.start else 0.0
 
     def rows(self, batch: Batch) -> Obs:
         """What ``view`` shows."""
@@ -313,6 +327,8 @@ class ByAction(_OfDesigner):
         ψ counts the payments really made, or all outputs before scaling, as published.
     view : View
         By default the designer's observation and the agents' joint action.
+    start : tuple of float
+        What about is paid at each output before the designer has learned, from 0 to ``scale``; empty for half of it.
     """
 
     def n_outputs(self, game: Interface) -> int:
@@ -334,27 +350,12 @@ class ByActionType(ByAction):
         Number of types.
     record : str
         Name of the types in ``batch.extra``, ``[S, T, K, A]``.
-    start : tuple of float
-        What about is paid for each type before the designer has learned, between 0 and ``scale``; empty for half of it.
-    network, scale, cost_of, view
+    network, scale, cost_of, view, start
         As for :class:`ByAction`.
     """
 
     types: Count = 3
     record: str = "action_type"
-    start: tuple[Positive, ...] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.start and (len(self.start) != self.types or max(self.start) >= self.scale):
-            raise ValueError(
-                f"{type(self).__name__}.start must have {self.types} payments below {self.scale}, got {self.start}"
-            )
-
-    def shift(self, batch: Batch) -> Tensor | float:
-        """What makes an output of 0 pay ``start``."""
-        share = batch.alive.new_tensor(self.start) / self.scale
-        return torch.logit(share) if self.start else 0.0
 
     def n_outputs(self, game: Interface) -> int:
         """One for each type."""

@@ -21,7 +21,7 @@ from metagrad.agents.critics import Critic, DesignerCritic
 from metagrad.agents.policy_gradient import PolicyGradientAgents
 from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
-from metagrad.designers import ByActionType, DualRL, MetaGradient, SquashedGaussian
+from metagrad.designers import ByActionType, ByAgent, DualRL, MetaGradient, SquashedGaussian
 from metagrad.metagradient import LastSteps
 from metagrad.networks import ConvTrunk
 from metagrad.networks.base import Obs, Shapes
@@ -66,8 +66,13 @@ class Cleanup(FastTask, Options):  # type: ignore[misc]
         return {**super().options(), "planner_view_size": radius}
 
     def record(self, env: Any, info: dict[str, Any]) -> dict[str, np.ndarray]:
-        """The type of every agent's action, whether it chose to clean, and the units of waste it removed."""
-        return {"action_type": info["action_type"], "cleaned": info["cleaned"], "waste": info["n_cleaned"]}
+        """What every agent did: the type of its action, whether it chose to clean, and the units of waste it removed;
+        and ``growth``, the share of their full rate at which the river lets apples grow.
+        """
+        density = env.state.n_waste / len(env.config.waste_points)
+        growth = np.clip((self.depletion - density) / (self.depletion - self.restoration), 0, 1)
+        done = {"action_type": info["action_type"], "cleaned": info["cleaned"], "waste": info["n_cleaned"]}
+        return {**done, "growth": growth.astype(np.float32)}
 
     def scores(self, batch: Batch) -> dict[str, np.ndarray]:
         """Social welfare (incentives are not subtracted), and what every agent did and received."""
@@ -129,6 +134,44 @@ class ByEffect(ByActionType):
         return torch.where(idle, KINDS.index("other"), types)
 
 
+@dataclass(frozen=True)
+class ByRiver(ByAgent):
+    """Hires one agent: pays it, whatever it does, a price times the share of their full rate at which apples may grow.
+
+    It earns more beside a clean river than beside a dirty one, and so walks to where waste is. Payments for waste
+    cleared do not bring that about: they are the same in a dirty river and a clean one.
+
+    Parameters
+    ----------
+    hired : int
+        The agent, from 0 on.
+    network, scale, cost_of, view, start
+        As for :class:`metagrad.designers.ByAction`.
+    """
+
+    hired: int = 0
+
+    def n_outputs(self, game: Interface) -> int:
+        """One price."""
+        if not 0 <= self.hired < game.n_agents:
+            raise ValueError(f"ByRiver.hired must be from 0 to {game.n_agents - 1}, got {self.hired}")
+        return 1
+
+    def pick(self, sigma: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The price before scaling times the growth, for the agent that is hired."""
+        return sigma * self._due(batch)
+
+    def spread(self, d: torch.Tensor, sigma: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Transpose of :meth:`pick`."""
+        return (d * self._due(batch)).sum(-1, keepdim=True)
+
+    def _due(self, batch: Batch) -> torch.Tensor:
+        """The growth for the agent that is hired, and 0 for the others, ``[S, T, K, A]``."""
+        due = torch.zeros_like(batch.rewards)
+        due[..., self.hired] = batch.extra["growth"] * batch.alive
+        return due
+
+
 # ---------------------------------------------------------------------- presets
 
 #: On pictures: a 3 x 3 convolution, a dense layer, what else there is to see, and one more.
@@ -176,6 +219,18 @@ def cleanup_10x10() -> Experiment:
     return _on_larger("cleanup_10x10", Cleanup(**{**MAPS["authors_10x10"], "steps": 50}), 3e-4, (0.3, 0.02, 0.02))
 
 
+def cleanup_10x10_hired() -> Experiment:
+    """Cleanup with three agents, of whom one is paid for the state of the river, and the others nothing."""
+    e = cleanup_10x10()
+    run = replace(e.run, episodes=48_000, eval_period=1_600, checkpoint_period=4_800)
+    agents = replace(e.agents, optimiser=Adam(Linear(1.5e-3, 1e-4, 3_000)), entropy=Linear(0.1, 0.0, 40_000))
+    paying = e.designer.incentive
+    incentive = ByRiver(paying.network, paying.scale, view=paying.view, start=(1.0,))
+    return replace(
+        e, preset="cleanup_10x10_hired", agents=agents, designer=replace(e.designer, incentive=incentive), run=run
+    )
+
+
 def cleanup_large() -> Experiment:
     """Cleanup on the large map, K = 8: episodes of 150 steps, and agents that face up, do not turn and cannot fire.
 
@@ -203,7 +258,7 @@ def _on_larger(name: str, task: Cleanup, lr: float, start: tuple[float, ...]) ->
 
 
 PRESETS: dict[str, Callable[[], Experiment]] = {
-    f.__name__: f for f in (cleanup, cleanup_paper, cleanup_10x10, cleanup_large)
+    f.__name__: f for f in (cleanup, cleanup_paper, cleanup_10x10, cleanup_10x10_hired, cleanup_large)
 }
 
 
