@@ -23,7 +23,7 @@ JUDGED = (
     "The scores of the test at the end are subtracted seed by seed. A claim is reproduced if the 95 % interval of the "
     "interquartile mean of these differences lies on the claimed side of 0, and not reproduced otherwise: undecided if "
     "the interval holds 0. With three seeds the interval is their range, and holds the true value in 74 % of studies. "
-    "Claims about the course of training are left to the eye. Agents go by rank from 0, the least skilled, and brackets "
+    "Claims about the course of training are left to the eye. Agents go by rank from 0, the least skilled, brackets "
     "from 0, the lowest."
 )
 
