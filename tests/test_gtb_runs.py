@@ -1,6 +1,7 @@
 """Gather-Trade-Build on the command line: runs, phases, tables and pictures."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -89,7 +90,12 @@ def test_the_second_phase_starts_with_the_agents_of_the_first(method, tmp_path, 
     assert "no agents of seed 77" in capsys.readouterr().err
     assert not (tmp_path / "three").exists()
     assert train(method, tmp_path / "four", *start, "--first-seed", "5", "--agents.network.hidden", "9") == 2
-    assert "policy" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "policy" in shown
+    assert "see other things" not in shown
+    assert train(method, tmp_path / "six", *start, "--first-seed", "5", "--task.brackets", "0", "9") == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"see other things .*--task.brackets 0.0 9.0", shown)
     if method == "metagrad":  # some of the seeds
         assert train(method, tmp_path / "five", *start[:-2], *start[-2:], "--seeds", "1", "--first-seed", "6") == 0
         (mine, *_), (_, theirs) = agents_of(tmp_path / "five"), agents_of(one)

@@ -1,4 +1,4 @@
-"""The game of ``ppo_gtb.py``, learned by MaskablePPO of sb3-contrib (``pip install fastenvs[sb3]``)."""
+"""The game of ``ppo_gtb.py``, learned by MaskablePPO of sb3-contrib (``pip install '.[sb3]'``)."""
 
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import VecMonitor, VecNormalize

@@ -1,4 +1,4 @@
-"""The game of ``ppo_gtb.py``, learned by TorchRL's PPO (``pip install fastenvs[torchrl]``)."""
+"""The game of ``ppo_gtb.py``, learned by TorchRL's PPO (``pip install '.[torchrl]'``)."""
 
 import torch
 from tensordict.nn import InteractionType, TensorDictModule

@@ -309,9 +309,19 @@ def _adopt(learners: Learners) -> None:
             done = f"{int(newest[-1].name):,} of {theirs.run.episodes:,} episodes"
             raise ConfigError(f"it has trained {done}; finish it with `{resume_command(folder)}`")
         tensors, _ = checkpoint.load(folder / "checkpoints")
-        learners.adopt(below(tensors, "training/"), theirs)
+        try:
+            learners.adopt(below(tensors, "training/"), theirs)
+        except ValueError as error:
+            raise ConfigError(f"{error}{_other_sight(learners.experiment.task, theirs.task)}") from error
     except (RunError, ConfigError, CheckpointError, ValueError) as error:
         raise ConfigError(f"init_from {source}: {error}" if source else str(error)) from error
+
+
+def _other_sight(mine: Any, theirs: Any) -> str:
+    """That the agents of two games observe arrays of other shapes, and by which options; empty if they do not."""
+    if mine.interface.agents == theirs.interface.agents:
+        return ""
+    return f"; its agents see other things than agents do here, by {shlex.join(flags(theirs, mine, 'task.'))}"
 
 
 def _first_phase(experiment: Experiment) -> str:
