@@ -102,7 +102,7 @@ class DesignerGradients:
         """The path through the agents' learning; ``acted`` are the agents of the fresh episodes if others stand in."""
         total: Params | None = None
         for giver in range(self.incentive.givers):
-            weights = self.weights(state, fresh, giver) * -self._scale(fresh)
+            weights = self.weights(state, fresh, giver) * -estimators.loss_scale(fresh.alive, self.reduction)
             if acted is not None:
                 weights = weights * self._ratio(agents, model.after, acted, fresh, weights)
             adjoint = agents.score_vjp(model.after, fresh, weights)
@@ -134,9 +134,6 @@ class DesignerGradients:
     def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
         rewards, whose = self.incentive.judged_by(batch, giver)
         return rewards.to(batch.rewards.dtype), whose
-
-    def _scale(self, batch: Batch) -> float:
-        return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
 
     def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
         for batch in batches if self.critic is not None else ():

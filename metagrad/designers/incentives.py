@@ -128,12 +128,12 @@ class IncentiveFunction(Incentive):
         return made
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
-        """What every agent is paid."""
+        """What every agent is paid; 0 after the end of an episode."""
         paid = self._payments(eta, batch)
         if not isinstance(paid, Tensor) or paid.shape != batch.rewards.shape:
             shape = list(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
             raise ValueError(f"payments must be a tensor [S, T, K, A] = {list(batch.rewards.shape)}, got {shape}")
-        return paid.to(batch.rewards.dtype)
+        return paid.to(batch.rewards.dtype) * batch.alive[..., None]
 
 
 # ---------------------------------------------------------------------- networks that pay
