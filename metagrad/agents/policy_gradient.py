@@ -29,8 +29,8 @@ def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Ite
 
     Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together. Every seed shares out its
     own living rows, by uniforms for all steps up to the limit: how many steps a batch has depends on the other seeds.
-    Processes that share the episodes draw one order for all rows and take those that they hold; -1 stands where one
-    seed has fewer than another.
+    Processes that share the episodes draw one order for all rows and take those that they hold. As many are given
+    whatever the seeds have, with -1 where one has fewer.
     """
     (steps, k), (networks, n) = batch.actions.shape[1:3], next(iter(batch.obs.values())).shape[:2]
     across = n // steps // k  # rows of an episode in a step
@@ -39,9 +39,10 @@ def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Ite
     of_all = living[..., None].expand(*living.shape, across).flatten(1).cpu().numpy() > 0
     uniform = rng.uniforms("shuffles", limit * k * rng.parts * across)[:, : of_all.shape[1]]
     orders = [order[mine[order]] for order, mine in zip(uniform.argsort(1), of_all, strict=True)]
-    for part in zip(*(np.array_split(order, minibatches) for order in orders), strict=True):
+    shares = [np.array_split(order, minibatches) for order in (*orders, np.arange(of_all.shape[1]))]
+    for *part, most in zip(*shares, strict=True):
         found = [_held(mine, k, across, rng.parts) for mine in part]
-        rows = np.full((len(found), max(map(len, found))), -1)
+        rows = np.full((len(found), len(most) if rng.parts == 1 else max(map(len, found))), -1)
         for row, mine in zip(rows, found, strict=True):
             row[: len(mine)] = mine
         if whole:
