@@ -65,7 +65,8 @@ AXES = {
 class Batch:
     """K whole episodes of each of S seeds, with T steps and A agents.
 
-    Steps after the end of an episode are zero everywhere, but for masks, where all actions are legal. Floating point
+    Steps after the end of an episode are zero everywhere, but for masks, where all actions are legal, and for the step
+    after an episode was cut off, which shows the observations that it was left with. Floating point
     numbers are of the run's type; of the observations, pictures of bytes stay bytes.
     """
 

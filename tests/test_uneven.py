@@ -12,11 +12,13 @@ from metagrad import (
     Critic,
     DualRL,
     IncentiveFunction,
+    LinearCritic,
     MetaGradient,
     NoDesigner,
     PolicyGradientAgents,
     Trainer,
     VectorTask,
+    estimators,
     optim,
 )
 from metagrad.agents.policy_gradient import mixed_rows
@@ -29,6 +31,7 @@ SUBSIDY = IncentiveFunction(
     lambda eta, batch: eta["x"][:, None, None, None] * torch.ones_like(batch.rewards),
     init=lambda n: {"x": torch.ones(n)},
 )
+LINEAR = LinearCritic(lambda batch: batch.designer_obs["obs"].double())
 CASES = {
     "plain": (PLAIN, LEARNING),
     "mean over the agents' rows": (
@@ -38,6 +41,7 @@ CASES = {
     "minibatches and a critic": (replace(PLAIN, minibatches=2, epochs=2, critic=Critic(MLP((4,)))), NoDesigner()),
     "mean over the designer's rows": (PLAIN, replace(LEARNING, reduction="rows")),
     "dual RL": (PLAIN, DualRL(Categorical(), optimiser=optim.SGD(0.5), reduction="rows")),
+    "linear critic": (PLAIN, replace(LEARNING, advantages="gae", critic=LINEAR)),
     "payments that do not end": (PLAIN, replace(LEARNING, incentive=SUBSIDY)),
 }  # fmt: skip
 
@@ -71,3 +75,24 @@ def test_nobody_is_paid_after_the_end():
     batch = t.collect(t.state.agents)
     assert (batch.alive == 0).any()
     assert torch.equal(batch.payments, batch.agents_alive)
+
+
+def test_a_linear_critic_learns_from_the_steps_that_were_played():
+    """As from each step's episodes that go on alone, and it is worth nothing to have ended."""
+    t = Trainer(TASK, PLAIN, replace(LEARNING, advantages="gae", critic=LINEAR), seeds=(1,), k=16)
+    batch = t.collect(t.state.agents)
+    features = torch.rand(*batch.alive.shape, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    critic = LinearCritic(lambda batch: features)
+    state = critic.update({}, batch, batch.designer_rewards, 0.9)
+    returns = estimators.discounted_sums(batch.designer_rewards.double(), 0.9)
+    values, alive = critic.values(state, batch), batch.alive.bool()
+    assert not values[:, :-1][~alive].any()
+    assert not values[:, -1].any()
+    played = [t for t in range(alive.shape[1]) if alive[0, t].any()]
+    assert 0 < len(played) <= 40
+    x, y = (
+        torch.cat([z[0, t][alive[0, t]] - z[0, t][alive[0, t]].mean() for t in played])
+        for z in (features[..., 0], returns)
+    )
+    want = torch.cat([returns[0, t][alive[0, t]].mean().expand(int(alive[0, t].sum())) for t in played])
+    torch.testing.assert_close(values[:, :-1][alive], want + x * (x @ y) / (x @ x) / 1.001)

@@ -76,7 +76,7 @@ class PolicyGradientAgents(Differentiated):
     gamma, gae_lambda : float
         Discount, and decay of generalised advantages.
     entropy : float or Linear
-        Weight of the entropy bonus; a schedule goes by training episodes.
+        Weight of the entropy bonus; a schedule goes by the episodes learned from.
     exploration : float or Linear
         Share of uniform exploration among the legal actions; a schedule goes by iterations.
     critic : Critic, optional

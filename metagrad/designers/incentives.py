@@ -54,7 +54,7 @@ class Incentive:
         raise NotImplementedError(f"{type(self).__name__} needs a method payments(eta, batch)")
 
     def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
-        """The same with all η but one giver's held fixed."""
+        """The same with all η but one giver's held fixed; to be overridden where there are several givers."""
         return self.payments(eta, batch)
 
     def repay(self, eta: Params, batch: Batch) -> Batch:
