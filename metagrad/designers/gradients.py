@@ -41,24 +41,58 @@ class Model(NamedTuple):
     after: AgentState
 
 
-class DesignerGradients:
-    """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
+class Judged:
+    """By what :class:`metagrad.MetaGradient`, which declares these options, judges the agents' actions."""
 
     incentive: Incentive
-    optimiser: optim.Optimiser
-    pooled: bool
-    cost: float
-    cost_optimiser: optim.Optimiser | None
     gamma: float
     advantages: str
     critic: DesignerCritic | LinearCritic | None
     gae_lambda: float
+    reduction: str
+    discount_scores: bool
+
+    def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
+        """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
+        gain, whose = self._gain(state, batch, giver)
+        weights = gain[..., None].expand(batch.actions.shape)
+        return weights if whose is None else weights * whose
+
+    def _gain(self, state: MetaGradientState, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
+        """By what a giver judges joint actions ``[S, T, K]``, and which agents' actions it answers for."""
+        rewards, whose = self._rewards(batch, giver)
+        values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
+        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
+        if self.advantages == "leave_one_out":
+            gain = estimators.leave_one_out(gain)
+        if self.discount_scores:
+            gain = gain * estimators.discounts(gain, self.gamma)
+        return gain * batch.alive, whose
+
+    def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
+        rewards, whose = self.incentive.judged_by(batch, giver)
+        return rewards.to(batch.rewards.dtype), whose
+
+    def _scale(self, batch: Batch) -> Tensor | float:
+        return estimators.loss_scale(batch.alive, self.reduction)
+
+    def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
+        for batch in batches if self.critic is not None else ():
+            critic = self.critic.update(critic, batch, self._rewards(batch, 0)[0], self.gamma)  # type: ignore[union-attr]
+        return critic
+
+
+class DesignerGradients(Judged):
+    """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
+
+    optimiser: optim.Optimiser
+    pooled: bool
+    cost: float
+    cost_optimiser: optim.Optimiser | None
     path: Path
     chain: float
     direct: float
     clip: float
-    reduction: str
-    discount_scores: bool
     compare_halves: bool
     agent_model: str
     surrogate: Surrogate
@@ -126,35 +160,6 @@ class DesignerGradients:
         before = agents.log_prob(acted, fresh)
         joint = (agents.log_prob(moved, fresh) - before).sum(-1, keepdim=True)
         return losses.active_ratio(joint.exp(), gain, self.clip)
-
-    def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
-        """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
-        gain, whose = self._gain(state, batch, giver)
-        weights = gain[..., None].expand(batch.actions.shape)
-        return weights if whose is None else weights * whose
-
-    def _gain(self, state: MetaGradientState, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
-        """By what a giver judges joint actions ``[S, T, K]``, and which agents' actions it answers for."""
-        rewards, whose = self._rewards(batch, giver)
-        values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
-        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
-        if self.advantages == "leave_one_out":
-            gain = estimators.leave_one_out(gain)
-        if self.discount_scores:
-            gain = gain * estimators.discounts(gain, self.gamma)
-        return gain * batch.alive, whose
-
-    def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
-        rewards, whose = self.incentive.judged_by(batch, giver)
-        return rewards.to(batch.rewards.dtype), whose
-
-    def _scale(self, batch: Batch) -> Tensor | float:
-        return estimators.loss_scale(batch.alive, self.reduction)
-
-    def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
-        for batch in batches if self.critic is not None else ():
-            critic = self.critic.update(critic, batch, self._rewards(batch, 0)[0], self.gamma)  # type: ignore[union-attr]
-        return critic
 
     def _model(
         self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, rng: Streams
