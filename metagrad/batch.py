@@ -65,8 +65,9 @@ AXES = {
 class Batch:
     """K whole episodes of each of S seeds, with T steps and A agents.
 
-    Steps after the end of an episode are zero everywhere, but for masks, where all actions are legal. Floating point
-    numbers are of the run's type; of the observations, pictures of bytes stay bytes.
+    Steps after the end of an episode are zero everywhere, but for masks, where all actions are legal, and for the step
+    after an episode was cut off, which shows the observations that it was left with. Floating point numbers are of the
+    run's type; of the observations, pictures of bytes stay bytes.
     """
 
     obs: Obs  # the agents' observations as policy rows, [G, R, ...] each; key "mask" for legal actions

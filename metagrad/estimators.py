@@ -122,8 +122,20 @@ def sum_over_agents(x: Tensor, dim: int = -1) -> Tensor:
 
 
 def sum_over_seed(x: Tensor) -> Tensor:
-    """Sum over all axes but the first, ``[S]``, seed by seed; mean over the processes."""
+    """Sum over all axes but the first, ``[S]``, seed by seed; mean over the processes.
+
+    Terms are added in the order of the axes, so that steps after the end of all episodes come last, however ``x`` lies
+    in memory.
+    """
+    x = x.contiguous()
     return group.mean(x.sum()[None] if len(x) == 1 else torch.stack([one.sum() for one in x]))
+
+
+def loss_scale(alive: Tensor, reduction: str) -> Tensor | float:
+    """What a loss multiplies its sum over the steps that are ``alive [S, T, K]`` by: for a mean over the K episodes, or
+    over a seed's own steps, ``[S, 1, 1, 1]``. T is up to the longest episode of any seed.
+    """
+    return 1.0 / alive.shape[2] if reduction == "episode" else (1.0 / sum_over_seed(alive))[:, None, None, None]
 
 
 class Moments(NamedTuple):

@@ -83,6 +83,11 @@ def entropy_gradient(policy: Softmax, epsilon: float) -> Tensor:
     return out if epsilon == 0 else (1 - epsilon) * out
 
 
+def some_log(logits: Tensor) -> Tensor:
+    """Log-probabilities that can be multiplied by probabilities, those of illegal actions too."""
+    return logits.log_softmax(-1).clamp_min(-100.0)
+
+
 def bend(p: Tensor, score: Tensor, along: Tensor) -> Tensor:
     """Change of a score's expectation when the logits move ``along [G, R, L]``, which is overwritten.
 

@@ -12,6 +12,7 @@ curvature of the agents' objective, for which its response time stands.)
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
@@ -108,7 +109,7 @@ class Sensitivity(Checked):
         their optimiser, a mean over some hundred steps.
     stride : int
         Every so many-th step of the episodes gives the derivative that is carried along: rows of neighbouring steps
-        are much alike.
+        are much alike. One above the number of steps is as one step of an episode at a time.
     growth : float
         What the response time gains in an episode of training: it is ``max(response_time, growth * episodes)``. Agents
         who have settled come back to what they have left more slowly than learners do.
@@ -137,25 +138,30 @@ class Sensitivity(Checked):
     def advance(
         self, state: Response, eta: Params, agents: PolicyGradientAgents, incentive: Any, steps: Sequence[Step]
     ) -> Response:
-        """Add what the present levers did to the agents' steps on their last batch."""
-        batch, last = steps[-1].batch, steps[-1]
-        first = next(step for step in steps if step.batch is batch)
+        """Add what the present levers did to the agents' steps, batch by batch."""
+        for _, taken in itertools.groupby(steps, lambda step: id(step.batch)):
+            state = self._further(state, agents, incentive, list(taken))
+        return state
+
+    def _further(
+        self, state: Response, agents: PolicyGradientAgents, incentive: Any, steps: Sequence[Step]
+    ) -> Response:
+        """The same for the steps on one batch."""
+        first, last, batch = steps[0], steps[-1], steps[-1].batch
         slopes = incentive.advantage_slopes(batch, agents.decay) / agents.advantage_std(batch)[..., None].double()
         weights = agents.rows.of(slopes).to(batch.rewards.dtype)  # [G, R, B]
-        each = weights.shape[1] // batch.actions.shape[1]
-        some = torch.arange(weights.shape[1], device=weights.device).view(-1, each)[
-            state.steps % self.stride :: self.stride
-        ]
-        rows = some.flatten()
-        weights = weights[:, rows] if self.stride > 1 else weights
+        stride = min(self.stride, batch.actions.shape[1])
+        rows = torch.arange(weights.shape[1], device=weights.device).view(batch.actions.shape[1], -1)
+        rows = rows[state.steps % stride :: stride].flatten()
+        weights = weights[:, rows] if stride > 1 else weights
         touched = group.mean(weights.any(1).to(weights.dtype)) > 0  # [G, B]
         reached = touched.any(0)  # levers that touch anybody; the derivative by the others is 0
         weights = weights[..., reached] * -agents.row_scale(batch, rows)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
-        found = agents.score_vjps(first.forward.params, batch, weights, rows if self.stride > 1 else None)
+        found = agents.score_vjps(first.forward.params, batch, weights, rows if stride > 1 else None)
         for name, column in found.items():
             d_grads[name][reached] = column
-        k, taken = batch.k * group.size(), sum(step.batch is batch for step in steps)
+        k, taken = batch.k * group.size(), len(steps)
         carried, memory, fading = state.params, 1.0, None
         if self.response_time == "measured":
             fading = _faded(state, agents, first, last, rows, touched, k)
@@ -181,7 +187,10 @@ class Sensitivity(Checked):
 def _faded(
     state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, touched: Tensor, k: int
 ) -> Tensor:
-    """The running sums with those of another batch, of ``touched [G, B]`` one lever of each network after the other."""
+    """The running sums with those of another batch, of ``touched [G, B]`` one lever of each network after the other.
+
+    A batch from which the agents take no step leaves them as they are.
+    """
     sums = state.fading
     assert sums is not None
     if not state.steps:
@@ -190,7 +199,7 @@ def _faded(
     lever = (touched.cumsum(1) > turn[:, None]).to(torch.uint8).argmax(1)
     one = {name: p[lever, torch.arange(len(lever), device=p.device)] for name, p in state.params.items()}
     length = agents.optimiser.squared_length(last.grads, last.opt, one)
-    new = torch.stack([agents.stiffness(first, one, rows), length])
+    new = torch.where(length.isfinite(), torch.stack([agents.stiffness(first, one, rows), length]), sums)
     return torch.lerp(sums, new, 1 / min(state.steps, max(1, _SEEN // k)))
 
 
@@ -205,12 +214,15 @@ def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:
     With the policy move both the score of an action and how often it is taken; second derivatives of the logits are
     left out.
     """
-    batch, forward, p = step.batch, step.forward, losses.softmax(step.forward.out)
-    weights = agents.rows.of(step.advantages)[..., None] * -agents.row_scale(batch, torch.arange(p.shape[1]))
+    batch, forward, logits = step.batch, step.forward, agents.legal(step.forward.out, step.batch)
+    p, scale = losses.softmax(logits), -agents.row_scale(batch, torch.arange(logits.shape[1]))
+    weights = agents.rows.of(step.advantages)[..., None] * scale
+    bonus = agents.rows.of(batch.agents_alive)[..., None] * (step.entropy * scale)
 
-    def bend(logits: Tensor) -> Tensor:
+    def bend(along: Tensor) -> Tensor:
         """The gradient's change when the logits move so; what it is given is overwritten."""
-        return losses.bend(p, step.score, logits).mul_(weights)
+        more = losses.entropy_bend(losses.some_log(logits), along).mul_(bonus) if step.entropy else 0.0
+        return losses.bend(p, step.score, along).mul_(weights).add_(more)
 
     each = [{name: x[j] for name, x in moved.items()} for j in range(len(next(iter(moved.values()))))]
     if isinstance(forward, LevelsForward):  # all logits hang on one number, so that they bend once for all

@@ -52,8 +52,8 @@ class Linear(Checked):
     start, end : float
         Values at the beginning and at the end.
     over : float
-        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes for the entropy
-        bonus, an optimiser's own steps for its learning rate.
+        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes learned from for the
+        entropy bonus, an optimiser's own steps for its learning rate.
     """
 
     start: NonNegative

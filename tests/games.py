@@ -45,3 +45,27 @@ class Lights:
         truncated = np.full(self.num_envs, self.t >= self.steps) & ~terminated
         info = {"designer_reward": rewards.sum(1), "bright": self.level.copy()}
         return self._obs(), rewards, terminated, truncated, info
+
+
+class Until:
+    """N copies of two agents; an episode is over when both take action 1, or go on to the step limit."""
+
+    n_agents, n_actions = 2, 2
+
+    def __init__(self, num_envs, seed=None):
+        self.num_envs = num_envs
+
+    def _obs(self):
+        seen = np.full((self.num_envs, 2, 2), 0.5, np.float32)
+        seen[..., 1] = self.t / 10
+        return {"agents": seen, "designer": seen[:, 0]}
+
+    def reset(self, seed=None):
+        self.t = 0
+        return self._obs(), {}
+
+    def step(self, actions):
+        self.t += 1
+        rewards = actions - 0.7 * actions.sum(1, keepdims=True)
+        over = actions.all(1)
+        return self._obs(), rewards, over, np.zeros_like(over), {"designer_reward": 1.0 - actions.mean(1)}

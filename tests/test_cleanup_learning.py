@@ -216,9 +216,10 @@ def test_surrogates_come_to_do_what_agents_do():
     assert distance() < first / 3
 
 
-def test_a_designer_with_surrogates_looks_into_no_agent():
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_designer_with_surrogates_looks_into_no_agent(epochs):
     """Whatever the agents' networks and optimisers are, on the same episodes the designer does the same."""
-    trainer = trainer_of(cloned(), 2)
+    trainer = trainer_of(with_designer(cloned(), epochs=epochs), 2)
     state, t = watched(trainer)
     nothing = {name: torch.full_like(p, float("nan")) for name, p in t.before.policy.items()}
     strange = t.before._replace(policy=nothing, critic=t.before.critic._replace(params=nothing, target=nothing))

@@ -2,13 +2,14 @@
 
 import importlib.util
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from metagrad import LastSteps, NoDesigner, Trainer
+from metagrad import AMD, LastSteps, NoDesigner, PolicyGradientAgents, Surrogate, Trainer, optim
 
 EXAMPLES = Path(__file__).parent.parent / "docs" / "examples"
 
@@ -71,6 +72,33 @@ def test_own_network():
 
 def test_own_agents():
     assert (example("own_agents").main(iterations=150, seeds=(1, 2)) > 38).all()  # of 40
+
+
+def test_surrogates_of_own_agents_that_have_no_gradient():
+    """Agents that can do no more than act and learn are paid as well as if one could look into them."""
+    games, mine = example("matrix_games"), example("own_agents")
+
+    class Closed(mine.TabularAgents):
+        score_vjp = backward = replay = None
+
+        def update(self, state, batch, rng):
+            return super().update(state, batch, rng)[0], []
+
+    learners = PolicyGradientAgents((8,), optim.SGD(0.1), normalise=True)
+    task, cloning = games.task_of(games.GAMES["stag hunt"]), Surrogate(optim.Adam(0.02), 2, learners)
+    designer = replace(games.designer_of(), agent_model="surrogate", surrogate=cloning)
+    trainer = Trainer(task, Closed(), designer, seeds=(1,), k=16)
+    trainer.train(100)
+    assert (trainer.evaluate(100)["welfare"] > 38).all()  # of 40, and 20 without a designer
+    shared = replace(designer, surrogate=replace(cloning, agents=replace(learners, share_parameters=True)))
+    for refused, message in (
+        (replace(designer, surrogate=Surrogate()), "as which PolicyGradientAgents Closed learn"),
+        (shared, "share_parameters = False"),
+        (replace(designer, agent_model="observed", epochs=2), "a method log_prob, which Closed have not"),
+        (AMD(), "a method score_norms, which Closed have not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Trainer(task, Closed(), refused, seeds=(1,), k=4)
 
 
 @pytest.mark.parametrize("agent_batches", [1, 3])

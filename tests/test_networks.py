@@ -7,7 +7,7 @@ from torch import nn
 
 from fastenvs.jit import PURE_PYTHON
 from metagrad import PolicyGradientAgents
-from metagrad.compiled import bands, sparse_conv
+from metagrad.compiled import bands, passes, sparse_conv
 from metagrad.networks import MLP, ConvTrunk, Levels, ModuleNetwork, Normal, PlaneMLP, RecurrentTrunk, Where
 from metagrad.networks.base import sigmoid, sigmoid_grad
 
@@ -408,3 +408,24 @@ def test_convolutions_by_entries_that_are_not_zero_and_of_colours_by_bands(k, fi
     torch.testing.assert_close(way.kernel_gradient(maps, d_out, k), d_weight, **close)
     if way is sparse_conv:
         torch.testing.assert_close(way.input_gradient(d_out, weight), d_image.permute(0, 2, 3, 1), **close)
+
+
+@pytest.mark.skipif(PURE_PYTHON, reason="passes are torch's")
+def test_scratch_is_as_large_as_the_largest_pass_needs():
+    params = MLP((5,)).init([np.random.default_rng(1)], 1, {"x": (3,)}, 2, Where())
+    x, d = torch.rand(1, 3000, 3), torch.rand(1, 3000, 2)
+    whole = MLP((5,)).forward(params, {"x": x}).vjp(d)
+    rooms = {key: len(room) for key, room in passes._rooms.items()}
+    for rows in (7, 500, 2999, 3000):
+        MLP((5,)).forward(params, {"x": x[:, :rows].contiguous()}).vjp(d[:, :rows])
+    assert {key: len(room) for key, room in passes._rooms.items()} == rooms
+    for name, p in MLP((5,)).forward(params, {"x": x}).vjp(d).items():
+        assert p.equal(whole[name])
+
+
+def test_networks_drawn_later_have_the_same_buffers():
+    """Else they would change what networks drawn before compute."""
+    network = ModuleNetwork(Noisy)
+    network.init([np.random.default_rng(1)], 1, {"x": (7,)}, 4, Where())
+    with pytest.raises(ValueError, match="buffers must be constant"):
+        network.init([np.random.default_rng(2)], 1, {"x": (7,)}, 4, Where())

@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from economy import captured
+from games import Lights
 
 from fastenvs import metrics
 from fastenvs.one_step import best_response, best_schedule
-from metagrad import MetaGradient, PolicyGradientAgents, Trainer, optim
+from metagrad import MetaGradient, NoDesigner, PolicyGradientAgents, Trainer, VectorTask, optim
 from metagrad.experiment.config import from_dict
 from metagrad.experiment.registry import experiment
 from metagrad.metagradient import Sensitivity, _bent
@@ -20,9 +22,12 @@ SMALL = OneStepEconomy(labor_levels=41, brackets=(0, 40, 80))
 AGENTS = PolicyGradientAgents(network=Levels(41, MLP(()), 0.1), optimiser=optim.SGD(1e-3), entropy=0.0, normalise=True)
 
 
-def trainer(path, task=SMALL, k=16, agents=AGENTS):
+FALLING = optim.Linear(1e-3, 0.0, 3)
+
+
+def trainer(path, task=SMALL, k=16, agents=AGENTS, **options):
     designer = MetaGradient(TaxSchedule(start=0.3), optim.Adam(0.01), gamma=1.0, path=path, chain=1.0, direct=1.0)
-    return Trainer(task, agents, designer, seeds=(3, 5), k=k, dtype=torch.float64)
+    return Trainer(task, agents, designer, seeds=(3, 5), k=k, dtype=torch.float64, **options)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -87,6 +92,61 @@ def test_the_curvature_is_that_of_the_expected_loss():
         )
         for name, x in want.items():
             torch.testing.assert_close(found[name][j], x, rtol=1e-8, atol=1e-10)
+
+
+def test_the_curvature_heeds_masks_and_the_entropy_bonus():
+    agents = PolicyGradientAgents(network=MLP(()), optimiser=optim.SGD(0.1), normalise=True, entropy=0.2)
+    t = Trainer(VectorTask(Lights, 5), agents, NoDesigner(), seeds=(1,), k=8, dtype=torch.float64)
+    batch = t.collect(t.state.agents)
+    assert not batch.obs["mask"].all()
+    _, (step,) = agents.update(t.state.agents, batch, t.rng)
+    moved = {name: torch.randn(1, *p.shape, dtype=p.dtype) for name, p in step.forward.params.items()}
+    ratio = replace(agents, epochs=2)  # so that the loss has the probability ratio, which is 1
+    grad = torch.func.grad(lambda policy: ratio.loss(policy, batch, step.advantages, 0.2))
+    _, want = torch.func.jvp(grad, (step.forward.params,), ({name: x[0] for name, x in moved.items()},))
+    for name, found in _bent(agents, step, moved).items():
+        torch.testing.assert_close(found[0], want[name], rtol=1e-8, atol=1e-10)
+
+
+def advanced(agents, path, agent_batches=1):
+    """The path's state and the steps of a trainer's third iteration, and how paths go on from there."""
+    t = trainer(path, agents=agents, agent_batches=agent_batches)
+    state, transition = captured(t, 3)
+
+    def advance(path, before, steps):
+        return path.advance(before, state.eta, agents, t.designer.incentive, steps)
+
+    return state.path, transition.steps, advance
+
+
+@pytest.mark.parametrize("path", [Sensitivity(), Sensitivity("measured"), Sensitivity(curvature=True)], ids=str)
+def test_every_batch_of_an_iteration_counts(path):
+    before, steps, advance = advanced(AGENTS, path, agent_batches=2)
+    assert len(steps) == 2
+    at_once = advance(path, before, steps)
+    in_turn = advance(path, advance(path, before, steps[:1]), steps[1:])
+    assert at_once.steps == before.steps + 2
+    for name, p in in_turn.params.items():
+        assert at_once.params[name].equal(p)
+
+
+@pytest.mark.parametrize("reduction", ["episode", "rows"])
+def test_a_stride_above_the_length_of_an_episode(reduction):
+    before, steps, advance = advanced(replace(AGENTS, reduction=reduction), Sensitivity(stride=1))
+    for name, p in advance(Sensitivity(stride=1), before, steps).params.items():
+        assert p.any()
+        assert advance(Sensitivity(stride=8), before, steps).params[name].equal(p)
+
+
+@pytest.mark.parametrize("optimiser", [optim.SGD(FALLING), optim.Adam(FALLING)], ids=str)
+def test_a_measured_response_time_once_the_agents_learn_no_more(optimiser):
+    t = trainer(Sensitivity("measured"), agents=replace(AGENTS, optimiser=optimiser))
+    t.train(3)
+    fading = t.state.designer.path.fading
+    t.train(2)
+    assert fading.isfinite().all()
+    assert t.state.designer.path.fading.equal(fading)
+    assert not t.diverged().any()
 
 
 def test_agents_come_to_their_best_response():

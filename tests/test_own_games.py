@@ -59,7 +59,12 @@ PAID = ByAction(SMALL)
 CASES = {
     "metagrad": (lights, PLAIN, MetaGradient(PAID), {}),
     "metagrad rich": (lights, RICH, MetaGradient(PAID, cost=0.1), {}),
-    "metagrad M=3": (lights, PLAIN, MetaGradient(PAID, cost_optimiser=optim.Adam(0.01)), {"agent_batches": 3}),
+    "metagrad M=3": (
+        lights,
+        PLAIN,
+        MetaGradient(PAID, cost=0.1, cost_optimiser=optim.Adam(0.01)),
+        {"agent_batches": 3},
+    ),
     "no cv": (lights, PLAIN, MetaGradient(PAID, validation="before"), {"pipeline": False}),
     "critic": (lights, PLAIN, MetaGradient(PAID, advantages="gae", critic=DesignerCritic(CRITIC), gae_lambda=0.9), {}),
     "replayed": (lights, RICH, MetaGradient(PAID, agent_model="replayed", epochs=2), {}),
@@ -377,7 +382,9 @@ def test_an_incentive_of_the_wrong_shape_is_refused():
         lambda: MetaGradient(PAID, advantages="gae"), lambda: Linear(1.0, 0.0, 0.0), lambda: MLP((2.5,)),
         lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=()), lambda: Trainer(lights(), PLAIN, NoDesigner(), k=0),
         lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=(1, 1)), lambda: EscapeRoom(2, 3),
-        lambda: MutualIncentive(1), lambda: JointAction(gtb()),
+        lambda: MutualIncentive(1),
+        lambda: MetaGradient(MutualIncentive(2, SMALL), advantages="gae", critic=DesignerCritic(CRITIC)),
+        lambda: JointAction(gtb()),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(make):

@@ -6,11 +6,21 @@ import numpy as np
 import pytest
 import torch
 
-from metagrad import AMD, ByAction, Categorical, DualRL, MetaGradient, PolicyGradientAgents, SquashedGaussian, optim
+from metagrad import (
+    AMD,
+    ByAction,
+    Categorical,
+    DualRL,
+    MetaGradient,
+    PolicyGradientAgents,
+    SquashedGaussian,
+    losses,
+    optim,
+)
 from metagrad.designers import MutualIncentive
 from metagrad.designers.dual_rl import DRAW
 from metagrad.experiment.registry import experiment
-from metagrad.networks import MLP
+from metagrad.networks import MLP, ModuleNetwork
 from metagrad.tasks.escape_room import METHODS, PRESETS, EscapeRoom
 from metagrad.trainer import Trainer
 
@@ -210,6 +220,40 @@ def test_a_designer_with_surrogates_does_not_look_into_the_agents():
         ends.append(state.eta)
     for n, p in ends[0].items():
         assert torch.equal(p, ends[1][n]), n
+
+
+def test_amd_with_any_module_leaves_seeds_apart():
+    """Gradients of whatever shape are cut to the longest length, each seed's by its own."""
+    designer = AMD(ModuleNetwork(lambda: torch.nn.Linear(8, 2)), optim.Adam(0.02), grad_clip=1e-3)
+    grads = {"weight": torch.stack([torch.full((2, 8), 10.0), torch.full((2, 8), 1e-5)]), "bias": torch.eye(2)}
+    clipped = designer._clipped(grads)
+    assert torch.equal(clipped["weight"][1], grads["weight"][1])
+    for name in grads:
+        torch.testing.assert_close(clipped[name][0].norm(), torch.tensor(1e-3))
+    Trainer(EscapeRoom(2, 1), PolicyGradientAgents((4,)), designer, seeds=(1, 2, 3), k=2).train(2)
+
+
+def test_a_cost_of_0_is_none_and_a_small_one_small():
+    def moved(cost):
+        designer = MetaGradient(ByAction(SMALL), optim.SGD(0.0), cost=cost, cost_optimiser=optim.SGD(0.1))
+        trainer = room(designer)
+        before = trainer.state.designer.eta["w0"]
+        trainer.train(1)
+        return trainer.state.designer.eta["w0"] - before
+
+    assert not moved(0.0).any()
+    assert moved(1.0).any()
+    torch.testing.assert_close(moved(0.25) * 4, moved(1.0))
+
+
+def test_every_giver_is_clipped(monkeypatch):
+    """The first one too, who does not answer for the first agent's actions."""
+    clipped, found = losses.active_ratio, []
+    monkeypatch.setattr(losses, "active_ratio", lambda *given: found.append(clipped(*given)) or found[-1])
+    designer = MetaGradient(MutualIncentive(3), optim.SGD(5.0), epochs=2, clip=1e-6)
+    Trainer(EscapeRoom(3, 2), PolicyGradientAgents((8,), optim.SGD(0.3)), designer, seeds=(1,), k=16).iterate()
+    assert len(found) == 3
+    assert all((ratio == 0).any() for ratio in found)
 
 
 def test_perfect_surrogates_have_the_gradient_through_the_agents():

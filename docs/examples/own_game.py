@@ -42,7 +42,7 @@ def subsidy(eta, batch):
     """What every agent is paid, [S, T, K, A]: up to 2 for contributing, by what happened in the step before."""
     rows = batch.designer_obs["obs"].flatten(1, 2)  # [S, T * K, 3]
     rate = 2 * torch.baddbmm(eta["b"], rows, eta["w"]).sigmoid()
-    return batch.actions * rate.view(*batch.alive.shape, 1) * batch.alive[..., None]
+    return batch.actions * rate.view(*batch.alive.shape, 1)
 
 
 task = VectorTask(PublicGood, STEPS)

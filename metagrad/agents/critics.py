@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from metagrad import estimators, optim
@@ -136,8 +137,8 @@ class DesignerCritic(Checked):
 class LinearCritic:
     """Values linear in features of the state, fitted in closed form: no network, no learning rate.
 
-    Every step has a mean of its own. The normal equations are kept as decaying means over batches; returns are those of
-    whole episodes.
+    Every step has a mean of its own, over the episodes that reach it; one that none of a batch reaches keeps its mean.
+    The normal equations are kept as decaying means over batches; returns are those of whole episodes.
 
     Parameters
     ----------
@@ -157,19 +158,23 @@ class LinearCritic:
         """Take in the returns of a batch of designer's rewards ``[S, T, K]``."""
         x = self.features(batch)
         joint = torch.cat([x, estimators.discounted_sums(rewards.to(x.dtype), gamma)[..., None]], -1)
-        mean = group.mean(joint.mean(2))
-        apart = (joint - mean[:, :, None]).flatten(1, 2)
-        products = group.mean(torch.bmm(apart.transpose(1, 2), apart) / apart.shape[1])
+        later = batch.horizon - x.shape[1]
+        joint, alive = F.pad(joint, (0, 0, 0, 0, 0, later)), F.pad(batch.alive.to(x.dtype), (0, 0, 0, later))[..., None]
+        count = group.mean(alive.sum(2))
+        before = state["mean"] / state["weight"] if state else torch.zeros_like(joint[:, :, 0])
+        mean = torch.where(count > 0, group.mean((joint * alive).sum(2)) / count, before)
+        apart = ((joint - mean[:, :, None]) * alive).flatten(1, 2)
+        products = group.mean(torch.bmm(apart.transpose(1, 2), apart)) / count.sum(1, keepdim=True)
         new = {"mean": mean, "products": products, "weight": x.new_ones(len(x), 1, 1)}
         return {name: torch.lerp(t, state.get(name, torch.zeros_like(t)), _MEMORY) for name, t in new.items()}
 
     def values(self, state: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Before every step and after the last, ``[S, T + 1, K]``; the last are 0."""
+        """Before every step and after the last, ``[S, T + 1, K]``; 0 once an episode is over."""
         x = self.features(batch)
-        mean, products = state["mean"] / state["weight"], state["products"] / state["weight"]
+        mean, products = state["mean"][:, : x.shape[1]] / state["weight"], state["products"] / state["weight"]
         inner = products[:, :-1, :-1]
         variance = inner.diagonal(dim1=1, dim2=2)
         ridge = torch.diag_embed(_RIDGE * variance + (variance == 0))  # a feature that never varied has no part
         grad = torch.linalg.solve(inner + ridge, products[:, :-1, -1:])
         now = mean[:, :, None, -1] + ((x - mean[:, :, None, :-1]) @ grad[:, None])[..., 0]
-        return torch.cat([now, torch.zeros_like(now[:, :1])], 1)
+        return F.pad(now, (0, 0, 0, 1)) * batch.valued("zero")

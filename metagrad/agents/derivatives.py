@@ -33,13 +33,17 @@ class Differentiated(ActorCritic):
         Second derivatives of the logits and uniform exploration are left out.
         """
         batch, params = step.batch, step.forward.params
-        seen, mask = self._pass(params, batch, rows), batch.obs.get("mask")
-        logits = losses.masked(seen.forward.out, None if mask is None else self._pick(mask, rows))
-        log_p, along = logits.log_softmax(-1).clamp_min(-100.0), seen.forward.jvp(moved)
+        seen = self._pass(params, batch, rows)
+        log_p, along = losses.some_log(self.legal(seen.forward.out, batch, rows)), seen.forward.jvp(moved)
         weights, alive = self._counted(self.rows.of(step.advantages), rows), self._alive(batch, rows)
         gain = step.entropy * alive * torch.linalg.vecdot(along, losses.entropy_bend(log_p, along))
         gain += weights * torch.linalg.vecdot(along, losses.bend(log_p.exp(), seen.acting.score, along.clone()))
         return group.mean((gain[..., None] * -self.row_scale(batch, rows)).sum((1, 2)))
+
+    def legal(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Logits of a batch, or of some of its rows, with those of illegal actions masked."""
+        mask = batch.obs.get("mask")
+        return losses.masked(logits, None if mask is None else self._pick(mask, rows))
 
     def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
         """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""

@@ -17,6 +17,7 @@ from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share, W
 from metagrad.networks.base import Forward, Growing, Network, Obs, Where, inputs_of
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Linear, Params, value_at
+from metagrad.parallel import group
 from metagrad.streams import Streams
 
 
@@ -145,13 +146,13 @@ class Policies(Checked):
         if rows is None:
             return x
         if rows.dim() == 1 or len(rows) == 1:
-            return x.index_select(1, rows.flatten())
+            return x.index_select(1, rows.flatten().clamp_min(0))
         return torch.stack([one.index_select(0, mine.clamp_min(0)) for one, mine in zip(x, rows, strict=True)])
 
     def _counted(self, x: Tensor, rows: Tensor | None) -> Tensor:
         """The same of numbers ``[G, R]``, with 0 where a seed has no row."""
         some = self._pick(x, rows)
-        return some if rows is None or len(rows) == 1 else some * (rows >= 0)
+        return some if rows is None else some * (rows >= 0)
 
     def _alive(self, batch: Batch, rows: Tensor | None) -> Tensor:
         alive = batch.remember("alive", batch.alive, lambda: self.rows.of(batch.agents_alive))
@@ -167,4 +168,5 @@ class Policies(Checked):
         """What the loss multiplies its sum over rows by."""
         if self.reduction == "episode":
             return 1.0 / batch.k
-        return (1.0 / estimators.sum_over_seed(alive))[:, None, None]
+        count = estimators.sum_over_seed(alive).clamp_min(1 / group.size())  # of a seed that has none, no row counts
+        return (1.0 / count)[:, None, None]

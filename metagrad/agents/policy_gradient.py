@@ -27,26 +27,36 @@ from metagrad.streams import Streams
 def mixed_rows(batch: Batch, minibatches: int, whole: bool, rng: Streams) -> Iterator[Tensor]:
     """Rows ``[G, M]`` of each minibatch, drawn without replacement.
 
-    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together. Processes that share the
-    episodes draw one order for all rows and take those that they hold; -1 stands where one seed has fewer than another.
+    Rows of an episode are much alike, so they are mixed; ``whole`` keeps sequences together. Every seed shares out its
+    own living rows, by uniforms for all steps up to the limit: how many steps a batch has depends on the other seeds.
+    Processes that share the episodes draw one order for all rows and take those that they hold. As many are given
+    whatever the seeds have, with -1 where one has fewer.
     """
     (steps, k), (networks, n) = batch.actions.shape[1:3], next(iter(batch.obs.values())).shape[:2]
     across = n // steps // k  # rows of an episode in a step
-    order = rng.uniforms("shuffles", n * rng.parts // (steps if whole else 1)).argsort(1)
-    for part in np.array_split(order, minibatches, axis=1):
-        rows = np.sort(_held(part, k, across, rng.parts) if rng.parts > 1 else part, axis=1)
+    alive = group.gathered(batch.alive, 2) if rng.parts > 1 else batch.alive
+    limit, living = (1, torch.ones_like(alive[:, :1])) if whole else (batch.horizon, alive)
+    of_all = living[..., None].expand(*living.shape, across).flatten(1).cpu().numpy() > 0
+    uniform = rng.uniforms("shuffles", limit * k * rng.parts * across)[:, : of_all.shape[1]]
+    orders = [order[mine[order]] for order, mine in zip(uniform.argsort(1), of_all, strict=True)]
+    shares = [np.array_split(order, minibatches) for order in (*orders, np.arange(of_all.shape[1]))]
+    for *part, most in zip(*shares, strict=True):
+        found = [_held(mine, k, across, rng.parts) for mine in part]
+        rows = np.full((len(found), len(most) if rng.parts == 1 else max(map(len, found))), -1)
+        for row, mine in zip(rows, found, strict=True):
+            row[: len(mine)] = mine
         if whole:
-            rows = (np.arange(steps)[:, None] * (n // steps) + rows[:, None]).reshape(len(rows), -1)
+            later = np.arange(steps)[:, None] * (n // steps)
+            rows = np.where(rows[:, None] < 0, -1, rows[:, None] + later).reshape(len(rows), -1)
         yield torch.from_numpy(rows.repeat(networks // len(rows), 0)).to(batch.alive.device)
 
 
 def _held(rows: np.ndarray, k: int, across: int, parts: int) -> np.ndarray:
-    """Of rows ``(step, episode, agent)`` of all episodes ``[S, M]`` those of the ``k`` held here, as they lie here."""
+    """Of rows ``(step, episode, agent)`` of all episodes those of the ``k`` held here, as they lie here."""
     step, episode = np.divmod(rows // across, k * parts)
     place = episode - group.share(k * parts).start
     here = (place >= 0) & (place < k)
-    found = np.where(here, (step * k + place) * across + rows % across, -1)
-    return np.take_along_axis(found, (~here).argsort(1, kind="stable"), 1)[:, : here.sum(1).max()]
+    return np.sort(((step * k + place) * across + rows % across)[here])
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class PolicyGradientAgents(Differentiated):
     gamma, gae_lambda : float
         Discount, and decay of generalised advantages.
     entropy : float or Linear
-        Weight of the entropy bonus; a schedule goes by training episodes.
+        Weight of the entropy bonus; a schedule goes by the episodes learned from.
     exploration : float or Linear
         Share of uniform exploration among the legal actions; a schedule goes by iterations.
     critic : Critic, optional

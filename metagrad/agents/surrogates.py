@@ -33,14 +33,26 @@ class Surrogate(Checked):
         How the surrogates are fitted.
     steps : int
         Full-batch steps of the fit in an iteration.
+    agents : PolicyGradientAgents, optional
+        As what the agents are assumed to learn, with networks of its own; None for as what they are.
     """
 
     optimiser: optim.Optimiser = field(default_factory=lambda: optim.Adam(1e-3))
     steps: Count = 1
+    agents: PolicyGradientAgents | None = None
 
-    def init(self, agents: PolicyGradientAgents, game: Interface, rng: Streams, where: Where) -> SurrogateState:
+    def assumed(self, agents: Any) -> PolicyGradientAgents:
+        """The agents that surrogates of others learn as."""
+        found = agents if self.agents is None else self.agents
+        if not isinstance(found, PolicyGradientAgents):
+            raise ValueError(f"Surrogate.agents must say as which PolicyGradientAgents {type(agents).__name__} learn")
+        if found.share_parameters != agents.share_parameters:
+            raise ValueError(f"Surrogate.agents must have share_parameters = {agents.share_parameters}, as the agents")
+        return found
+
+    def init(self, agents: Any, game: Interface, rng: Streams, where: Where) -> SurrogateState:
         """Draw surrogates: agents with networks of their own."""
-        state = agents.init(game, rng, where, "surrogates")
+        state = self.assumed(agents).init(game, rng, where, "surrogates")
         return SurrogateState(state, self.optimiser.init(state.policy))
 
     def fit(self, state: SurrogateState, agents: PolicyGradientAgents, batch: Batch) -> SurrogateState:

@@ -7,7 +7,6 @@ number is one sum from the first term to the last, so that a row depends neither
 
 from __future__ import annotations
 
-from functools import cache
 from threading import get_ident
 
 import numpy as np
@@ -19,6 +18,9 @@ from metagrad.compiled.tiles import multiply, room_of
 
 #: Numbers of a layer's matrix up to which a library's products are slower.
 _SMALL = 128 * 128
+
+#: Scratch by type and thread, as large as the largest pass so far needed.
+_rooms: dict[tuple[torch.dtype, int], np.ndarray] = {}
 
 Layer = tuple[Tensor, Tensor | None]
 
@@ -95,13 +97,11 @@ def _check(pairs: list[tuple[Tensor | None, Tensor | None]]) -> None:
 
 def _scratch(widest: int, rows: int, dtype: torch.dtype) -> tuple[np.ndarray, int]:
     """Scratch of this thread, and where in it three matrices of the widest layer's rows begin; a 1 ends it."""
-    return _scratch_of(widest, rows, dtype, get_ident())
-
-
-@cache
-def _scratch_of(widest: int, rows: int, dtype: torch.dtype, thread: int) -> tuple[np.ndarray, int]:
     area = room_of(max(widest, rows))
-    room = torch.zeros(area + 3 * rows * widest + 1, dtype=dtype).numpy()
+    size, key = area + 3 * rows * widest + 1, (dtype, get_ident())
+    if key not in _rooms or len(_rooms[key]) < size:
+        _rooms[key] = torch.zeros(size, dtype=dtype).numpy()
+    room = _rooms[key][:size]
     room[-1] = 1
     return room, area
 

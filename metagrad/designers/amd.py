@@ -13,7 +13,7 @@ from metagrad import estimators, optim
 from metagrad.agents.base import AgentState, Interface
 from metagrad.batch import Batch, Rows
 from metagrad.checks import Checked, NonNegative, Positive
-from metagrad.designers.base import Designer
+from metagrad.designers.base import Designer, require
 from metagrad.networks.base import Forward, Network, Obs, Shapes, Where, sigmoid, sigmoid_grad
 from metagrad.networks.mlp import MLP
 from metagrad.optim import Params
@@ -64,6 +64,7 @@ class AMD(Checked, Designer):
 
     def init(self, game: Interface, agents: Any, state: AgentState, rng: Streams, where: Where) -> AMDState:
         """The designer at the beginning."""
+        require(agents, "AMD", "score_norms")
         seen = sum(int(np.prod(shape)) for shape in game.designer.values())
         shapes: Shapes = {"obs": (seen + game.n_agents,)}
         eta = self.network.init(rng.generators("designer parameters"), 1, shapes, game.n_agents, where)
@@ -124,10 +125,15 @@ class AMD(Checked, Designer):
         """Gradients of every seed and parameter cut to the longest length allowed."""
         clipped = {}
         for name, g in grads.items():
-            length = torch.stack([x.norm() for x in g])[:, None, None]  # one by one, so that seeds do not mix
-            clipped[name] = g * (self.grad_clip / length.clamp_min(self.grad_clip))
+            length = torch.stack([x.norm() for x in g])  # one by one, so that seeds do not mix
+            clipped[name] = g * _by_seed(self.grad_clip / length.clamp_min(self.grad_clip), g)
         return clipped
 
 
 def _where(active: Tensor, new: Params, old: Params) -> Params:
-    return {name: torch.where(active, p, old[name]) for name, p in new.items()}
+    return {name: torch.where(_by_seed(active, p), p, old[name]) for name, p in new.items()}
+
+
+def _by_seed(x: Tensor, like: Tensor) -> Tensor:
+    """Numbers of the seeds, to go with a parameter."""
+    return x.view(-1, *[1] * (like.dim() - 1))

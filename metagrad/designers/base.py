@@ -70,6 +70,13 @@ class Designer:
         return {}
 
 
+def require(agents: Any, what: str, *methods: str) -> None:
+    """Refuse agents that lack some of the methods that an option needs beyond :class:`metagrad.agents.Agents`."""
+    for name in methods:
+        if not hasattr(agents, name):
+            raise ValueError(f"{what} needs agents with a method {name}, which {type(agents).__name__} have not")
+
+
 @dataclass(frozen=True)
 class NoDesigner(Designer):
     """Agents on their own, under whatever rules the environment holds."""

@@ -309,8 +309,8 @@ class DualRL(Checked, Designer):
         bonus = self.head.entropy_grad(outputs, seen) if self.entropy else None
         if bonus is not None:
             d_outputs = d_outputs + self.entropy * seen.alive[..., None] * bonus
-        scale = 1.0 / seen.k if self.reduction == "episode" else 1.0 / (seen.k * seen.alive.shape[1])
-        grads = group.means(self._forward(state, seen).vjp((d_outputs * -scale).flatten(1, 2)))
+        scale = -estimators.loss_scale(seen.alive, self.reduction)
+        grads = group.means(self._forward(state, seen).vjp((d_outputs * scale).flatten(1, 2)))
         eta, opt = self.optimiser.step(state.eta, grads, state.opt)
         return state._replace(eta=eta, opt=opt)
 

@@ -34,30 +34,65 @@ class MetaGradientState(NamedTuple):
 
 
 class Model(NamedTuple):
-    """The agents' learning as the designer takes it to be: the steps it goes back through, and what they led to."""
+    """The agents' learning as the designer takes it to be: the steps it goes back through, from where, and to what."""
 
+    before: AgentState
     steps: Sequence[Step]
     after: AgentState
 
 
-class DesignerGradients:
-    """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
+class Judged:
+    """By what :class:`metagrad.MetaGradient`, which declares these options, judges the agents' actions."""
 
     incentive: Incentive
-    optimiser: optim.Optimiser
-    pooled: bool
-    cost: float
-    cost_optimiser: optim.Optimiser | None
     gamma: float
     advantages: str
     critic: DesignerCritic | LinearCritic | None
     gae_lambda: float
+    reduction: str
+    discount_scores: bool
+
+    def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
+        """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
+        gain, whose = self._gain(state, batch, giver)
+        weights = gain[..., None].expand(batch.actions.shape)
+        return weights if whose is None else weights * whose
+
+    def _gain(self, state: MetaGradientState, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
+        """By what a giver judges joint actions ``[S, T, K]``, and which agents' actions it answers for."""
+        rewards, whose = self._rewards(batch, giver)
+        values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
+        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
+        if self.advantages == "leave_one_out":
+            gain = estimators.leave_one_out(gain)
+        if self.discount_scores:
+            gain = gain * estimators.discounts(gain, self.gamma)
+        return gain * batch.alive, whose
+
+    def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
+        rewards, whose = self.incentive.judged_by(batch, giver)
+        return rewards.to(batch.rewards.dtype), whose
+
+    def _scale(self, batch: Batch) -> Tensor | float:
+        return estimators.loss_scale(batch.alive, self.reduction)
+
+    def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
+        for batch in batches if self.critic is not None else ():
+            critic = self.critic.update(critic, batch, self._rewards(batch, 0)[0], self.gamma)  # type: ignore[union-attr]
+        return critic
+
+
+class DesignerGradients(Judged):
+    """What :class:`metagrad.MetaGradient`, which declares these options, differentiates."""
+
+    optimiser: optim.Optimiser
+    pooled: bool
+    cost: float
+    cost_optimiser: optim.Optimiser | None
     path: Path
     chain: float
     direct: float
     clip: float
-    reduction: str
-    discount_scores: bool
     compare_halves: bool
     agent_model: str
     surrogate: Surrogate
@@ -66,22 +101,24 @@ class DesignerGradients:
         self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, model: Model, epoch: int
     ) -> dict[str, Params]:
         """Gradients of the parts of the designer's loss, before their weights."""
-        terms = dict(self._paths(state, agents, t.fresh, model, t.after, epoch, t))
-        if self.cost or self.cost_optimiser is not None:
+        acted = None
+        if epoch and self.chain:
+            acted = model.after if self.agent_model == "surrogate" else t.after
+            model = self._replayed(state, agents, model)
+        terms = dict(self._paths(state, agents, t.fresh, model, acted))
+        if self.cost:
             parts = [self.incentive.cost_grad(state.eta, batch, self.gamma) for batch in t.batches]
             terms["cost"] = group.means(mean_of(parts))
         return terms
 
     def _paths(
         self, state: MetaGradientState, agents: PolicyGradientAgents, fresh: Batch | None, model: Model,
-        acted: AgentState, epoch: int, t: Transition,
+        acted: AgentState | None = None,
     ) -> Iterator[tuple[str, Params]]:  # fmt: skip
         """The paths that count, by name."""
         assert fresh is not None
         if self.chain:
-            if epoch:
-                model = self._replayed(state, agents, t)
-            yield "chain", self._chain(state, agents, fresh, model, acted if epoch else None)
+            yield "chain", self._chain(state, agents, fresh, model, acted)
         if self.direct:
             yield "direct", self.direct_grad(state.eta, fresh)
 
@@ -99,12 +136,17 @@ class DesignerGradients:
         self, state: MetaGradientState, agents: PolicyGradientAgents, fresh: Batch, model: Model,
         acted: AgentState | None,
     ) -> Params:  # fmt: skip
-        """The path through the agents' learning; ``acted`` are the agents of the fresh episodes if others stand in."""
+        """The path through the agents' learning.
+
+        ``acted`` are the agents after the steps really taken, whoever played the fresh episodes, once ``model`` has
+        moved on from them with η: the proximal objective goes by the ratio to them.
+        """
         total: Params | None = None
         for giver in range(self.incentive.givers):
             weights = self.weights(state, fresh, giver) * -self._scale(fresh)
             if acted is not None:
-                weights = weights * self._ratio(agents, model.after, acted, fresh, weights)
+                gain, _ = self._gain(state, fresh, giver)
+                weights = weights * self._ratio(agents, model.after, acted, fresh, gain[..., None])
             adjoint = agents.score_vjp(model.after, fresh, weights)
             part = self.path.gradient(state.path, state.eta, agents, self.incentive, model.steps, adjoint, fresh, giver)
             total = part if total is None else optim.add(total, part)
@@ -112,55 +154,37 @@ class DesignerGradients:
         return total
 
     def _ratio(
-        self, agents: PolicyGradientAgents, moved: AgentState, acted: AgentState, fresh: Batch, weights: Tensor
+        self, agents: PolicyGradientAgents, moved: AgentState, acted: AgentState, fresh: Batch, gain: Tensor
     ) -> Tensor:
         """What the proximal objective multiplies a score by: the ratio of joint actions, 0 where it is clipped."""
         before = agents.log_prob(acted, fresh)
         joint = (agents.log_prob(moved, fresh) - before).sum(-1, keepdim=True)
-        return losses.active_ratio(joint.exp(), -weights[..., :1], self.clip)
-
-    def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
-        """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
-        rewards, whose = self._rewards(batch, giver)
-        values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
-        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
-        if self.advantages == "leave_one_out":
-            gain = estimators.leave_one_out(gain)
-        if self.discount_scores:
-            gain = gain * estimators.discounts(gain, self.gamma)
-        weights = (gain * batch.alive)[..., None].expand(batch.actions.shape)
-        return weights if whose is None else weights * whose
-
-    def _rewards(self, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:
-        rewards, whose = self.incentive.judged_by(batch, giver)
-        return rewards.to(batch.rewards.dtype), whose
-
-    def _scale(self, batch: Batch) -> float:
-        return 1.0 / batch.k if self.reduction == "episode" else 1.0 / (batch.k * batch.alive.shape[1])
-
-    def _critic_update(self, critic: Any, batches: Sequence[Batch]) -> Any:
-        for batch in batches if self.critic is not None else ():
-            critic = self.critic.update(critic, batch, self._rewards(batch, 0)[0], self.gamma)  # type: ignore[union-attr]
-        return critic
+        return losses.active_ratio(joint.exp(), gain, self.clip)
 
     def _model(
         self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition, rng: Streams
     ) -> tuple[MetaGradientState, Model]:
         """Which of the agents' steps to differentiate, and what they led to."""
         if self.agent_model == "observed":
-            return state, Model(t.steps, t.after)
+            return state, Model(t.before, t.steps, t.after)
         if self.agent_model == "replayed":
-            return state, self._replayed(state, agents, t)
+            return state, self._replayed(state, agents, Model(t.before, t.steps, t.after))
         assert state.surrogate is not None
+        agents = self._modelled(agents)
         fitted = self.surrogate.fit(state.surrogate, agents, t.batches[0])
         learned, steps = self.surrogate.learn(fitted, agents, t.batches, rng)
-        return state._replace(surrogate=learned), Model(steps, learned.agents)
+        return state._replace(surrogate=learned), Model(fitted.agents, steps, learned.agents)
 
-    def _replayed(self, state: MetaGradientState, agents: PolicyGradientAgents, t: Transition) -> Model:
-        """The agents' steps as they would have been under the present η."""
-        paid = {id(batch): self.incentive.repay(state.eta, batch) for batch in t.batches}
-        after, steps = agents.replay(t.before, t.steps, [paid[id(step.batch)] for step in t.steps])
-        return Model(steps, after)
+    def _modelled(self, agents: Any) -> Any:
+        """The agents whose steps are gone back through."""
+        return self.surrogate.assumed(agents) if self.agent_model == "surrogate" else agents
+
+    def _replayed(self, state: MetaGradientState, agents: PolicyGradientAgents, model: Model) -> Model:
+        """The steps as they would have been under the present η."""
+        batches = {id(step.batch): step.batch for step in model.steps}
+        paid = {key: self.incentive.repay(state.eta, batch) for key, batch in batches.items()}
+        after, steps = agents.replay(model.before, model.steps, [paid[id(step.batch)] for step in model.steps])
+        return Model(model.before, steps, after)
 
     # ------------------------------------------------------------------ diagnostics
 
@@ -177,7 +201,7 @@ class DesignerGradients:
         halves = []
         for share in (slice(0, k // 2), slice(k // 2, 2 * (k // 2))):
             half = t.fresh.episodes(share)
-            halves.append(dict(self._paths(state, agents, half, model, t.after, 0, t)))
+            halves.append(dict(self._paths(state, agents, half, model)))
         for name, part in halves[0].items():
             notes[f"{name}_cosine"] = torch.cosine_similarity(vectors(part, n), vectors(halves[1][name], n), 1)
         return notes
@@ -196,8 +220,8 @@ def descend(designer: DesignerGradients, state: MetaGradientState, terms: dict[s
         total, terms = mean_over_seeds(total), {name: mean_over_seeds(part) for name, part in terms.items()}
     eta, opt = designer.optimiser.step(state.eta, total, state.opt) if total else (state.eta, state.opt)
     cost_opt = state.cost_opt
-    if designer.cost_optimiser is not None:
-        eta, cost_opt = designer.cost_optimiser.step(eta, terms["cost"], cost_opt)
+    if designer.cost_optimiser is not None and "cost" in terms:
+        eta, cost_opt = designer.cost_optimiser.step(eta, scaled(terms["cost"], designer.cost), cost_opt)
     return state._replace(eta=eta, opt=opt, cost_opt=cost_opt)
 
 

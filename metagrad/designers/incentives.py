@@ -54,7 +54,7 @@ class Incentive:
         raise NotImplementedError(f"{type(self).__name__} needs a method payments(eta, batch)")
 
     def payments_by(self, eta: Params, batch: Batch, giver: int) -> Tensor:
-        """The same with all η but one giver's held fixed."""
+        """The same with all η but one giver's held fixed; to be overridden where there are several givers."""
         return self.payments(eta, batch)
 
     def repay(self, eta: Params, batch: Batch) -> Batch:
@@ -128,12 +128,12 @@ class IncentiveFunction(Incentive):
         return made
 
     def payments(self, eta: Params, batch: Batch) -> Tensor:
-        """What every agent is paid."""
+        """What every agent is paid; 0 after the end of an episode."""
         paid = self._payments(eta, batch)
         if not isinstance(paid, Tensor) or paid.shape != batch.rewards.shape:
             shape = list(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
             raise ValueError(f"payments must be a tensor [S, T, K, A] = {list(batch.rewards.shape)}, got {shape}")
-        return paid.to(batch.rewards.dtype)
+        return paid.to(batch.rewards.dtype) * batch.alive[..., None]
 
 
 # ---------------------------------------------------------------------- networks that pay

@@ -13,7 +13,7 @@ from metagrad.agents.critics import DesignerCritic, LinearCritic
 from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
 from metagrad.checks import Checked, Count, NonNegative, PositiveShare, Share
-from metagrad.designers.base import Designer, Notes, Transition
+from metagrad.designers.base import Designer, Notes, Transition, require
 from metagrad.designers.gradients import DesignerGradients, MetaGradientState, descend, first_for_all
 from metagrad.designers.incentives import Incentive
 from metagrad.metagradient import LastSteps, Path
@@ -35,7 +35,8 @@ class MetaGradient(Checked, DesignerGradients, Designer):
     cost : float
         Weight of ψ, the discounted payments, in the designer's loss.
     cost_optimiser : Adam or SGD, optional
-        An optimiser for ψ alone, beside the other; with Adam ``cost`` then has no effect unless it is 0.
+        An optimiser for ψ alone, beside the other. Adam does not heed the size of ``cost``, unless it is 0, which
+        switches ψ off.
     gamma : float
         Discount of the designer's return and of ψ.
     advantages : {"returns", "leave_one_out", "gae"}
@@ -63,7 +64,7 @@ class MetaGradient(Checked, DesignerGradients, Designer):
     validation : {"after", "before"}
         Whether the fresh episodes are those of the agents after their step, or before it (no cross-validation).
     reduction : {"episode", "rows"}
-        Its loss is a sum over the steps of an episode, or a mean.
+        The chain is of a sum over the steps of an episode, or of a mean over steps.
     discount_scores : bool
         Weigh the score of step t by ``γ^t``, so that the chain and the direct path are derivatives of one return.
     pooled : bool
@@ -98,6 +99,10 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         super().__post_init__()
         if (self.advantages == "gae") != (self.critic is not None):
             raise ValueError("MetaGradient needs a critic for advantages 'gae', and for no others")
+        if self.critic is not None and self.incentive.givers > 1:
+            raise ValueError(
+                "MetaGradient.critic must be none where agents pay each other: each has rewards of its own"
+            )
         if self.pooled and self.incentive.givers > 1:
             raise ValueError("MetaGradient.pooled must be false where agents pay each other: each has an η of its own")
 
@@ -106,13 +111,16 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         eta = self.incentive.init(game, rng.generators("designer parameters"), where)
         if self.pooled:
             eta = first_for_all(eta)
+        cloned = self.surrogate.init(agents, game, rng, where) if self.agent_model == "surrogate" else None
+        if self.epochs > 1:
+            require(self._modelled(agents), "MetaGradient.epochs above 1", "replay", "log_prob")
         return MetaGradientState(
             eta,
             self.optimiser.init(eta),
             None if self.cost_optimiser is None else self.cost_optimiser.init(eta),
             None if self.critic is None else self.critic.init(rng.generators("designer critic"), game.designer, where),
-            self.path.init(state, self.incentive, game),
-            self.surrogate.init(agents, game, rng, where) if self.agent_model == "surrogate" else None,
+            self.path.init(state if cloned is None else cloned.agents, self.incentive, game),
+            cloned,
         )
 
     def eta(self, state: MetaGradientState) -> Params:
@@ -152,11 +160,10 @@ class MetaGradient(Checked, DesignerGradients, Designer):
         t = transition
         if t.fresh is None:
             raise ValueError("a meta-gradient designer needs fresh episodes")
-        state = state._replace(
-            path=self.path.advance(state.path, state.eta, agents, self.incentive, t.steps),
-            critic=self._critic_update(state.critic, t.batches),
-        )
-        state, model = self._model(state, agents, t, rng)
+        critic = self._critic_update(state.critic, t.batches)
+        state, model = self._model(state._replace(critic=critic), agents, t, rng)
+        agents, taken = self._modelled(agents), model.steps if self.agent_model == "surrogate" else t.steps
+        state = state._replace(path=self.path.advance(state.path, state.eta, agents, self.incentive, taken))
         notes: Notes = {}
         for epoch in range(self.epochs):
             terms = self._terms(state, agents, t, model, epoch)

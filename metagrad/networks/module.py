@@ -26,7 +26,8 @@ class ModuleNetwork:
     Parameters
     ----------
     make : callable
-        Gives a fresh module, whose initial parameters are drawn from torch's random numbers.
+        Gives a fresh module, whose initial parameters are drawn from torch's random numbers. Its buffers are constants,
+        the same in all modules.
     side_by_side : bool
         Run all networks in one call (``torch.vmap``), where a network's last bits may depend on how many there are;
         False to run one after the other, as modules need that cannot be vectorised, such as recurrent ones.
@@ -45,9 +46,9 @@ class ModuleNetwork:
         """Draw ``n`` networks from each generator; torch's own random state is left as it is."""
         drawn = [self._draw(int(g.integers(2**62)), shapes, outputs) for g in generators for _ in range(n)]
         first = drawn[0]
-        constant = dict(first.named_buffers())
-        for name, buffer in (pair for module in drawn[1:] for pair in module.named_buffers()):
-            if not torch.equal(buffer, constant[name]):
+        constant = dict((self._module or first).named_buffers())  # of the networks drawn before, if there are any
+        for name, buffer in (pair for module in drawn for pair in module.named_buffers()):
+            if name not in constant or not torch.equal(buffer, constant[name]):
                 raise ValueError(
                     f"the buffer {name!r} of {type(first).__name__} is another in each module, but buffers must be "
                     "constants: make it a parameter"

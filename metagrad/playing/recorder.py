@@ -232,10 +232,12 @@ def as_bytes(mask: np.ndarray) -> np.ndarray:
 
 
 def steps_to_keep(used: int, steps: int, k: int, parts: int) -> int:
-    """Steps of a batch, with trailing empty ones cut off where that changes no sum by a bit.
+    """Steps of a batch, with trailing empty ones cut off.
 
-    How long the longest episode is depends on all seeds, and matrix kernels sum other numbers of rows in another order;
-    but they do not tell multiples of 16 apart. Processes that share the episodes keep as many as one would.
+    How long the longest episode is depends on all seeds. Compiled passes and the sums of ``estimators`` do not change
+    by a bit with the number of empty rows, as long as it is a multiple of 16. A library's products, by which other
+    networks run, may sum other numbers of rows in another order. Processes that share the episodes keep as many as one
+    would.
     """
     if parts > 1:
         used, k = group.most(used), k * parts

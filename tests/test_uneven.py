@@ -1,0 +1,98 @@
+"""Episodes that end at different times: how long those of other seeds go on changes nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from games import Until
+
+from metagrad import (
+    ByAction,
+    Categorical,
+    Critic,
+    DualRL,
+    IncentiveFunction,
+    LinearCritic,
+    MetaGradient,
+    NoDesigner,
+    PolicyGradientAgents,
+    Trainer,
+    VectorTask,
+    estimators,
+    optim,
+)
+from metagrad.agents.policy_gradient import mixed_rows
+from metagrad.networks import MLP
+
+TASK = VectorTask(Until, 40)
+PLAIN = PolicyGradientAgents((8,), optim.SGD(0.1), normalise=True)
+LEARNING = MetaGradient(ByAction(MLP((8,), output_bias=False)), optim.SGD(0.5), cost=0.02)
+SUBSIDY = IncentiveFunction(
+    lambda eta, batch: eta["x"][:, None, None, None] * torch.ones_like(batch.rewards),
+    init=lambda n: {"x": torch.ones(n)},
+)
+LINEAR = LinearCritic(lambda batch: batch.designer_obs["obs"].double())
+CASES = {
+    "plain": (PLAIN, LEARNING),
+    "mean over the agents' rows": (
+        replace(PLAIN, critic=Critic(MLP((4,))), gae_lambda=0.9, reduction="rows"), LEARNING,
+    ),
+    "minibatches": (replace(PLAIN, minibatches=2), NoDesigner()),
+    "minibatches and a critic": (replace(PLAIN, minibatches=2, epochs=2, critic=Critic(MLP((4,)))), NoDesigner()),
+    "mean over the designer's rows": (PLAIN, replace(LEARNING, reduction="rows")),
+    "dual RL": (PLAIN, DualRL(Categorical(), optimiser=optim.SGD(0.5), reduction="rows")),
+    "linear critic": (PLAIN, replace(LEARNING, advantages="gae", critic=LINEAR)),
+    "payments that do not end": (PLAIN, replace(LEARNING, incentive=SUBSIDY)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_seed_does_not_see_how_long_the_others_play(name):
+    """Three seeds beside one another are as each alone, with batches of other lengths."""
+    together, *alone = (Trainer(TASK, *CASES[name], seeds=seeds, k=4) for seeds in ((1, 2, 3), (1,), (2,), (3,)))
+    for t in (together, *alone):
+        t.train(4)
+    every = together.tensors()
+    for s, t in enumerate(alone):
+        for n, mine in t.tensors().items():
+            if n.startswith(("agents/policy/", "agents/critic/params/", "designer/eta/")):
+                assert torch.equal(every[n].reshape(3, -1)[s], mine.flatten()), n
+
+
+def test_minibatches_share_out_the_steps_that_were_played():
+    t = Trainer(TASK, replace(PLAIN, share_parameters=True), NoDesigner(), seeds=(1, 2), k=4)
+    batch = t.collect(t.state.agents)
+    alive = t.agents.rows.of(batch.agents_alive)
+    parts = list(mixed_rows(batch, 3, False, t.rng))
+    for s, mine in enumerate(alive):
+        rows = [part[s][part[s] >= 0] for part in parts]
+        assert max(map(len, rows)) - min(map(len, rows)) <= 1
+        assert sorted(torch.cat(rows).tolist()) == mine.nonzero()[:, 0].tolist()
+
+
+def test_nobody_is_paid_after_the_end():
+    t = Trainer(TASK, PLAIN, MetaGradient(SUBSIDY), seeds=(1, 2), k=4)
+    batch = t.collect(t.state.agents)
+    assert (batch.alive == 0).any()
+    assert torch.equal(batch.payments, batch.agents_alive)
+
+
+def test_a_linear_critic_learns_from_the_steps_that_were_played():
+    """As from each step's episodes that go on alone, and it is worth nothing to have ended."""
+    t = Trainer(TASK, PLAIN, replace(LEARNING, advantages="gae", critic=LINEAR), seeds=(1,), k=16)
+    batch = t.collect(t.state.agents)
+    features = torch.rand(*batch.alive.shape, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    critic = LinearCritic(lambda batch: features)
+    state = critic.update({}, batch, batch.designer_rewards, 0.9)
+    returns = estimators.discounted_sums(batch.designer_rewards.double(), 0.9)
+    values, alive = critic.values(state, batch), batch.alive.bool()
+    assert not values[:, :-1][~alive].any()
+    assert not values[:, -1].any()
+    played = [t for t in range(alive.shape[1]) if alive[0, t].any()]
+    assert 0 < len(played) <= 40
+    x, y = (
+        torch.cat([z[0, t][alive[0, t]] - z[0, t][alive[0, t]].mean() for t in played])
+        for z in (features[..., 0], returns)
+    )
+    want = torch.cat([returns[0, t][alive[0, t]].mean().expand(int(alive[0, t].sum())) for t in played])
+    torch.testing.assert_close(values[:, :-1][alive], want + x * (x @ y) / (x @ x) / 1.001)
