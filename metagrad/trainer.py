@@ -115,7 +115,7 @@ class _Saved:
         """A new trainer with one seed."""
         return Trainer(
             self.task, self.agents, self.designer, seeds=self.seeds[:1], k=self.k, agent_batches=self.agent_batches,
-            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
+            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype, threads=None,
         )  # fmt: skip
 
     def sample(self) -> Batch:
@@ -123,10 +123,17 @@ class _Saved:
         other = self._alone()
         return other.collect(other.state.agents)
 
+    def trial(self) -> Batch:
+        """Episodes of a new trainer with one seed after an iteration, to see whether all goes; nothing is changed."""
+        other = self._alone()
+        other.iterate(diagnose=True)
+        return other.state.pending or other.collect(other.state.agents)
+
     def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
 
-        Fresh optimisers would jolt them. Schedules start anew.
+        Fresh optimisers would jolt them. Schedules of exploration and entropy start anew; those of learning rates, which
+        go by an optimiser's steps, go on.
 
         Raises
         ------

@@ -31,6 +31,7 @@ from metagrad import (
     optim,
 )
 from metagrad.experiment.registry import OwnGame
+from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP
 from metagrad.networks.base import Where
 from metagrad.optim import Linear
@@ -324,6 +325,8 @@ def test_an_incentive_or_a_module_that_does_not_go_with_the_game_is_refused():
     odd = PolicyGradientAgents(network=ModuleNetwork(lambda: torch.nn.Linear(2, 3)))
     with pytest.raises(ValueError, match=r"Linear cannot be called with the observations 'own' \[2, 2\], 'picture'"):
         Trainer(lights(), odd, NoDesigner())
+    with pytest.raises(ValueError, match="ByAction has no levers; the path Sensitivity needs some"):
+        Trainer(lights(), PLAIN, MetaGradient(ByAction(), path=Sensitivity()))
     with pytest.raises(ValueError, match="an MLP needs something to read"):
         MLP((4,)).init([np.random.default_rng(1)], 1, {"mask": (2,)}, 2, Where())
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -24,6 +25,7 @@ from metagrad.experiment.folder import RunError, read_experiment
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import experiment, game
 from metagrad.tasks import GAMES
+from metagrad.trainer import Trainer
 
 SMALL = [
     "--preset", "er_2_1", "--seeds", "2", "--episodes", "320", "--eval-period", "32", "--eval-episodes", "4",
@@ -189,6 +191,7 @@ def test_existing_folder_is_not_touched(finished, capsys):
         (["--method", "dual-rl-discrete", "--designer.head.levels", "nan", "1"], "--designer.head.levels[0] must be"),
         (["--k", "100000000", "--episodes", "1000000000"], "too large for the memory"),
         (["--designer.advantages", "gae"], "--designer: MetaGradient needs a critic"),
+        (["--designer.direct", "1"], "ByAction has no direct path: MetaGradient.direct must be 0"),
         (["--episodes", "3"], "at least k"),
         (["--threads", "1025"], "--threads must be a number of at least 1 and at most 1,024"),
         (["--seeds", "10001"], "--seeds must be 1 to 10,000"),
@@ -202,6 +205,30 @@ def test_impossible_options(options, message, tmp_path, capsys):
     assert train(tmp_path / "run", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_agents_that_a_designer_cannot_follow_are_refused(tmp_path, capsys):
+    options = ["--seeds", "1", "--k", "4", "--agents.minibatches", "2", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", "one-step-economy", *options]) == 2
+    assert "curvature must be false unless the agents' epochs and minibatches are 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_are_those_of_the_run(tmp_path, monkeypatch):
+    used, iterate = [], Trainer.iterate
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(
+        Trainer, "iterate", lambda self, *a, **o: used.append(torch.get_num_threads()) or iterate(self, *a, **o)
+    )
+    before, folder = torch.get_num_threads(), tmp_path / "run"
+    try:
+        assert train(folder, "--threads", "2", "--episodes", "64") == 0
+        assert set(used) == {2}
+        used.clear()
+        assert cli.main(["train", "--resume", str(folder), "--episodes", "96", "--threads", "3"]) == 0
+        assert set(used) == {3}
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("option", ["--lr-incentiv", "--designer.path", "--run.seeds", "--method"])

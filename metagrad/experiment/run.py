@@ -81,7 +81,7 @@ def train(
     _join(experiment)
     if group.follows():
         learners = Learners(experiment)
-        learners.check_scores()
+        learners.trial()
         _adopt(learners)
         with Stopping(folder) as stopping, NotHeld(folder) as held:
             return _Training(learners, held, console, Trackers(())).run(stopping, until)
@@ -90,7 +90,7 @@ def train(
             refuse_taken(folder, "config.json", resume_command(folder))
         text = dump(experiment)
         learners = Learners(experiment)  # what cannot work fails before anything is written
-        learners.check_scores()
+        learners.trial()
         _adopt(learners)
         with explained(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -255,11 +255,10 @@ def _check_options(study: Study) -> None:
 
 
 def score_of(study: Study) -> str:
-    """The name of what is searched for, seen in one batch of the game; a :class:`ConfigError` if there is no such."""
+    """The name of what is searched for, seen in one iteration; a :class:`ConfigError` if there is no such."""
     made = study.experiment({}, study.search_seeds)
     learners = Learners(replace(made, run=replace(made.run, seeds=made.run.seeds[:1])))
-    learners.check_scores()
-    scores = made.task.scores(learners.trainers[0].sample())
+    scores = learners.trial()
     names = list(row_of(scores, 0))
     score = study.score or shown_fields(made.task, scores)[0]
     if score not in names:
