@@ -37,4 +37,5 @@ experiment = Experiment(
 )  # fmt: skip
 number = 5
 functions = replace(experiment, designer=MetaGradient(IncentiveFunction(subsidy, start)))
+scattered = replace(experiment, run=replace(RUN, seeds=(3, 7, 42)))
 endless = replace(experiment, run=replace(RUN, target=None))

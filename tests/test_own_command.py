@@ -71,6 +71,15 @@ def test_methods_of_a_task(method, tmp_path):
     assert cli.main(["train", "own:task", *SMALL, "--method", method, "--out", str(tmp_path / "run")]) == 0
 
 
+def test_seeds_of_an_experiment_stay_unless_others_are_named():
+    def seeds(*options):
+        return cli.parse_train(["own:scattered", *options])[1].run.seeds
+
+    assert seeds("--k", "2") == (3, 7, 42)
+    assert seeds("--first-seed", "5") == (5, 6, 7)
+    assert seeds("--seeds", "2") == (3, 4)
+
+
 def test_functions_of_an_experiment_are_saved_by_name(tmp_path):
     folder = tmp_path / "run"
     assert cli.main(["train", "own:functions", "--out", str(folder)]) == 0
