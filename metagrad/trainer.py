@@ -132,8 +132,8 @@ class _Saved:
     def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
 
-        Fresh optimisers would jolt them. Schedules of exploration and entropy start anew; those of learning rates, which
-        go by an optimiser's steps, go on.
+        Fresh optimisers would jolt them. Schedules of exploration and entropy start anew; those of learning rates go
+        on, by the steps of the optimisers.
 
         Raises
         ------
