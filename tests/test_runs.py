@@ -21,7 +21,8 @@ from safetensors.torch import load_file
 
 from metagrad.experiment import checkpoint, cli, run
 from metagrad.experiment.config import ConfigError, dump, load
-from metagrad.experiment.folder import RunError, read_experiment
+from metagrad.experiment.folder import Busy, Held, RunError, Taken, read_experiment, read_results
+from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import experiment, game
 from metagrad.tasks import GAMES
@@ -327,6 +328,16 @@ def test_damaged_and_foreign_checkpoints(how, message, finished, tmp_path, capsy
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_run_that_cannot_go_on_longer_keeps_its_results(how, finished, tmp_path, capsys):
+    shutil.copytree(finished, folder := tmp_path / "run")
+    damage(folder, how)
+    before = {name: (folder / name).read_bytes() for name in ("config.json", "results.json", "metrics.csv")}
+    assert cli.main(["train", "--resume", str(folder), "--episodes", "640"]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+    assert before == {name: (folder / name).read_bytes() for name in before}
+
+
 def test_options_that_are_newer_than_a_run_are_as_by_default(finished, tmp_path):
     """What an earlier version wrote, which did not know an option, is read as it was meant."""
     folder = tmp_path / "run"
@@ -468,6 +479,30 @@ def test_a_torn_last_line_of_metrics_does_not_count(finished, tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not the metrics of a run"):
         read_metrics(path)
+
+
+def test_of_two_that_start_in_one_folder_one_trains(tmp_path, monkeypatch):
+    folder, trial, quiet = tmp_path / "run", Learners.trial, Console(quiet=True)
+    slow = experiment("escape-room", "er_2_1")
+    slow = replace(slow, run=replace(slow.run, seeds=(1,), episodes=32, eval_period=16, test_episodes=4))
+    quick = replace(slow, run=replace(slow.run, seeds=(2,)))
+
+    def and_another_starts(self):
+        monkeypatch.setattr(Learners, "trial", trial)
+        run.train(quick, folder, quiet)
+        return trial(self)
+
+    monkeypatch.setattr(Learners, "trial", and_another_starts)
+    with pytest.raises(Taken, match="exists already"):
+        run.train(slow, folder, quiet)
+    assert read_experiment(folder) == quick
+    assert read_results(folder)["seeds"] == [2]
+    with Held(folder) as held:
+        held.rewrite(dump(slow))
+        held.check()
+        with pytest.raises(Busy):
+            Held(folder)
+    assert read_experiment(folder) == slow
 
 
 def test_two_processes_do_not_train_one_run(finished, tmp_path):

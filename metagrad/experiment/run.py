@@ -23,11 +23,13 @@ from metagrad.experiment.folder import (
     Held,
     NotHeld,
     RunError,
+    begin,
     changed,
     explained,
     read_experiment,
     read_results,
     refuse_taken,
+    write_changed,
     write_results,
 )
 from metagrad.experiment.learners import Evaluators, Learners, check_device
@@ -92,11 +94,8 @@ def train(
         learners = Learners(experiment)  # what cannot work fails before anything is written
         learners.trial()
         _adopt(learners)
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_text(folder / "config.json", text)
-            with Held(folder) as held:
-                return _Training(learners, held, console, trackers).run(stopping, until)
+        with explained(folder), begin(folder, "config.json", text, resume_command(folder)) as held:
+            return _Training(learners, held, console, trackers).run(stopping, until)
 
 
 def resume(
@@ -116,13 +115,14 @@ def resume(
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
         learners = Learners(experiment)
         training = _Training(learners, held, console, trackers)
-        if not begun:
-            _adopt(learners)
-        else:
+        if begun:
             training.restore()
-            if learners.episode >= experiment.run.episodes:
-                with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
-                    return read_results(folder)
+        else:
+            _adopt(learners)
+        write_changed(held, experiment)
+        if begun and learners.episode >= experiment.run.episodes:
+            with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
+                return read_results(folder)
         with explained(folder):
             return training.run(stopping, until)
 
