@@ -92,8 +92,8 @@ class _Saved:
         rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", *_PLACE))}
         self._check_filled(rest, state.iteration)
         if not dry:
-            self.place.load(place)
             pending = batch_of(held, self.where.device).replace(options=self.task.interface.options) if held else None
+            self.place.load(place)
             if pending is not None and group.size() > 1:
                 pending = pending.episodes(group.share(self.k))
             self.state, self.env_steps = state._replace(pending=pending), steps
@@ -327,6 +327,9 @@ class Evaluator:
 
 
 def _check(seeds: Sequence[int], k: int, agent_batches: int) -> None:
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise ValueError(f"seeds must be integers, got {seed!r}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be distinct and not negative, got {tuple(seeds)}")
     for name, value in (("k", k), ("agent_batches", agent_batches)):
