@@ -84,10 +84,10 @@ def _together() -> Iterator[None]:
         yield
     except group.Parted:
         raise
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
         raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
 
