@@ -270,7 +270,9 @@ def batch_of(flat: dict[str, Tensor], device: str) -> Batch:
     numbers = {"epsilon": float, "shared": bool, "n_actions": int, "horizon": int}
     try:
         plain = {name: kind(tree.pop(name).item()) for name, kind in numbers.items()}
-        return Batch(**{"values": None, "extra": {}, **tree, **plain})
+        # A designer may see nothing, and empty dicts leave no tensors.
+        empty: dict[str, Any] = {"values": None, "extra": {}, "designer_obs": {}, "last_designer_obs": {}}
+        return Batch(**{**empty, **tree, **plain})
     except (KeyError, TypeError) as error:
         raise ValueError(f"the saved episodes are incomplete: {error}") from error
 

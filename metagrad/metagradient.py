@@ -131,6 +131,8 @@ class Sensitivity(Checked):
     def init(self, agents: AgentState, incentive: Any, game: Interface) -> Response:
         """No response yet."""
         n = incentive.levers(game)
+        if not n:
+            raise ValueError(f"{type(incentive).__name__} has no levers; the path Sensitivity needs some")
         params, moment = ({name: p.new_zeros(n, *p.shape) for name, p in agents.policy.items()} for _ in range(2))
         some = next(iter(agents.policy.values()))
         return Response(params, moment, 0, some.new_zeros(2, len(some)) if self.response_time == "measured" else None)
@@ -168,6 +170,8 @@ class Sensitivity(Checked):
             kept = (1 - taken * fading[0] / fading[1].clamp_min(torch.finfo(fading.dtype).tiny)).clamp(0, 1)
             carried = {name: p * kept.view(-1, *[1] * (p.dim() - 2)) for name, p in carried.items()}
         elif self.curvature:
+            if taken > 1:
+                raise ValueError("Sensitivity.curvature must be false unless the agents' epochs and minibatches are 1")
             d_grads = optim.add(d_grads, group.means(_bent(agents, last, carried)))
         else:
             memory = max(0.0, 1 - k / max(self.response_time, self.growth * k * state.steps))

@@ -92,8 +92,8 @@ class _Saved:
         rest = {n: t for n, t in tensors.items() if not n.startswith(("pending/", *_PLACE))}
         self._check_filled(rest, state.iteration)
         if not dry:
-            self.place.load(place)
             pending = batch_of(held, self.where.device).replace(options=self.task.interface.options) if held else None
+            self.place.load(place)
             if pending is not None and group.size() > 1:
                 pending = pending.episodes(group.share(self.k))
             self.state, self.env_steps = state._replace(pending=pending), steps
@@ -115,7 +115,7 @@ class _Saved:
         """A new trainer with one seed."""
         return Trainer(
             self.task, self.agents, self.designer, seeds=self.seeds[:1], k=self.k, agent_batches=self.agent_batches,
-            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype,
+            pipeline=self.pipeline, device=self.where.device, dtype=self.where.dtype, threads=None,
         )  # fmt: skip
 
     def sample(self) -> Batch:
@@ -123,10 +123,17 @@ class _Saved:
         other = self._alone()
         return other.collect(other.state.agents)
 
+    def trial(self) -> Batch:
+        """Episodes of a new trainer with one seed after an iteration, to see whether all goes; nothing is changed."""
+        other = self._alone()
+        other.iterate(diagnose=True)
+        return other.state.pending or other.collect(other.state.agents)
+
     def adopt(self, tensors: dict[str, Tensor]) -> None:
         """Start with the agents of another training, from its :meth:`tensors`: networks, critics and their optimisers.
 
-        Fresh optimisers would jolt them. Schedules start anew.
+        Fresh optimisers would jolt them. Schedules of exploration and entropy start anew; those of learning rates go
+        on, by the steps of the optimisers.
 
         Raises
         ------
@@ -320,6 +327,9 @@ class Evaluator:
 
 
 def _check(seeds: Sequence[int], k: int, agent_batches: int) -> None:
+    for seed in seeds:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+            raise ValueError(f"seeds must be integers, got {seed!r}")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be distinct and not negative, got {tuple(seeds)}")
     for name, value in (("k", k), ("agent_batches", agent_batches)):

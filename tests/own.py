@@ -5,7 +5,18 @@ from dataclasses import replace
 import torch
 from games import Lights
 
-from metagrad import MLP, ByAction, IncentiveFunction, MetaGradient, PolicyGradientAgents, VectorTask, optim
+from metagrad import (
+    MLP,
+    ByAction,
+    DualRL,
+    IncentiveFunction,
+    MetaGradient,
+    NoDesigner,
+    PolicyGradientAgents,
+    SquashedGaussian,
+    VectorTask,
+    optim,
+)
 from metagrad.experiment.config import Experiment, RunOptions
 
 
@@ -37,4 +48,7 @@ experiment = Experiment(
 )  # fmt: skip
 number = 5
 functions = replace(experiment, designer=MetaGradient(IncentiveFunction(subsidy, start)))
+scattered = replace(experiment, run=replace(RUN, seeds=(3, 7, 42)))
+alone = replace(experiment, method="none", designer=NoDesigner())
+learner = replace(experiment, method="dual-rl", designer=DualRL(SquashedGaussian()))
 endless = replace(experiment, run=replace(RUN, target=None))

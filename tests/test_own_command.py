@@ -71,6 +71,24 @@ def test_methods_of_a_task(method, tmp_path):
     assert cli.main(["train", "own:task", *SMALL, "--method", method, "--out", str(tmp_path / "run")]) == 0
 
 
+def test_methods_that_an_experiment_has_no_designer_for():
+    for method in ("metagrad", "metagrad-no-cv"):
+        with pytest.raises(ValueError, match="own:alone has no designer, which method metagrad needs"):
+            cli.parse_train(["own:alone", "--method", method])
+    with pytest.raises(ValueError, match="DualRL of own:learner has no option validation, which method metagrad-no-cv"):
+        cli.parse_train(["own:learner", "--method", "metagrad-no-cv"])
+    assert cli.parse_train(["own:alone"])[1].method == "none"
+
+
+def test_seeds_of_an_experiment_stay_unless_others_are_named():
+    def seeds(*options):
+        return cli.parse_train(["own:scattered", *options])[1].run.seeds
+
+    assert seeds("--k", "2") == (3, 7, 42)
+    assert seeds("--first-seed", "5") == (5, 6, 7)
+    assert seeds("--seeds", "2") == (3, 4)
+
+
 def test_functions_of_an_experiment_are_saved_by_name(tmp_path):
     folder = tmp_path / "run"
     assert cli.main(["train", "own:functions", "--out", str(folder)]) == 0
@@ -134,6 +152,7 @@ def test_central_needs_agents_without_masks(tmp_path, capsys):
         ("{'score': x[:0]}", "score 'score' of lights must be numbers with a first axis of 1"),
         ("{'score': x.astype(str)}", "score 'score' of lights must be numbers"),
         ("{'each': x[:, None]}", "the scores that lights shows, [], must be one number for each seed"),
+        ("{'x': x[:, None], 'x_0': x}", "two scores of lights would both be the column 'x_0'"),
         ("{'score': batch.nothing}", "lights gives no scores: AttributeError"),
     ],
 )

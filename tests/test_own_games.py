@@ -31,6 +31,7 @@ from metagrad import (
     optim,
 )
 from metagrad.experiment.registry import OwnGame
+from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP
 from metagrad.networks.base import Where
 from metagrad.optim import Linear
@@ -352,8 +353,65 @@ def test_an_incentive_or_a_module_that_does_not_go_with_the_game_is_refused():
     odd = PolicyGradientAgents(network=ModuleNetwork(lambda: torch.nn.Linear(2, 3)))
     with pytest.raises(ValueError, match=r"Linear cannot be called with the observations 'own' \[2, 2\], 'picture'"):
         Trainer(lights(), odd, NoDesigner())
+    with pytest.raises(ValueError, match="ByAction has no levers; the path Sensitivity needs some"):
+        Trainer(lights(), PLAIN, MetaGradient(ByAction(), path=Sensitivity()))
     with pytest.raises(ValueError, match="an MLP needs something to read"):
         MLP((4,)).init([np.random.default_rng(1)], 1, {"mask": (2,)}, 2, Where())
+
+
+class Turning(Lights):
+    """Sees what is given, at the beginning and after a step."""
+
+    def __init__(self, num_envs, first, then, designer=None):
+        super().__init__(num_envs, plain=True)
+        self.first, self.then, self.designer = first, then, designer
+
+    def _obs(self):
+        seen = self.first if self.t == 0 else self.then
+        agents = {name: np.full((self.num_envs, 2, 2, 2), x) for name, x in seen.items()}
+        view = super()._obs()["designer"] if self.designer is None else self.designer
+        return {"agents": agents, "designer": view}
+
+    def reset(self, seed=None):
+        self.t = 0
+        return super().reset(seed)
+
+
+class Recording(VectorTask):
+    def record(self, env, info):
+        return self.recorded.pop(0)(env.num_envs)
+
+
+def test_numbers_that_turn_to_another_type_are_refused():
+    made = VectorTask(lambda n: Turning(n, {"x": np.uint8(0)}, {"x": np.float32(0.7)}), 5)
+    with pytest.raises(ValueError, match="'x' was uint8 at first, and turned to float32 in an episode"):
+        Trainer(made, PLAIN, NoDesigner(), k=2).train(1)
+    task = Recording(lambda n: Lights(n), 5, "recording")
+    task.recorded = [lambda n: {"x": np.zeros(n, int)}, lambda n: {"x": np.full(n, 0.7)}]
+    with pytest.raises(ValueError, match="'x' was int64 at first, and turned to float64 in an episode"):
+        Trainer(task, PLAIN, NoDesigner(), k=2).train(1)
+
+
+def test_names_with_a_slash_are_refused():
+    seen = {"me/seen": np.float32(0.5)}
+    with pytest.raises(ValueError, match="cannot be called 'me/seen', with a slash"):
+        Trainer(VectorTask(lambda n: Turning(n, seen, seen), 5), PLAIN, NoDesigner(), k=2).train(1)
+    task = Recording(lambda n: Lights(n), 5, "recording")
+    task.recorded = [lambda n: {"a/b": np.zeros(n)}]
+    with pytest.raises(ValueError, match="cannot be called 'a/b', with a slash"):
+        Trainer(task, PLAIN, NoDesigner(), k=2).train(1)
+
+
+def test_a_designer_that_sees_nothing_goes_on():
+    seen = {"x": np.float32(0.5)}
+    task = VectorTask(lambda n: Turning(n, seen, seen, designer={}), 5)
+    whole, other = (Trainer(task, PLAIN, MetaGradient(PAID), seeds=(1, 2), k=2) for _ in range(2))
+    whole.train(2)
+    other.load(whole.tensors())
+    assert other.state.pending.designer_obs == {}
+    whole.train(1)
+    other.train(1)
+    assert all(t.equal(other.tensors()[name]) for name, t in whole.tensors().items())
 
 
 @pytest.mark.parametrize("horizon", [0, -1, 2.5, True, "5", None])
@@ -385,6 +443,10 @@ def test_an_incentive_of_the_wrong_shape_is_refused():
         lambda: MutualIncentive(1),
         lambda: MetaGradient(MutualIncentive(2, SMALL), advantages="gae", critic=DesignerCritic(CRITIC)),
         lambda: JointAction(gtb()),
+        lambda: PolicyGradientAgents(exploration=Linear(1.8, 0.0, 100)),
+        lambda: PolicyGradientAgents(exploration=Linear(0.0, 1.1, 100)),
+        lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=(1.2, 1.7)),
+        lambda: Trainer(lights(), PLAIN, NoDesigner(), seeds=(True, 2)),
     ],
 )  # fmt: skip
 def test_impossible_options_are_refused(make):

@@ -161,6 +161,19 @@ def test_what_another_process_trains_is_passed_over(tmp_path):
     assert not waiting.exists()
 
 
+def test_what_another_process_began_meanwhile_goes_on(tmp_path, monkeypatch):
+    (one,) = [QUICK.runs["cleanup"]["metagrad"]]
+    train = course.runs_of.train
+
+    def late(made, folder, console):
+        train(made, folder, console, until=4)
+        return train(made, folder, console)
+
+    monkeypatch.setattr(course.runs_of, "train", late)
+    assert course.train(QUICK, [one], tmp_path, QUIET) == []
+    assert all(part.finished for part in course.parts(one, tmp_path))
+
+
 def test_a_run_that_was_trained_otherwise_is_told(made, tmp_path):
     shutil.copytree(made / "escape_room", tmp_path / "escape_room")
     path = tmp_path / "escape_room" / "dual_3" / "config.json"

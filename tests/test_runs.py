@@ -15,15 +15,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
 from metagrad.experiment import checkpoint, cli, run
 from metagrad.experiment.config import ConfigError, dump, load
-from metagrad.experiment.folder import RunError, read_experiment
+from metagrad.experiment.folder import Busy, Held, RunError, Taken, read_experiment, read_results
+from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import experiment, game
 from metagrad.tasks import GAMES
+from metagrad.trainer import Trainer
 
 SMALL = [
     "--preset", "er_2_1", "--seeds", "2", "--episodes", "320", "--eval-period", "32", "--eval-episodes", "4",
@@ -189,6 +192,7 @@ def test_existing_folder_is_not_touched(finished, capsys):
         (["--method", "dual-rl-discrete", "--designer.head.levels", "nan", "1"], "--designer.head.levels[0] must be"),
         (["--k", "100000000", "--episodes", "1000000000"], "too large for the memory"),
         (["--designer.advantages", "gae"], "--designer: MetaGradient needs a critic"),
+        (["--designer.direct", "1"], "ByAction has no direct path: MetaGradient.direct must be 0"),
         (["--episodes", "3"], "at least k"),
         (["--threads", "1025"], "--threads must be a number of at least 1 and at most 1,024"),
         (["--seeds", "10001"], "--seeds must be 1 to 10,000"),
@@ -202,6 +206,30 @@ def test_impossible_options(options, message, tmp_path, capsys):
     assert train(tmp_path / "run", *options) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_agents_that_a_designer_cannot_follow_are_refused(tmp_path, capsys):
+    options = ["--seeds", "1", "--k", "4", "--agents.minibatches", "2", "--out", str(tmp_path / "run")]
+    assert cli.main(["train", "one-step-economy", *options]) == 2
+    assert "curvature must be false unless the agents' epochs and minibatches are 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_threads_are_those_of_the_run(tmp_path, monkeypatch):
+    used, iterate = [], Trainer.iterate
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(
+        Trainer, "iterate", lambda self, *a, **o: used.append(torch.get_num_threads()) or iterate(self, *a, **o)
+    )
+    before, folder = torch.get_num_threads(), tmp_path / "run"
+    try:
+        assert train(folder, "--threads", "2", "--episodes", "64") == 0
+        assert set(used) == {2}
+        used.clear()
+        assert cli.main(["train", "--resume", str(folder), "--episodes", "96", "--threads", "3"]) == 0
+        assert set(used) == {3}
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("option", ["--lr-incentiv", "--designer.path", "--run.seeds", "--method"])
@@ -298,6 +326,16 @@ def test_damaged_and_foreign_checkpoints(how, message, finished, tmp_path, capsy
         assert cli.main(command) == 2
         assert message in capsys.readouterr().err
     assert before == {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("how", ["cut", "gone"])
+def test_a_run_that_cannot_go_on_longer_keeps_its_results(how, finished, tmp_path, capsys):
+    shutil.copytree(finished, folder := tmp_path / "run")
+    damage(folder, how)
+    before = {name: (folder / name).read_bytes() for name in ("config.json", "results.json", "metrics.csv")}
+    assert cli.main(["train", "--resume", str(folder), "--episodes", "640"]) == 2
+    assert "checkpoint" in capsys.readouterr().err
+    assert before == {name: (folder / name).read_bytes() for name in before}
 
 
 def test_options_that_are_newer_than_a_run_are_as_by_default(finished, tmp_path):
@@ -441,6 +479,30 @@ def test_a_torn_last_line_of_metrics_does_not_count(finished, tmp_path):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not the metrics of a run"):
         read_metrics(path)
+
+
+def test_of_two_that_start_in_one_folder_one_trains(tmp_path, monkeypatch):
+    folder, trial, quiet = tmp_path / "run", Learners.trial, Console(quiet=True)
+    slow = experiment("escape-room", "er_2_1")
+    slow = replace(slow, run=replace(slow.run, seeds=(1,), episodes=32, eval_period=16, test_episodes=4))
+    quick = replace(slow, run=replace(slow.run, seeds=(2,)))
+
+    def and_another_starts(self):
+        monkeypatch.setattr(Learners, "trial", trial)
+        run.train(quick, folder, quiet)
+        return trial(self)
+
+    monkeypatch.setattr(Learners, "trial", and_another_starts)
+    with pytest.raises(Taken, match="exists already"):
+        run.train(slow, folder, quiet)
+    assert read_experiment(folder) == quick
+    assert read_results(folder)["seeds"] == [2]
+    with Held(folder) as held:
+        held.rewrite(dump(slow))
+        held.check()
+        with pytest.raises(Busy):
+            Held(folder)
+    assert read_experiment(folder) == slow
 
 
 def test_two_processes_do_not_train_one_run(finished, tmp_path):

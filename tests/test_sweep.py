@@ -13,8 +13,9 @@ from optuna.storages.journal import JournalFileBackend
 from rich.console import Console
 
 from metagrad.experiment import run
-from metagrad.experiment.config import ConfigError
+from metagrad.experiment.config import ConfigError, dump
 from metagrad.experiment.registry import experiment
+from metagrad.sweeps.engine import Work, train
 from metagrad.sweeps.journal import Trials
 from metagrad.sweeps.study import Halving, Range, Seeds, Study, read_study, score_of
 
@@ -90,6 +91,14 @@ def test_a_good_file(tmp_path):
 def test_the_study_files_of_the_repository(path):
     study = read_study(path)
     assert study.rungs(study.experiment({}, study.search_seeds).run.episodes)
+
+
+def test_a_setting_that_cannot_be_trained_gives_its_reason(tmp_path):
+    made = experiment("escape-room", "er_2_1")
+    made = replace(made, designer=replace(made.designer, direct=1.0))
+    reason = train(Work(str(tmp_path / "run"), dump(made), None, "r_id"))
+    assert reason == "ByAction has no direct path: MetaGradient.direct must be 0"
+    assert not (tmp_path / "run").exists()
 
 
 class Killed(BaseException):

@@ -50,6 +50,8 @@ class Policies(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.exploration, Linear) and max(self.exploration.start, self.exploration.end) > 1:
+            raise ValueError(f"{type(self).__name__}.exploration must be at most 1, got {self.exploration}")
         if self.policy.sequential:
             raise ValueError(
                 "a network with a memory cannot be a policy, which is asked step by step: use it as a critic"

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +128,24 @@ def _digest(data: bytes, sidecar: dict[str, Any]) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a text file atomically."""
+    with replaced(path) as temporary:
+        _write(temporary, text.encode())
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def replaced(path: Path) -> Iterator[Path]:
+    """A file to write that takes the place of another as a whole, or not at all."""
     temporary = unfinished(path)
     try:
-        _write(temporary, text.encode())
+        yield temporary
         os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def unfinished(path: Path) -> Path:
-    """Where a text file is while it is written; one who is killed then leaves it behind."""
+    """Where a file is while it is written; one who is killed then leaves it behind."""
     return path.with_name(f".{path.name}.part")
 
 

@@ -188,7 +188,7 @@ def split_course(args: list[str]) -> tuple[list[str], argparse.Namespace]:
 def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     """The folder and the experiment that the arguments of ``metagrad train`` name."""
     from metagrad.experiment.config import MAX_SEEDS
-    from metagrad.experiment.registry import experiment, game, parse
+    from metagrad.experiment.registry import experiment, parse
 
     head = argparse.ArgumentParser(prog=f"metagrad train {args[0]}", add_help=False, allow_abbrev=False)
     for flag, kind in (("preset", str), ("method", str), ("seeds", int), ("first-seed", int), ("out", Path)):
@@ -196,13 +196,12 @@ def parse_train(args: list[str]) -> tuple[Path, Experiment]:
     named, rest = head.parse_known_args(args[1:])
     base = experiment(args[0], named.preset, named.method)
     chosen = parse(base, rest, f"metagrad train {args[0]}")
-    seeds = base.run.seeds
-    first = seeds[0] if named.first_seed is None else named.first_seed
-    n = len(seeds) if named.seeds is None else named.seeds
-    if not 1 <= n <= MAX_SEEDS or first < 0:
-        raise ValueError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
-    chosen = replace(chosen, run=replace(chosen.run, seeds=tuple(range(first, first + n))))
-    chosen = getattr(game(args[0]), "adjusted", lambda chosen, base: chosen)(chosen, base)
+    if (named.seeds, named.first_seed) != (None, None):
+        first = base.run.seeds[0] if named.first_seed is None else named.first_seed
+        n = len(base.run.seeds) if named.seeds is None else named.seeds
+        if not 1 <= n <= MAX_SEEDS or first < 0:
+            raise ValueError(f"--seeds must be 1 to {MAX_SEEDS:,} and --first-seed not negative")
+        chosen = replace(chosen, run=replace(chosen.run, seeds=tuple(range(first, first + n))))
     path = Path("runs") / f"{chosen.preset}-{chosen.method}"
     numbered = (path.with_name(f"{path.name}-{i}") for i in itertools.count(2))
     return named.out or next(p for p in itertools.chain([path], numbered) if not p.exists()), chosen

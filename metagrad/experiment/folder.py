@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from metagrad.experiment import checkpoint
 from metagrad.experiment.config import ConfigError, Experiment, RunOptions, dump, load, located
@@ -25,6 +25,10 @@ class RunError(RuntimeError):
 
 class Busy(RunError):
     """Another process is at it."""
+
+
+class Taken(RunError):
+    """There is something in a folder that is for something new."""
 
 
 def lock(opened: int, folder: Path) -> None:
@@ -42,15 +46,27 @@ class Held:
     """
 
     def __init__(self, folder: Path, name: str = "config.json") -> None:
-        self.folder = folder
-        self._lock = open(folder / name)  # noqa: SIM115, closed on the way out
+        self.folder, self._path = folder, folder / name
+        self._lock, mine = self._locked()
+        self._watched = [mine]
+
+    def _locked(self) -> tuple[IO[str], tuple[Path, os.stat_result]]:
+        """The file, open and locked, and as it is watched."""
+        file = open(self._path)  # noqa: SIM115, closed on the way out
         try:
-            lock(self._lock.fileno(), folder)
+            lock(file.fileno(), self.folder)
         except Busy:
-            self._lock.close()
+            file.close()
             raise
-        self._watched: list[tuple[Path, os.stat_result]] = []
-        self.watch(folder / name, self._lock.fileno())
+        return file, (self._path, os.fstat(file.fileno()))
+
+    def rewrite(self, text: str) -> None:
+        """Replace the file that says what is trained, and go on with the folder."""
+        self.check()
+        checkpoint.write_text(self._path, text)
+        before = self._lock
+        self._lock, self._watched[0] = self._locked()
+        before.close()
 
     def __enter__(self) -> Held:
         return self
@@ -92,6 +108,9 @@ class NotHeld(contextlib.nullcontext):
     def watch(self, path: Path, opened: int) -> None:
         """Nothing to watch."""
 
+    def rewrite(self, text: str) -> None:
+        """Nothing to write."""
+
     def check(self) -> None:
         """Nothing to refuse."""
 
@@ -116,7 +135,23 @@ def refuse_taken(folder: Path, name: str, command: str) -> None:
     """
     present = set(folder.iterdir()) if folder.is_dir() else set()
     if present - {checkpoint.unfinished(folder / name)} or folder.is_file():
-        raise RunError(f"{folder} exists already: choose another --out, or go on with `{command}`")
+        raise Taken(f"{folder} exists already: choose another --out, or go on with `{command}`")
+
+
+def begin(folder: Path, name: str, text: str, command: str) -> Held:
+    """Make a folder for something new with the file that says what it is, and hold it; ``command`` would go on with it.
+
+    Of those who start in one folder at once one begins, and the others are refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        lock(opened, folder)
+        refuse_taken(folder, name, command)
+        checkpoint.write_text(folder / name, text)
+        return Held(folder, name)
+    finally:
+        os.close(opened)
 
 
 def read_experiment(folder: Path) -> Experiment:
@@ -128,28 +163,27 @@ def read_experiment(folder: Path) -> Experiment:
 
 
 def changed(folder: Path, changes: dict[str, Any]) -> Experiment:
-    """The experiment of a run that goes on elsewhere or longer; whoever leads writes it to the run's folder.
-
-    Raises
-    ------
-    RunError
-        If more episodes have been trained, or another process trains the run. Nothing is written then.
-    """
+    """The experiment of a run that goes on elsewhere or longer; a ``RunError`` if more episodes have been trained."""
     experiment = read_experiment(folder)
     try:
         now = replace(experiment, run=replace(experiment.run, **changes))
     except ValueError as error:
         raise ConfigError(located(error, RunOptions, "")) from error
     done = max((int(p.name) for p in checkpoint.saved(folder / "checkpoints")), default=0)
-    new_end = now.run.episodes != experiment.run.episodes
-    if new_end and now.run.episodes < done:
+    if now.run.episodes != experiment.run.episodes and now.run.episodes < done:
         raise RunError(f"--episodes must be at least {done:,}, which {folder} has trained")
-    if now != experiment and not group.follows():
-        with explained(folder), Held(folder):
-            if new_end:
-                (folder / "results.json").unlink(missing_ok=True)
-            checkpoint.write_text(folder / "config.json", dump(now))
     return now
+
+
+def write_changed(held: Held | NotHeld, now: Experiment) -> None:
+    """Write the experiment of a run that goes on otherwise; one that goes on longer has no results any more."""
+    before = read_experiment(held.folder)
+    if now == before or group.follows():
+        return
+    with explained(held.folder):
+        if now.run.episodes != before.run.episodes:
+            (held.folder / "results.json").unlink(missing_ok=True)
+        held.rewrite(dump(now))
 
 
 def write_results(folder: Path, summary: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -76,6 +77,21 @@ class Evaluators(Parts):
         return {name: by_seed(np.concatenate([np.asarray(one[name], float) for one in scores])) for name in scores[0]}
 
 
+@contextlib.contextmanager
+def _together() -> Iterator[None]:
+    """Turn what goes wrong with the parts of a run into a reason."""
+    try:
+        yield
+    except group.Parted:
+        raise
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
+
+
 def check_device(name: str) -> None:
     """Refuse a device that this machine cannot use."""
     try:
@@ -97,13 +113,9 @@ class Learners(Parts):
         seeds = tuple(group.own(run.seeds))
         groups = [(seed,) for seed in seeds] if size.alone(experiment) else [seeds]
         check_device(run.device)
-        try:
+        with _together():
             size.check(experiment)
             self.trainers = [self._trainer(seeds) for seeds in groups]
-        except (MemoryError, torch.OutOfMemoryError) as error:
-            raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
-        except (RuntimeError, TypeError, KeyError, IndexError, AttributeError) as error:
-            raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
         self.stacked = group.shares() > 1 and not size.alone(experiment)
         super().__init__(self.trainers, (lambda: self._trainer(run.seeds)) if self.stacked else None)
         self.notes: dict[str, np.ndarray] = {}
@@ -147,13 +159,23 @@ class Learners(Parts):
         """Environment steps of each seed so far, int64 ``[S]``."""
         return by_seed(np.concatenate([t.env_steps for t in self.trainers]))
 
-    def check_scores(self) -> None:
-        """Refuse a task whose scores cannot be written, seen on one batch; nothing is changed."""
+    def trial(self) -> dict[str, np.ndarray]:
+        """Scores of one seed after an iteration of its own; nothing is changed.
+
+        Raises
+        ------
+        ConfigError
+            If the parts do not go together, or the scores cannot be written.
+        """
         task = self.experiment.task
+        with _together():
+            batch = self.trainers[0].trial()
         try:
-            check_scores(task, task.scores(self.trainers[0].sample()), 1)
+            scores = task.scores(batch)
+            check_scores(task, scores, 1)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
             raise ConfigError(f"{task.name} gives no scores: {type(error).__name__}: {error}") from error
+        return scores
 
     def evaluators(self, phase: str, episodes: int) -> Evaluators:
         """Fresh episodes for scoring."""

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import importlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -192,11 +193,14 @@ def read_metrics(path: Path, size: int | None = None) -> dict[str, np.ndarray]:
 
 def row_of(scores: Scores, s: int) -> dict[str, float]:
     """Flat record of seed ``s``: scores by agent and further axes have their numbers behind their names."""
-    row: dict[str, float] = {}
+    return {column: float(scores[name][(s, *index)]) for column, name, index in _columns(scores)}
+
+
+def _columns(scores: Scores) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Columns of metrics.csv, each with the name of its score and its place there."""
     for name, values in scores.items():
         for index in np.ndindex(values.shape[1:]):
-            row["_".join([name, *map(str, index)])] = float(values[(s, *index)])
-    return row
+            yield "_".join([name, *map(str, index)]), name, index
 
 
 def check_scores(task: Any, scores: Any, n_seeds: int) -> None:
@@ -212,7 +216,11 @@ def check_scores(task: Any, scores: Any, n_seeds: int) -> None:
                 f"score {name!r} of {task.name} must be numbers with a first axis of {n_seeds}, one for each seed; got "
                 f"{x.dtype} {list(x.shape)}"
             )
-    shown = shown_fields(task, {name: np.asarray(x) for name, x in scores.items()})
+    arrays = {name: np.asarray(x) for name, x in scores.items()}
+    for column, times in Counter(column for column, *_ in _columns(arrays)).items():
+        if times > 1:
+            raise ValueError(f"two scores of {task.name} would both be the column {column!r}")
+    shown = shown_fields(task, arrays)
     if not shown or any(name not in scores or np.ndim(scores[name]) != 1 for name in shown):
         raise ValueError(f"the scores that {task.name} shows, {shown}, must be one number for each seed")
 

@@ -65,6 +65,11 @@ def experiment(name: str, preset: str | None = None, method: str | None = None) 
     return replace(module.METHODS[method](base), method=method)
 
 
+def adjusted(made: Experiment, base: Experiment) -> Experiment:
+    """What was made of ``base`` by other options, with what else follows from them in its game."""
+    return getattr(game(base.game), "adjusted", lambda made, base: made)(made, base)
+
+
 def starting_point(run: Experiment) -> Experiment | None:
     """The experiment that a run's options were changed from; None where its names are unknown now."""
     try:
@@ -146,7 +151,7 @@ def parse(experiment: Experiment, args: Sequence[str], program: str) -> Experime
         _mirror(experiment), args=list(args), prog=program, description=about,
         config=(tyro.conf.AvoidSubcommands,),
     )  # fmt: skip
-    return _back(experiment, parsed, "")
+    return adjusted(_back(experiment, parsed, ""), experiment)
 
 
 def _mirror(value: Any) -> type:

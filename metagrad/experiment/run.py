@@ -23,11 +23,13 @@ from metagrad.experiment.folder import (
     Held,
     NotHeld,
     RunError,
+    begin,
     changed,
     explained,
     read_experiment,
     read_results,
     refuse_taken,
+    write_changed,
     write_results,
 )
 from metagrad.experiment.learners import Evaluators, Learners, check_device
@@ -81,7 +83,7 @@ def train(
     _join(experiment)
     if group.follows():
         learners = Learners(experiment)
-        learners.check_scores()
+        learners.trial()
         _adopt(learners)
         with Stopping(folder) as stopping, NotHeld(folder) as held:
             return _Training(learners, held, console, Trackers(())).run(stopping, until)
@@ -90,13 +92,10 @@ def train(
             refuse_taken(folder, "config.json", resume_command(folder))
         text = dump(experiment)
         learners = Learners(experiment)  # what cannot work fails before anything is written
-        learners.check_scores()
+        learners.trial()
         _adopt(learners)
-        with explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_text(folder / "config.json", text)
-            with Held(folder) as held:
-                return _Training(learners, held, console, trackers).run(stopping, until)
+        with explained(folder), begin(folder, "config.json", text, resume_command(folder)) as held:
+            return _Training(learners, held, console, trackers).run(stopping, until)
 
 
 def resume(
@@ -116,13 +115,14 @@ def resume(
             raise RunError(f"no checkpoint in {folder / 'checkpoints'}, though {reason}; nothing was changed")
         learners = Learners(experiment)
         training = _Training(learners, held, console, trackers)
-        if not begun:
-            _adopt(learners)
-        else:
+        if begun:
             training.restore()
-            if learners.episode >= experiment.run.episodes:
-                with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
-                    return read_results(folder)
+        else:
+            _adopt(learners)
+        write_changed(held, experiment)
+        if begun and learners.episode >= experiment.run.episodes:
+            with contextlib.suppress(RunError):  # it has not written its results, or they are damaged
+                return read_results(folder)
         with explained(folder):
             return training.run(stopping, until)
 

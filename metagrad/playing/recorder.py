@@ -137,7 +137,9 @@ class Recorder:
         """Write the agents' observations ``[N, A, ...]`` of step ``t``; returns them as rows of that step."""
         for name, x in obs.items():
             if name not in self._obs:
-                self._obs[name] = self._rows_like(name, x)
+                self._obs[name] = self._rows_like(_known(name), x)
+            elif name != "mask":
+                _check_type(name, x, self._obs[name][0])
             mask = name == "mask"  # all actions are legal after the end, so that every row has a distribution
             seen = (as_bytes(x) if mask else np.ascontiguousarray(x)).reshape(*x.shape[:2], -1)
             _show(seen, self.over if mask else self._hidden, mask, self._obs[name][0], t)
@@ -151,7 +153,8 @@ class Recorder:
         """Write the designer's observations ``[N, ...]`` of step ``t``."""
         for name, x in obs.items():
             if name not in self._designer:
-                self._designer[name] = self._zeros(self.steps + 1, x, self._dtype_of(x, 1))
+                self._designer[_known(name)] = self._zeros(self.steps + 1, x, self._dtype_of(x, 1))
+            _check_type(name, x, self._designer[name])
             rows = self._designer[name].reshape(self.n_seeds, 1, self.steps + 1, self.k, -1)
             _show(np.ascontiguousarray(x).reshape(len(x), 1, -1), self._hidden, False, rows, t)
 
@@ -159,7 +162,8 @@ class Recorder:
         """Write what task and designer record of step ``t``, ``[N, ...]``; before :meth:`keep`."""
         for name, x in extra.items():
             if name not in self._extra:
-                self._extra[name] = self._zeros(self.steps, x, x.dtype)
+                self._extra[_known(name)] = self._zeros(self.steps, x, x.dtype)
+            _check_type(name, x, self._extra[name])
             self._write(self._extra[name][:, t], x, self.over)
 
     def keep(self, t: int, result: tuple, actions: np.ndarray, log_prob: np.ndarray) -> bool:
@@ -218,6 +222,19 @@ class Recorder:
 
     def _there(self, x: Tensor) -> Tensor:
         return x if self.where.device == "cpu" else x.to(self.where.device)
+
+
+def _known(name: str) -> str:
+    """A name of what is seen or recorded, which stands in a path where it is saved."""
+    if "/" in name:
+        raise ValueError(f"what is seen or recorded cannot be called {name!r}, with a slash")
+    return name
+
+
+def _check_type(name: str, x: np.ndarray, kept: np.ndarray) -> None:
+    """Refuse numbers that would be cut to the type of an episode's first ones."""
+    if not np.can_cast(x.dtype, kept.dtype, "same_kind"):
+        raise ValueError(f"{name!r} was {kept.dtype} at first, and turned to {x.dtype} in an episode")
 
 
 def _as(x: Any, dtype: Any) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from metagrad.experiment.checkpoint import replaced
 from metagrad.experiment.folder import read_experiment
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import label_of
@@ -80,12 +80,8 @@ def write(runs: Runs, out: Path, names: Sequence[str] = ()) -> Path:
     unknown = [name for name in names if name not in panels]
     if unknown:
         raise ValueError(f"there is no panel {unknown[0]!r}; there are: {', '.join(panels)}")
-    temporary = out.with_name(f".part-{out.name}")
-    try:
+    with replaced(out) as temporary:
         draw({name: panels[name] for name in names or panels}, runs, temporary, out.suffix.removeprefix(".") or "png")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     return out
 
 

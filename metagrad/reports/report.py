@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import fastenvs
+from metagrad.experiment.checkpoint import write_text
 from metagrad.experiment.config import Experiment, to_dict
-from metagrad.experiment.registry import flags, game, parse, starting_point
+from metagrad.experiment.registry import flags, parse, starting_point
 from metagrad.reports import figures, tables
 from metagrad.reports.tables import Cells, Finished, read_finished
 
@@ -52,12 +52,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         command=shlex.join(["metagrad", "report", *map(str, folders), "--out", str(out)]),
         version=fastenvs.__version__,
     )
-    temporary = out.with_name(f".part-{out.name}")
-    try:
-        temporary.write_text(page, "utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(out, page)
     return out
 
 
@@ -139,7 +134,6 @@ def command_of(experiment: Experiment) -> str | None:
         with contextlib.redirect_stderr(io.StringIO()):
             made = parse(base, options, "metagrad train")
         made = replace(made, run=replace(made.run, seeds=run.seeds))
-        made = getattr(game(experiment.game), "adjusted", lambda chosen, base: chosen)(made, base)
     except (SystemExit, ValueError):
         return None
     if made != experiment or run.seeds != tuple(range(run.seeds[0], run.seeds[0] + len(run.seeds))):

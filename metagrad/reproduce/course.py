@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 
 from metagrad.experiment import run as runs_of
-from metagrad.experiment.folder import Busy, lock, read_experiment
+from metagrad.experiment.folder import Busy, Taken, read_experiment
 from metagrad.reproduce.listed import Listed, Run
 from metagrad.tasks.experiments import Experiment
 
@@ -70,15 +68,23 @@ def train(listed: Listed, runs: Sequence[Run], root: Path, console: Console) -> 
         for part in (part for part in parts(run, root) if not part.finished):
             try:
                 made = None if part.begun else _with_seeds(listed, run, part, root)
-                with _held(part.folder):
-                    console.print(f"run: {part.folder}")
-                    if made is None or part.begun:  # by another process meanwhile
-                        runs_of.resume(part.folder, console)
-                    else:
-                        runs_of.train(made, part.folder, console)
+                console.print(f"run: {part.folder}")
+                _go_on(part.folder, made, console)
             except Busy as busy:
                 passed.append(str(busy))
     return passed
+
+
+def _go_on(folder: Path, made: Experiment | None, console: Console) -> None:
+    """Train a run that is new, or go on with one that was begun, perhaps by another process meanwhile."""
+    if made is not None:
+        try:
+            runs_of.train(made, folder, console)
+            return
+        except Taken:
+            if not (folder / "config.json").is_file():
+                raise
+    runs_of.resume(folder, console)
 
 
 def _with_seeds(listed: Listed, run: Run, part: Part, root: Path) -> Experiment:
@@ -91,15 +97,3 @@ def _with_seeds(listed: Listed, run: Run, part: Part, root: Path) -> Experiment:
             raise Busy(f"{part.folder} waits for {start.folder}, which is not finished")
         source = str(start.folder)
     return replace(made, run=replace(made.run, seeds=part.seeds, init_from=source))
-
-
-@contextlib.contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep a folder that may be empty still from other processes that reproduce."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)

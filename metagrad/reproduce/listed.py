@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any
 
 from metagrad.experiment.config import from_dict, to_dict
-from metagrad.experiment.registry import experiment, game
+from metagrad.experiment.registry import adjusted, experiment
 from metagrad.tasks.experiments import Experiment, RunOptions
 
 #: First seed of a run that is reported; tuning has others.
@@ -70,8 +70,7 @@ class Run:
     def experiment(self) -> Experiment:
         """What it does, whatever its seeds; agents to start with are not named yet."""
         base = experiment(self.game, self.preset, self.method)
-        made = from_dict(_merged(to_dict(base), _full(self.options)))
-        return getattr(game(self.game), "adjusted", lambda made, base: made)(made, base)
+        return adjusted(from_dict(_merged(to_dict(base), _full(self.options))), base)
 
 
 @dataclass(frozen=True)

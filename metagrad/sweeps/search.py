@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from metagrad.experiment import checkpoint
 from metagrad.experiment.config import ConfigError, dump
-from metagrad.experiment.folder import Held, RunError, read_results, refuse_taken
+from metagrad.experiment.folder import Held, RunError, begin, read_results, refuse_taken
 from metagrad.experiment.process import Stopped, Stopping, resume_command
 from metagrad.experiment.registry import experiment
 from metagrad.reports.figures import plot_runs
@@ -36,8 +36,8 @@ def start(path: Path, folder: Path, workers: Workers, console: Console) -> None:
     """Search as a study file says, in a new folder."""
     read_study(path)  # what is wrong is said before anything is written
     refuse_taken(folder, "study.toml", _resume(folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_text(folder / "study.toml", path.read_text("utf-8"))
+    with begin(folder, "study.toml", path.read_text("utf-8"), _resume(folder)):
+        pass
     resume(folder, workers, console)
 
 
@@ -105,7 +105,7 @@ class _Head:
             while True:
                 self.trials.settle(scores)
                 for trial in self.trials.proceed():
-                    progress.told(trial, self.trials)
+                    progress.told(trial)
                 if self.trials.told == self.study.n_trials:
                     return
                 self._submit(engine, scores, running)
@@ -185,7 +185,7 @@ class _Progress:
     def __exit__(self, *exc: object) -> None:
         self._bar.stop()
 
-    def told(self, trial: Trial, trials: Trials) -> None:
+    def told(self, trial: Trial) -> None:
         """Say how a trial ended."""
         if not self.console.is_terminal:
             at = f" after {max(trial.rungs):,} episodes" if trial.state == "pruned" else ""

@@ -17,7 +17,7 @@ from metagrad.checks import Bound, Checked, Count, shown
 from metagrad.experiment.config import ConfigError, located
 from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import row_of, shown_fields
-from metagrad.experiment.registry import experiment, game, parse
+from metagrad.experiment.registry import experiment, parse
 from metagrad.tasks.experiments import MAX_SEEDS, Experiment, Seed
 
 #: Trials that are asked before the first one is told, where settings follow from scores.
@@ -159,8 +159,7 @@ class Study(Checked):
                 made = parse(base, ["--threads", "1", *self.arguments(setting)], "metagrad sweep")
         except SystemExit:
             raise ConfigError(_reason(said.getvalue())) from None
-        made = replace(made, run=replace(made.run, seeds=tuple(seeds.each)))
-        return getattr(game(self.game), "adjusted", lambda made, base: made)(made, base)
+        return replace(made, run=replace(made.run, seeds=tuple(seeds.each)))
 
 
 def _reason(said: str) -> str:
@@ -255,11 +254,10 @@ def _check_options(study: Study) -> None:
 
 
 def score_of(study: Study) -> str:
-    """The name of what is searched for, seen in one batch of the game; a :class:`ConfigError` if there is no such."""
+    """The name of what is searched for, seen in one iteration; a :class:`ConfigError` if there is no such."""
     made = study.experiment({}, study.search_seeds)
     learners = Learners(replace(made, run=replace(made.run, seeds=made.run.seeds[:1])))
-    learners.check_scores()
-    scores = made.task.scores(learners.trainers[0].sample())
+    scores = learners.trial()
     names = list(row_of(scores, 0))
     score = study.score or shown_fields(made.task, scores)[0]
     if score not in names:

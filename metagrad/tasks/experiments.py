@@ -108,12 +108,28 @@ class Experiment(Checked):
                 raise ValueError(f"Experiment.{name} must be of type {kind.__name__}, got {shown(part)}")
 
 
+def metagrad(e: Experiment) -> Experiment:
+    """As it is."""
+    if isinstance(e.designer, NoDesigner):
+        raise ValueError(f"{e.game} has no designer, which method metagrad needs; method none does without one")
+    return e
+
+
+def without_validation(e: Experiment) -> Experiment:
+    """Its designer learns from the episodes of the agents before their step."""
+    try:
+        return replace(e, designer=replace(metagrad(e).designer, validation="before"))
+    except TypeError:
+        kind = type(e.designer).__name__
+        raise ValueError(f"{kind} of {e.game} has no option validation, which method metagrad-no-cv sets") from None
+
+
 #: Methods by their names on the command line, from an experiment of method ``metagrad``.
 Methods = dict[str, Callable[[Experiment], Experiment]]
 #: Those that any game has.
 METHODS: Methods = {
-    "metagrad": lambda e: e,
-    "metagrad-no-cv": lambda e: replace(e, designer=replace(e.designer, validation="before")),
+    "metagrad": metagrad,
+    "metagrad-no-cv": without_validation,
     "none": lambda e: replace(e, designer=NoDesigner()),
 }
 
