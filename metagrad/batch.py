@@ -61,6 +61,10 @@ AXES = {
 }  # fmt: skip
 
 
+#: Name in ``extra`` of the agents that are in the game, where some leave before others.
+PRESENT = "present"
+
+
 @dataclass(frozen=True)
 class Batch:
     """K whole episodes of each of S seeds, with T steps and A agents.
@@ -97,8 +101,9 @@ class Batch:
 
     @property
     def agents_alive(self) -> Tensor:
-        """``alive`` for every agent, ``[S, T, K, A]``."""
-        return self.alive[..., None].expand(self.actions.shape)
+        """1 for every agent that is in the game, ``[S, T, K, A]``: until the episode is over, or the agent has left."""
+        alive = self.alive[..., None].expand(self.actions.shape)
+        return alive * self.extra[PRESENT] if PRESENT in self.extra else alive
 
     @property
     def total_rewards(self) -> Tensor:
@@ -124,6 +129,14 @@ class Batch:
         """Where a value counts, ``[S, T + 1, K]``: before every step, and after a cut if ``terminal`` is bootstrap."""
         valued = F.pad(self.alive, (0, 0, 0, 1))
         return valued + F.pad(self.cut, (0, 0, 1, 0)) if terminal == "bootstrap" else valued
+
+    def agents_valued(self, terminal: str) -> Tensor:
+        """The same of the agents' values, ``[S, T + 1, K, 1 or A]``, which count until an agent leaves."""
+        valued = self.valued(terminal)[..., None]
+        if PRESENT not in self.extra:
+            return valued
+        present = self.extra[PRESENT].to(valued.dtype)
+        return valued * torch.cat([present, present[:, -1:]], 1)
 
     def remember(self, name: str, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` gives, made once for each ``key`` (compared by identity); never saved.

@@ -152,23 +152,23 @@ class Moments(NamedTuple):
 
 
 def moments(x: Tensor, alive: Tensor) -> Moments:
-    """Mean and standard deviation of ``x [S, T, K, A]`` over the rows that are ``alive [S, T, K]``, seed by seed."""
-    n = (sum_over_seed(alive) * x.shape[-1])[:, None, None, None]
+    """Mean and standard deviation of ``x [S, T, K, A]`` over the rows that are ``alive``, seed by seed."""
+    n = sum_over_seed(alive)[:, None, None, None]
     mean = sum_over_seed(x)[:, None, None, None] / n
-    apart = (x - mean) * alive[..., None]
+    apart = (x - mean) * alive
     of = Moments(mean, mean, n)
     return of._replace(std=(sum_over_seed(apart * apart)[:, None, None, None] / of.free).sqrt())
 
 
 def normalise(x: Tensor, alive: Tensor, by: Moments) -> Tensor:
-    """``(x - mean) / std`` where an episode goes on, else 0."""
-    return (x - by.mean) * alive[..., None] / (by.std + GUARD)
+    """``(x - mean) / std`` of the rows that are ``alive``, else 0."""
+    return (x - by.mean) * alive / (by.std + GUARD)
 
 
 def centred(d: Tensor, alive: Tensor, by: Moments) -> Tensor:
     """Transpose of :func:`normalise` with the standard deviation held fixed."""
-    mean = sum_over_seed(d * alive[..., None])[:, None, None, None] / by.n
-    return (d - mean) * alive[..., None] / (by.std + GUARD)
+    mean = sum_over_seed(d * alive)[:, None, None, None] / by.n
+    return (d - mean) * alive / (by.std + GUARD)
 
 
 def normalise_transposed(d: Tensor, x: Tensor, alive: Tensor, by: Moments) -> Tensor:

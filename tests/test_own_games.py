@@ -208,6 +208,36 @@ def test_a_game_may_keep_the_actions_that_it_was_given():
     assert not Remembers.same
 
 
+class Leaving(Lights):
+    """Lights that the second agent leaves after two steps, which the game says."""
+
+    def step(self, actions):
+        present = np.ones((self.num_envs, 2), bool)
+        present[:, 1] = self.t < 2
+        obs, rewards, terminated, truncated, info = super().step(actions)
+        return obs, rewards * present, terminated, truncated, {**info, "present": present}
+
+
+@pytest.mark.parametrize("name", ["metagrad", "lio", "dual discrete", "dual continuous", "amd"])
+@pytest.mark.parametrize("critic", [None, CRITIC])
+def test_an_agent_that_has_left_is_not_paid_and_learns_nothing_more(name, critic):
+    agents, designer = replace(PLAIN, normalise=True, entropy=0.1, critic=critic), CASES[name][2]
+    t = Trainer(VectorTask(lambda n, seed: Leaving(n, seed, plain=True), 5), agents, designer, seeds=(3, 7), k=8)
+    batch = t.collect(t.state.agents)
+    left = batch.agents_alive.bool() ^ batch.alive[..., None].bool()
+    assert left.any()
+    assert not batch.payments[left].any()
+    assert batch.payments[batch.agents_alive > 0].any()
+    other = batch.replace(actions=torch.where(left, (batch.actions + 1) % 3, batch.actions), memo={})
+    one, two = (agents.update(t.state.agents, x, t.rng)[0] for x in (batch, other))
+    same(one.policy, two.policy)
+    if critic is not None:
+        same(one.critic.params, two.critic.params)
+        assert not batch.values[:, :-1][left].any()
+    t.train(2)
+    assert not t.diverged().any()
+
+
 def test_scores_under_one_mind_see_what_each_agent_did():
     """The scores of Escape Room count who pulls the lever, agent by agent."""
     t = Trainer(JointAction(EscapeRoom(3, 2)), PLAIN, NoDesigner(), seeds=(1,), k=64)

@@ -72,14 +72,14 @@ def test_leave_one_out_baseline():
 
 def test_normalising_and_its_transpose():
     torch.manual_seed(2)
-    alive = (torch.rand(2, 4, 3) < 0.7).double()
-    x = (torch.randn(2, 4, 3, 2, dtype=torch.float64) * alive[..., None]).requires_grad_()
+    alive = (torch.rand(2, 4, 3, 2) < 0.7).double()
+    x = (torch.randn(2, 4, 3, 2, dtype=torch.float64) * alive).requires_grad_()
     d = torch.randn_like(x)
 
     def normalised(x):
         return estimators.normalise(x, alive, estimators.moments(x, alive))
 
-    rows = alive[..., None].expand_as(x) > 0
+    rows = alive > 0
     for s in range(2):
         kept = x[s][rows[s]]
         want = (kept - kept.mean()) / (kept.std() + estimators.GUARD)
@@ -87,7 +87,7 @@ def test_normalising_and_its_transpose():
     (want,) = torch.autograd.grad((d * normalised(x)).sum(), x)
     by = estimators.moments(x.detach(), alive)
     got = estimators.normalise_transposed(d, x.detach(), alive, by)
-    torch.testing.assert_close(got * alive[..., None], want * alive[..., None])
+    torch.testing.assert_close(got * alive, want * alive)
 
 
 FALLING = optim.Linear(0.3, 0.1, 400)  # half way down after the steps of the test

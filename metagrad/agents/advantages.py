@@ -23,7 +23,7 @@ class ActorCritic(Policies):
             return None
         out = self._critic_pass(state, batch).out[..., 0]
         like = torch.empty(len(batch.actions), batch.actions.shape[1] + 1, *batch.actions.shape[2:], device="meta")
-        return self.rows.back(out, like) * batch.valued(self.terminal)[..., None]
+        return self.rows.back(out, like) * batch.agents_valued(self.terminal)
 
     def _critic_pass(self, state: AgentState, batch: Batch) -> Forward:
         assert self.critic is not None
@@ -36,19 +36,19 @@ class ActorCritic(Policies):
         raw = self.raw_advantages(batch, rewards)
         if not self.normalise:
             return raw
-        return estimators.normalise(raw, batch.alive, estimators.moments(raw, batch.alive))
+        return estimators.normalise(raw, batch.agents_alive, estimators.moments(raw, batch.agents_alive))
 
     def raw_advantages(self, batch: Batch, rewards: Tensor) -> Tensor:
         """The same before they are normalised; 0 after the end of an episode."""
         advantages = estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda)
-        return advantages if batch.values is None else advantages * batch.alive[..., None]
+        return advantages if batch.values is None else advantages * batch.agents_alive
 
     def advantage_std(self, batch: Batch) -> Tensor:
         """What the advantages of a batch are divided by, ``[S, 1, 1, 1]``."""
         if not self.normalise:
             return batch.alive.new_ones(len(batch.alive), 1, 1, 1)
         raw = self.raw_advantages(batch, batch.total_rewards)
-        return estimators.moments(raw, batch.alive).std + estimators.GUARD
+        return estimators.moments(raw, batch.agents_alive).std + estimators.GUARD
 
     def _targets(self, state: AgentState, batch: Batch) -> Tensor | None:
         """What the critics learn, ``[G, R]``: λ-returns by the target network."""
@@ -58,7 +58,7 @@ class ActorCritic(Policies):
         later = batch.values
         if self.critic.target_tau < 1:
             out = self.critic.targets(state.critic, batch.seen(), later.shape[1], self.rows.of(later))
-            later = self.rows.back(out, later) * batch.valued(self.terminal)[..., None]
+            later = self.rows.back(out, later) * batch.agents_valued(self.terminal)
         rewards = batch.total_rewards
         return self.rows.of(estimators.gae(rewards, later, self.gamma, self.gae_lambda) + later[:, :-1])
 
@@ -84,9 +84,9 @@ class ActorCritic(Policies):
         fixed = raw = d
         if self.normalise:
             x = self.raw_advantages(batch, batch.total_rewards)
-            by = estimators.moments(x, batch.alive)
-            fixed = estimators.centred(d, batch.alive, by)
-            raw = estimators.normalise_transposed(d, x, batch.alive, by)
+            by = estimators.moments(x, batch.agents_alive)
+            fixed = estimators.centred(d, batch.agents_alive, by)
+            raw = estimators.normalise_transposed(d, x, batch.agents_alive, by)
         if batch.values is not None:
-            raw = raw * batch.alive[..., None]
+            raw = raw * batch.agents_alive
         return Credit(fixed, estimators.discounted_sums_transposed(raw, self.decay), self.decay)

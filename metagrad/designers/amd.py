@@ -77,7 +77,7 @@ class AMD(Checked, Designer):
     def pay(self, state: AMDState, batch: Batch, rng: Streams) -> Batch:
         """What the designer as it is pays for whole episodes."""
         sigma = sigmoid(self.network.forward(state.eta, self._inputs(batch)).out).unflatten(1, batch.alive.shape[1:])
-        return batch.replace(payments=self.scale * sigma * batch.alive[..., None])
+        return batch.replace(payments=self.scale * sigma * batch.agents_alive)
 
     def settle(self, state: AMDState, agents: Any, agent_state: AgentState, batch: Batch) -> tuple[AMDState, Batch]:
         """Go through the episodes step by step: pay with the designer as it is, then let it learn from the step."""
@@ -88,7 +88,7 @@ class AMD(Checked, Designer):
         inputs, paid, k = self._inputs(batch)["obs"], [], batch.k
         for t in range(batch.alive.shape[1]):
             forward = self.network.forward(eta, {"obs": inputs[:, t * k : (t + 1) * k].contiguous()})
-            alive = batch.alive[:, t, :, None]
+            alive = batch.agents_alive[:, t]
             sigma = sigmoid(forward.out)
             paid.append(self.scale * sigma * alive)
             d_sigma = self.scale * alive * (self._cost_grad(sigma) - gain[:, t]) / k
@@ -100,14 +100,14 @@ class AMD(Checked, Designer):
     def _learn(self, eta: Params, opt: Any, forward: Forward, d_out: Tensor, alive: Tensor) -> tuple[Params, Any]:
         moved, after = self.optimiser.step(eta, self._clipped(group.means(forward.vjp(d_out))), opt)
         # A seed whose episodes are all over has nothing to learn from, however long those of others go on.
-        active = group.mean(alive.amax(1, keepdim=True)) > 0
+        active = group.mean(alive.amax((1, 2), keepdim=True)) > 0
         kept = after._replace(m=_where(active, after.m, opt.m), v=_where(active, after.v, opt.v))
         return _where(active, moved, eta), kept
 
     def _inputs(self, batch: Batch) -> Obs:
         """The designer's observation and the agents' actions as numbers, ``[S, T * K, width]``."""
         seen = [x.flatten(3).to(batch.alive.dtype) for _, x in sorted(batch.designer_obs.items())]
-        numbers = batch.actions.to(batch.alive.dtype) * batch.alive[..., None]
+        numbers = batch.actions.to(batch.alive.dtype) * batch.agents_alive
         return {"obs": torch.cat([*seen, numbers], -1).flatten(1, 2)}
 
     @staticmethod

@@ -122,7 +122,7 @@ class Categorical(Checked, Choices):
         below = outputs.softmax(-1).cumsum(-1)[..., :-1]
         chosen = (step_uniforms(rng, batch, 1) >= below).sum(-1)
         table = torch.as_tensor(self.table(batch.n_actions), device=outputs.device, dtype=outputs.dtype)
-        return table[chosen].gather(-1, batch.actions) * batch.alive[..., None], chosen
+        return table[chosen].gather(-1, batch.actions) * batch.agents_alive, chosen
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class SquashedGaussian(Checked, Head):
         paid = self.scale * sigmoid(outputs + noise)
         if self.types:
             paid = paid.gather(-1, batch.extra[self.record].long())
-        return paid * batch.alive[..., None], outputs + noise
+        return paid * batch.agents_alive, outputs + noise
 
     def log_prob(self, outputs: Tensor, draw: Tensor, batch: Batch) -> Tensor:
         """Of the numbers before squashing."""
@@ -296,8 +296,9 @@ class DualRL(Checked, Designer):
         weights = estimators.gae(rewards, values, gamma, 1.0 if values is None else self.gae_lambda)
         if not self.normalise:
             return weights * seen.alive, goals
-        raw = (weights * seen.alive)[..., None]
-        return estimators.normalise(raw, seen.alive, estimators.moments(raw, seen.alive))[..., 0], goals
+        alive = seen.alive[..., None]
+        raw = weights[..., None] * alive
+        return estimators.normalise(raw, alive, estimators.moments(raw, alive))[..., 0], goals
 
     def _step(self, state: DualRLState, seen: Batch, weights: Tensor, acted: Tensor | None) -> DualRLState:
         """One step of the policy; ``acted`` are the log-probabilities of the draws as they were drawn."""

@@ -55,7 +55,7 @@ class Judged:
     def weights(self, state: MetaGradientState, batch: Batch, giver: int = 0) -> Tensor:
         """By what a giver judges every agent's actions, ``[S, T, K, A]``."""
         gain, whose = self._gain(state, batch, giver)
-        weights = gain[..., None].expand(batch.actions.shape)
+        weights = gain[..., None] * batch.agents_alive
         return weights if whose is None else weights * whose
 
     def _gain(self, state: MetaGradientState, batch: Batch, giver: int) -> tuple[Tensor, Tensor | None]:

@@ -133,7 +133,7 @@ class IncentiveFunction(Incentive):
         if not isinstance(paid, Tensor) or paid.shape != batch.rewards.shape:
             shape = list(paid.shape) if isinstance(paid, Tensor) else type(paid).__name__
             raise ValueError(f"payments must be a tensor [S, T, K, A] = {list(batch.rewards.shape)}, got {shape}")
-        return paid.to(batch.rewards.dtype) * batch.alive[..., None]
+        return paid.to(batch.rewards.dtype) * batch.agents_alive
 
 
 # ---------------------------------------------------------------------- networks that pay
@@ -221,11 +221,11 @@ class NetworkIncentive(Checked, Incentive):
 
     def pick(self, sigma: Tensor, batch: Batch) -> Tensor:
         """What each agent gets of the outputs ``[S, T, K, outputs]``, ``[S, T, K, A]``, before scaling."""
-        return sigma.gather(-1, self.index(batch)) * batch.alive[..., None]
+        return sigma.gather(-1, self.index(batch)) * batch.agents_alive
 
     def spread(self, d: Tensor, sigma: Tensor, batch: Batch) -> Tensor:
         """Transpose of :meth:`pick`: summed over the agents, one after the other."""
-        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.alive[..., None])
+        return torch.zeros_like(sigma).scatter_add_(-1, self.index(batch), d * batch.agents_alive)
 
     def shift(self, batch: Batch) -> Tensor | float:
         """What is added to the network's outputs."""

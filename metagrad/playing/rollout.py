@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from metagrad.agents.base import Agents, AgentState
-from metagrad.batch import Batch, as_dict
+from metagrad.batch import PRESENT, Batch, as_dict
 from metagrad.designers.base import Designer
 from metagrad.networks.base import Where
 from metagrad.playing.recorder import Recorder, as_bytes, choose, steps_to_keep
@@ -46,7 +46,8 @@ def rollout(
         noted = designer.act(designer_state, env, obs, t, rng)
         result = env.step(actions.reshape(-1, n_agents))
         obs, info = result[0], result[4]
-        record.note(t, {**noted, **task.record(env, info)})
+        present = {PRESENT: info[PRESENT]} if PRESENT in info else {}
+        record.note(t, {**noted, **task.record(env, info), **present})
         if "final_obs" in info:
             obs = _with_final(obs, info["final_obs"], info["_final_obs"])
         if record.keep(t, result, actions, log_prob):

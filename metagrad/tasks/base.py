@@ -15,7 +15,7 @@ from torch import Tensor
 import fastenvs
 from fastenvs.vecenv import VecEnv
 from metagrad.agents.base import Interface
-from metagrad.batch import Batch, as_dict
+from metagrad.batch import PRESENT, Batch, as_dict
 from metagrad.networks.base import width_of
 from metagrad.tasks import figures
 
@@ -243,6 +243,8 @@ def _check_step(result: Any, n: int, n_agents: int) -> None:
     for name, x in flags.items():
         if np.asarray(x).dtype != np.bool_:
             raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
+    if isinstance(info, dict) and PRESENT in info and np.shape(info[PRESENT]) != (n, n_agents):
+        raise TaskError(f"info[{PRESENT!r}] must be [N, A] = {[n, n_agents]}: which agents acted in this step")
     if not isinstance(info, dict) or np.shape(info.get("designer_reward", 0)) != (n,):
         raise TaskError(
             "info['designer_reward'] [N] is missing or of another shape: what the designer is after, as welfare"

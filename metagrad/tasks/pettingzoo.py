@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from metagrad.batch import PRESENT
 from metagrad.tasks.base import TaskError, VectorTask
 
 
@@ -105,13 +106,14 @@ class ParallelCopies:
         return self._obs(), {}
 
     def step(self, actions: np.ndarray) -> tuple:
-        """Advance the copies whose episodes go on; agents that have left are given no action and earn nothing."""
+        """Advance the copies whose episodes go on; agents that have left do nothing and earn nothing."""
         n = self.num_envs
-        rewards, designer = np.zeros((n, self.n_agents)), np.zeros(n)
+        rewards, designer, present = np.zeros((n, self.n_agents)), np.zeros(n), np.zeros((n, self.n_agents), np.bool_)
         terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
         for i, env in enumerate(self.envs):
             if self._done[i]:
                 continue
+            present[i] = [a in env.agents for a in self.agents]
             acts = {a: self._first[a] + int(actions[i, j]) for j, a in enumerate(self.agents) if a in env.agents}
             seen, earned, over, cut, _ = env.step(acts)
             self._seen[i].update(seen)
@@ -121,7 +123,7 @@ class ParallelCopies:
                 self._done[i] = True
                 truncated[i] = any(cut.values()) and not all(over.values())
                 terminated[i] = not truncated[i]
-        return self._obs(), rewards, terminated, truncated, {"designer_reward": designer}
+        return self._obs(), rewards, terminated, truncated, {"designer_reward": designer, PRESENT: present}
 
     def _obs(self) -> dict[str, Any]:
         by_copy = [_stacked([_named(seen[a], self._spaces[a]) for a in self.agents]) for seen in self._seen]
