@@ -21,9 +21,9 @@ from fastenvs import _tax  # type: ignore[attr-defined]
 from fastenvs.checks import affordable, as_float, numbers_of, one_of, positive_int, refuse_where, shown
 from fastenvs.guard import Guarded, exclusive
 
-#: Lower edges of the 2018 US federal brackets for a single filer, in dollars.
+#: Lower edges of the US federal brackets of 2019 for a single filer, in dollars.
 US_FEDERAL_DOLLARS = (0, 9_700, 39_475, 84_200, 160_725, 204_100, 510_300)
-#: Marginal rates of the 2018 US federal schedule.
+#: Marginal rates of the US federal schedule of 2019.
 US_FEDERAL_RATES = (0.10, 0.12, 0.22, 0.24, 0.32, 0.35, 0.37)
 #: Incomes this close to zero are zero: what is left of coin that went to escrow and back.
 ZERO_INCOME = 1e-6
