@@ -1,6 +1,6 @@
-"""Cleanup on the 10 x 10 map with payments made by hand: how far can the agents of the preset get?
+"""Cleanup on the 10 x 10 map with payments made by hand: how far can the agents of a preset get?
 
-    python benchmarks/hand_paid.py {unit,growth,apples} [--pay 1] [--seed 1001] [--episodes 6400]
+    python benchmarks/hand_paid.py {unit,growth,apples} [--pay 1] [--seed 1001] [--episodes 6400] [--preset NAME]
 
 ``unit`` pays agent 0 for each unit of waste that it clears; ``growth`` pays it, whatever it does, for the share of full
 growth that the river allows; ``apples`` pays every agent for what the others collect. Printed every 800 episodes:
@@ -14,7 +14,7 @@ from typing import Any
 from metagrad.batch import Batch
 from metagrad.designers import NoDesigner
 from metagrad.streams import Streams
-from metagrad.tasks.cleanup import cleanup_10x10
+from metagrad.tasks.cleanup import PRESETS
 from metagrad.trainer import Evaluator, Trainer
 
 
@@ -43,8 +43,9 @@ def main() -> None:
     parser.add_argument("--pay", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=1001)
     parser.add_argument("--episodes", type=int, default=6_400)
+    parser.add_argument("--preset", choices=("cleanup_10x10", "cleanup_10x10_hired"), default="cleanup_10x10")
     options = parser.parse_args()
-    preset = cleanup_10x10()
+    preset = PRESETS[options.preset]()
     designer = Hand(rule=options.rule, times=options.pay)
     trainer = Trainer(preset.task, preset.agents, designer, seeds=(options.seed,), k=preset.run.k)
     evaluate = Evaluator(trainer, "eval", 30)

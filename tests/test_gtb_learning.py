@@ -14,6 +14,7 @@ from metagrad import losses
 from metagrad.agents.critics import Critic, LinearCritic
 from metagrad.batch import flatten
 from metagrad.designers import NoDesigner
+from metagrad.experiment.cli import parse_train
 from metagrad.experiment.metrics import row_of
 from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP, ConvTrunk, PlaneMLP, RecurrentTrunk
@@ -142,7 +143,7 @@ def test_wrong_games_are_refused():
 
 
 def test_presets_and_methods_are_what_they_were():
-    assert list(PRESETS) == ["gtb", "gtb_phase_2", "gtb_paper"]
+    assert list(PRESETS) == ["gtb", "gtb_steady", "gtb_phase_2", "gtb_paper"]
     assert set(METHODS) == {
         "free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl",
     }  # fmt: skip
@@ -154,6 +155,15 @@ def test_presets_and_methods_are_what_they_were():
     slow = PRESETS["gtb_phase_2"]()
     assert slow.designer.path.response_time == pytest.approx(160.0)
     assert PRESETS["gtb_paper"]().agents.network == ConvTrunk(6, 5, 2, None, (128, 128))
+
+
+def test_steps_of_the_steady_designer_end_with_the_run():
+    def steps(*args):
+        return parse_train(["gtb", "--preset", "gtb_steady", *args])[1].designer.optimiser.lr
+
+    assert steps() == Linear(0.015, 0.0, 1875)
+    assert steps("--episodes", "3200", "--k", "32") == Linear(0.015, 0.0, 100)
+    assert steps("--episodes", "3200", "--designer.optimiser.lr.over", "50") == Linear(0.015, 0.0, 50)
 
 
 def test_the_planes_show_what_the_window_holds():

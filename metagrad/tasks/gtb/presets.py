@@ -46,6 +46,17 @@ def gtb() -> Experiment:
     return Experiment("gtb", "gtb", "metagrad", GatherTradeBuild(), agents, designer, run)
 
 
+def gtb_steady() -> Experiment:
+    """Gather-Trade-Build over 30,000 episodes, by a designer whose steps shrink to nothing and whose response time is
+    measured: agents give up their trades more rarely than under one that goes on.
+    """
+    one = gtb()
+    run = replace(one.run, episodes=30_000)
+    path = replace(one.designer.path, response_time="measured")
+    shrinking = Adam(Linear(one.designer.optimiser.lr, 0.0, run.episodes / run.k))
+    return replace(one, preset="gtb_steady", designer=replace(one.designer, path=path, optimiser=shrinking), run=run)
+
+
 def gtb_phase_2() -> Experiment:
     """Gather-Trade-Build with agents that have learned in a free market.
 
@@ -79,7 +90,17 @@ def gtb_paper() -> Experiment:
 
 #: Options of the run that makes agents for a second phase.
 FIRST_PHASE = "--method free-market"
-PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_phase_2, gtb_paper)}
+PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_steady, gtb_phase_2, gtb_paper)}
+
+
+def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
+    """A designer's steps that shrink over the whole run do so over a longer or shorter one as well."""
+    lr = getattr(getattr(base.designer, "optimiser", None), "lr", None)
+    over_the_run = isinstance(lr, Linear) and lr.over == base.run.episodes / base.run.k
+    if not over_the_run or experiment.designer.optimiser.lr != lr:
+        return experiment
+    optimiser = replace(experiment.designer.optimiser, lr=replace(lr, over=experiment.run.episodes / experiment.run.k))
+    return replace(experiment, designer=replace(experiment.designer, optimiser=optimiser))
 
 
 # ---------------------------------------------------------------------- methods
