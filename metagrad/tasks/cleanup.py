@@ -267,6 +267,8 @@ PRESETS: dict[str, Callable[[], Experiment]] = {
 
 def _dual_rl(e: Experiment) -> Experiment:
     d, incentive = e.designer, e.designer.incentive
+    if not isinstance(incentive, ByActionType):
+        raise ValueError(f"dual-rl-continuous pays by type of action, but preset {e.preset} hires an agent")
     head = SquashedGaussian(incentive.scale, incentive.types, incentive.record)
     designer = DualRL(
         head, incentive.network, d.optimiser, d.gamma, d.gae_lambda, critic=d.critic, reward_less_payments=False,
