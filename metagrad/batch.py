@@ -132,11 +132,11 @@ class Batch:
 
     def agents_valued(self, terminal: str) -> Tensor:
         """The same of the agents' values, ``[S, T + 1, K, 1 or A]``, which count until an agent leaves."""
-        valued = self.valued(terminal)[..., None]
         if PRESENT not in self.extra:
-            return valued
-        present = self.extra[PRESENT].to(valued.dtype)
-        return valued * torch.cat([present, present[:, -1:]], 1)
+            return self.valued(terminal)[..., None]
+        own = F.pad(self.agents_alive, (0, 0, 0, 0, 0, 1))
+        cut = F.pad(self.cut[..., None] * self.agents_alive, (0, 0, 0, 0, 1, 0))
+        return own + cut if terminal == "bootstrap" else own
 
     def remember(self, name: str, key: Any, make: Callable[[], T]) -> T:
         """What ``make`` gives, made once for each ``key`` (compared by identity); never saved.

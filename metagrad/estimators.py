@@ -75,7 +75,7 @@ def _sum(x, factor, backward, out):
                 out[s, t, j] = x[s, t, j] + factor * out[s, before, j] if i else x[s, t, j]
 
 
-def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float) -> Tensor:
+def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float, alive: Tensor) -> Tensor:
     """Generalised advantages (Schulman et al., 2016).
 
     ``lam = 0`` gives the temporal differences of one step; without values and with ``lam = 1`` they are returns.
@@ -84,11 +84,13 @@ def gae(rewards: Tensor, values: Tensor | None, gamma: float, lam: float) -> Ten
     ----------
     rewards : Tensor ``[S, T, K, ...]``
     values : Tensor ``[S, T + 1, K, ...]``, optional
-        Before every step and after the last; 0 where an episode is over.
+        Before every step and after the last; where an episode was cut off, also after its own last.
+    alive : Tensor ``[S, T, K, ...]``
+        1 for steps that count, until an episode is over.
     """
     if values is not None:
         rewards = rewards + gamma * values[:, 1:] - values[:, :-1]
-    return discounted_sums(rewards, gamma * lam)
+    return discounted_sums(rewards * alive, gamma * lam)
 
 
 def between(rewards: Tensor, starts: Sequence[int], gamma: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -236,6 +237,28 @@ def test_an_agent_that_has_left_is_not_paid_and_learns_nothing_more(name, critic
         assert not batch.values[:, :-1][left].any()
     t.train(2)
     assert not t.diverged().any()
+
+
+def test_a_game_that_agents_leave_may_have_one_mind_and_says_so_in_every_step():
+    def leaving(n, seed, fault=None):
+        made = Leaving(n, seed, plain=True)
+        if fault is not None:
+            step = made.step
+            made.step = lambda actions: fault(made, step(actions))
+        return made
+
+    Trainer(JointAction(VectorTask(leaving, 5)), PLAIN, NoDesigner(), seeds=(1, 2), k=4).train(2)
+
+    def sometimes(env, result):
+        return result if env.t < 3 else (*result[:4], {k: x for k, x in result[4].items() if k != "present"})
+
+    def numbers(env, result):
+        return (*result[:4], {**result[4], "present": 2 * result[4]["present"].astype(int)})
+
+    with pytest.raises(TaskError, match="in every step, or in none"):
+        Trainer(VectorTask(partial(leaving, fault=sometimes), 5), PLAIN, NoDesigner(), seeds=(1,), k=4).train(1)
+    with pytest.raises(TaskError, match=r"booleans \[N, A\] = \[\d, 2\]: who was in the game, got int64"):
+        VectorTask(partial(leaving, fault=numbers), 5)
 
 
 def test_scores_under_one_mind_see_what_each_agent_did():

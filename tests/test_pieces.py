@@ -57,10 +57,21 @@ def test_discounted_sums_and_their_transpose(factor):
 
 def test_generalised_advantages_are_what_their_names_say():
     r, v = torch.randn(2, 4, 3, dtype=torch.float64), torch.randn(2, 5, 3, dtype=torch.float64)
-    torch.testing.assert_close(estimators.gae(r, v, 0.9, 0.0), r + 0.9 * v[:, 1:] - v[:, :-1])
-    torch.testing.assert_close(estimators.gae(r, None, 0.9, 1.0), estimators.discounted_sums(r, 0.9))
-    whole = estimators.gae(r, v, 0.9, 1.0) + v[:, :-1]
+    on = torch.ones_like(r)
+    torch.testing.assert_close(estimators.gae(r, v, 0.9, 0.0, on), r + 0.9 * v[:, 1:] - v[:, :-1])
+    torch.testing.assert_close(estimators.gae(r, None, 0.9, 1.0, on), estimators.discounted_sums(r, 0.9))
+    whole = estimators.gae(r, v, 0.9, 1.0, on) + v[:, :-1]
     torch.testing.assert_close(whole[:, 0], estimators.discounted_sums(r, 0.9)[:, 0] + 0.9**4 * v[:, -1])
+
+
+def test_what_follows_a_cut_reaches_back_to_it_however_long_others_go_on():
+    """An episode that is cut off after two of four steps has the advantages that it has alone."""
+    torch.manual_seed(1)
+    r, v = torch.randn(1, 4, 1, dtype=torch.float64), torch.randn(1, 5, 1, dtype=torch.float64)
+    r[:, 2:], v[:, 3:] = 0.0, 0.0
+    on = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64).view(1, 4, 1)
+    alone = estimators.gae(r[:, :2], v[:, :3], 0.9, 0.95, on[:, :2])
+    torch.testing.assert_close(estimators.gae(r, v, 0.9, 0.95, on)[:, :2], alone)
 
 
 def test_leave_one_out_baseline():

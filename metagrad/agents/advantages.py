@@ -40,7 +40,7 @@ class ActorCritic(Policies):
 
     def raw_advantages(self, batch: Batch, rewards: Tensor) -> Tensor:
         """The same before they are normalised; 0 after the end of an episode."""
-        advantages = estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda)
+        advantages = estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda, batch.agents_alive)
         return advantages if batch.values is None else advantages * batch.agents_alive
 
     def advantage_std(self, batch: Batch) -> Tensor:
@@ -60,7 +60,9 @@ class ActorCritic(Policies):
             out = self.critic.targets(state.critic, batch.seen(), later.shape[1], self.rows.of(later))
             later = self.rows.back(out, later) * batch.agents_valued(self.terminal)
         rewards = batch.total_rewards
-        return self.rows.of(estimators.gae(rewards, later, self.gamma, self.gae_lambda) + later[:, :-1])
+        return self.rows.of(
+            estimators.gae(rewards, later, self.gamma, self.gae_lambda, batch.agents_alive) + later[:, :-1]
+        )
 
     def _critic_step(self, state: AgentState, batch: Batch, rows: Tensor | None, targets: Tensor | None) -> Any:
         if self.critic is None or state.critic is None or targets is None:

@@ -108,7 +108,7 @@ class DesignerCritic(Checked):
         """What it learns from the designer's rewards ``[S, T, K]``: λ-returns by its target network."""
         steps, out = batch.alive.shape[1] + 1, self._forward(state, batch).out[..., 0]
         later = self._shaped(self.critic.targets(state, batch.seen(rows=False), steps, out), batch)
-        return estimators.gae(rewards, later, gamma, self.learn_lambda) + later[:, :-1]
+        return estimators.gae(rewards, later, gamma, self.learn_lambda, batch.alive) + later[:, :-1]
 
     def update(self, state: CriticState, batch: Batch, rewards: Tensor, gamma: float) -> CriticState:
         """One step on the designer's rewards ``[S, T, K]``."""

@@ -58,7 +58,7 @@ class Surrogate(Checked):
     def fit(self, state: SurrogateState, agents: PolicyGradientAgents, batch: Batch) -> SurrogateState:
         """Make what was done in a batch more likely; exploration is known, and taken out by the mixed likelihood."""
         policy, opt, alive = state.agents.policy, state.fit_opt, batch.agents_alive
-        counts = group.mean(agents.rows.of(alive).sum(1, keepdim=True))
+        counts = group.mean(agents.rows.of(alive).sum(1, keepdim=True)).clamp_min(1 / group.size())
         weights = alive / agents.rows.back(counts.expand(-1, agents.rows.of(alive).shape[1]), alive)
         for _ in range(self.steps):
             grads = agents.score_vjp(state.agents._replace(policy=policy), batch, -weights)

@@ -293,7 +293,7 @@ class DualRL(Checked, Designer):
         if self.critic is not None:
             values = self.critic.values(state.critic, seen)
             goals = self.critic.goals(state.critic, seen, rewards, gamma)
-        weights = estimators.gae(rewards, values, gamma, 1.0 if values is None else self.gae_lambda)
+        weights = estimators.gae(rewards, values, gamma, 1.0 if values is None else self.gae_lambda, seen.alive)
         if not self.normalise:
             return weights * seen.alive, goals
         alive = seen.alive[..., None]

@@ -62,7 +62,7 @@ class Judged:
         """By what a giver judges joint actions ``[S, T, K]``, and which agents' actions it answers for."""
         rewards, whose = self._rewards(batch, giver)
         values = None if self.critic is None else self.critic.values(state.critic, batch).to(rewards.dtype)
-        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda)
+        gain = estimators.gae(rewards, values, self.gamma, 1.0 if values is None else self.gae_lambda, batch.alive)
         if self.advantages == "leave_one_out":
             gain = estimators.leave_one_out(gain)
         if self.discount_scores:
@@ -158,7 +158,8 @@ class DesignerGradients(Judged):
     ) -> Tensor:
         """What the proximal objective multiplies a score by: the ratio of joint actions, 0 where it is clipped."""
         before = agents.log_prob(acted, fresh)
-        joint = (agents.log_prob(moved, fresh) - before).sum(-1, keepdim=True)
+        apart = (agents.log_prob(moved, fresh) - before) * fresh.agents_alive
+        joint = apart.sum(-1, keepdim=True)
         return losses.active_ratio(joint.exp(), gain, self.clip)
 
     def _model(

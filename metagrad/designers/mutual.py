@@ -102,7 +102,8 @@ class MutualIncentive(NetworkIncentive):
     def _to_others(self, batch: Batch) -> Tensor:
         """1 for a gift to another agent while the episode goes on, ``[S, giver, T, K, receiver]``."""
         other = 1 - torch.eye(self.givers, dtype=batch.alive.dtype, device=batch.alive.device)
-        return batch.agents_alive[:, None] * other[:, None, None]
+        givers = batch.agents_alive.movedim(-1, 1)[..., None]
+        return batch.agents_alive[:, None] * other[:, None, None] * givers
 
     def _is_giver(self, giver: int, batch: Batch) -> Tensor:
         """1 for the rows of one giver's networks, ``[S * A, 1, 1, 1]``."""

@@ -46,7 +46,7 @@ def rollout(
         noted = designer.act(designer_state, env, obs, t, rng)
         result = env.step(actions.reshape(-1, n_agents))
         obs, info = result[0], result[4]
-        present = {PRESENT: info[PRESENT]} if PRESENT in info else {}
+        present = {PRESENT: np.asarray(info[PRESENT])} if PRESENT in info else {}
         record.note(t, {**noted, **task.record(env, info), **present})
         if "final_obs" in info:
             obs = _with_final(obs, info["final_obs"], info["_final_obs"])

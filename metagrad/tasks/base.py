@@ -243,8 +243,13 @@ def _check_step(result: Any, n: int, n_agents: int) -> None:
     for name, x in flags.items():
         if np.asarray(x).dtype != np.bool_:
             raise TaskError(f"step(actions) must give {name} as booleans, got {np.asarray(x).dtype}")
-    if isinstance(info, dict) and PRESENT in info and np.shape(info[PRESENT]) != (n, n_agents):
-        raise TaskError(f"info[{PRESENT!r}] must be [N, A] = {[n, n_agents]}: which agents acted in this step")
+    if isinstance(info, dict) and PRESENT in info:
+        found = np.asarray(info[PRESENT])
+        if found.shape != (n, n_agents) or found.dtype != np.bool_:
+            got = f"{found.dtype} {list(found.shape)}"
+            raise TaskError(
+                f"info[{PRESENT!r}] must be booleans [N, A] = {[n, n_agents]}: who was in the game, got {got}"
+            )
     if not isinstance(info, dict) or np.shape(info.get("designer_reward", 0)) != (n,):
         raise TaskError(
             "info['designer_reward'] [N] is missing or of another shape: what the designer is after, as welfare"
@@ -263,6 +268,7 @@ class _SideBySide:
         self.num_envs = sum(env.num_envs for env in envs)
         self._takes_seed = "seed" in inspect.signature(envs[0].reset).parameters
         self._on = np.ones(self.num_envs, np.bool_)  # copies whose episodes go on
+        self._tells: bool | None = None  # whether steps say who is in the game; None before the first
 
     def reset(self) -> tuple[dict[str, Any], dict]:
         self.resets += 1
@@ -282,6 +288,10 @@ class _SideBySide:
         info = {key: _stack([info[key] for info in infos]) for key in sorted(keys)}
         result = (self._seen(_stack(obs)), *arrays, info)
         _check_step(result, self.num_envs, self.n_agents)
+        tells = {PRESENT in one for one in infos}
+        if len(tells | ({self._tells} - {None})) > 1:
+            raise TaskError(f"step(actions) must give info[{PRESENT!r}] in every step, or in none")
+        (self._tells,) = tells
         for name, x in {"rewards": arrays[0], "info['designer_reward']": info["designer_reward"]}.items():
             if not np.isfinite(np.asarray(x, float)[self._on]).all():
                 raise TaskError(f"step(actions) gives {name} that are not finite")

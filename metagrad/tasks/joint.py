@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metagrad.agents.base import Interface
-from metagrad.batch import Batch, as_dict
+from metagrad.batch import PRESENT, Batch, as_dict
 from metagrad.checks import Checked
 from metagrad.tasks.base import TaskError, VectorTask
 
@@ -42,7 +42,7 @@ class _JointEnv:
         """Take a joint action."""
         each = actions // _places(self.env) % self.env.n_actions
         obs, rewards, terminated, truncated, info = self.env.step(each)
-        info = {**info, "agent_rewards": rewards}
+        info = {**{name: x for name, x in info.items() if name != PRESENT}, "agent_rewards": rewards}
         if "final_obs" in info:
             info["final_obs"] = self._view(info["final_obs"])
         return self._view(obs), rewards.sum(1, keepdims=True), terminated, truncated, info

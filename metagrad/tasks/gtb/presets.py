@@ -96,10 +96,12 @@ PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb
 def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
     """A designer's steps that shrink over the whole run do so over a longer or shorter one as well."""
     lr = getattr(getattr(base.designer, "optimiser", None), "lr", None)
-    over_the_run = isinstance(lr, Linear) and lr.over == base.run.episodes / base.run.k
-    if not over_the_run or experiment.designer.optimiser.lr != lr:
+    if not isinstance(lr, Linear) or lr.over != base.run.episodes / base.run.k:
         return experiment
-    optimiser = replace(experiment.designer.optimiser, lr=replace(lr, over=experiment.run.episodes / experiment.run.k))
+    now = experiment.designer.optimiser.lr
+    if not isinstance(now, Linear) or now.over != lr.over:
+        return experiment
+    optimiser = replace(experiment.designer.optimiser, lr=replace(now, over=experiment.run.episodes / experiment.run.k))
     return replace(experiment, designer=replace(experiment.designer, optimiser=optimiser))
 
 
