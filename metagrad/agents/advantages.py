@@ -40,8 +40,8 @@ class ActorCritic(Policies):
 
     def raw_advantages(self, batch: Batch, rewards: Tensor) -> Tensor:
         """The same before they are normalised; 0 after the end of an episode."""
-        advantages = estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda, batch.agents_alive)
-        return advantages if batch.values is None else advantages * batch.agents_alive
+        alive = batch.agents_alive
+        return estimators.gae(rewards, batch.values, self.gamma, self.gae_lambda, alive) * alive
 
     def advantage_std(self, batch: Batch) -> Tensor:
         """What the advantages of a batch are divided by, ``[S, 1, 1, 1]``."""
@@ -89,6 +89,5 @@ class ActorCritic(Policies):
             by = estimators.moments(x, batch.agents_alive)
             fixed = estimators.centred(d, batch.agents_alive, by)
             raw = estimators.normalise_transposed(d, x, batch.agents_alive, by)
-        if batch.values is not None:
-            raw = raw * batch.agents_alive
-        return Credit(fixed, estimators.discounted_sums_transposed(raw, self.decay), self.decay)
+        alive = batch.agents_alive
+        return Credit(fixed, estimators.discounted_sums_transposed(raw * alive, self.decay) * alive, self.decay)
