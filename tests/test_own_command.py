@@ -171,3 +171,36 @@ task = Scored(own.lights, 5)
     assert cli.main(["train", "scored:task", *SMALL, "--out", str(tmp_path / "run")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "calls", "message"),
+    [
+        ("{}['apples']", 0, "KeyError: 'apples'"),  # as the task is made
+        ("{}['apples']", 6, "KeyError: 'apples'"),  # in the trial
+        ("{}['apples']", 40, "KeyError: 'apples'"),  # in training
+        ("np.zeros(3) + np.zeros(99)", 40, "operands could not be broadcast together"),
+        ("open('nowhere.csv')", 40, "No such file or directory: 'nowhere.csv'"),
+    ],
+)
+def test_an_error_in_a_game_is_said_with_its_place(line, calls, message, tmp_path, capsys, monkeypatch):
+    path = tmp_path / "broken.py"
+    path.write_text(f"""
+import numpy as np
+from games import Lights
+from metagrad import VectorTask
+class Broken(Lights):
+    calls = 0
+    def step(self, actions):
+        Broken.calls += 1
+        if Broken.calls > {calls}:
+            {line}
+        return super().step(actions)
+task = VectorTask(Broken, 5)
+""")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    assert cli.main(["train", "broken:task", *SMALL, "--out", str(tmp_path / "run")]) == 2
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert message in shown
+    assert shown.endswith(f"({path}, line 10)")

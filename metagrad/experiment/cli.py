@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(command: Any, args: list[str]) -> int:
     """Run a command; whatever goes wrong is said in a line."""
     from metagrad.experiment.checkpoint import CheckpointError
+    from metagrad.experiment.config import ConfigError, place
     from metagrad.experiment.folder import RunError
     from metagrad.experiment.process import Stopped, any_terminal
     from metagrad.parallel.group import Parted, leave
@@ -79,9 +80,13 @@ def _guarded(command: Any, args: list[str]) -> int:
     with any_terminal():
         try:
             command(args)
-        except (CheckpointError, RunError, ValueError, OSError) as error:
+        except (CheckpointError, RunError, ConfigError) as error:
             return _say(error, 2)
+        except (ValueError, OSError) as error:
+            return _say(f"{error}{place(error)}", 2)
         except KeyError as error:
+            if where := place(error):
+                return _say(f"KeyError: {error}{where}", 2)
             return _say(f"a file of the run lacks {error}; is it of another game or damaged?", 2)
         except Parted as error:
             return PARTED if launched() else _say(error, PARTED)

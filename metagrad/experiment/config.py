@@ -6,12 +6,15 @@ import contextlib
 import importlib
 import json
 import math
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+import fastenvs
+import metagrad
 from fastenvs import checks
 from metagrad.checks import shown
 from metagrad.tasks.experiments import MAX_SEEDS, Experiment, RunOptions
@@ -25,6 +28,7 @@ __all__ = [
     "imported",
     "load",
     "located",
+    "place",
     "to_dict",
     "trees",
 ]
@@ -32,6 +36,19 @@ __all__ = [
 
 class ConfigError(ValueError):
     """An option is unknown, has the wrong type or an impossible value."""
+
+
+#: Folders of what is not a user's own.
+_INSTALLED = (
+    *(str(Path(str(package.__file__)).parent) for package in (fastenvs, metagrad)),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+
+
+def place(error: BaseException) -> str:
+    """Where in a user's own module an error came from, in brackets after a space; nothing if it passed through none."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith((*_INSTALLED, "<"))]
+    return f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
 
 
 def trees(value: Any) -> Iterator[Any]:
@@ -143,9 +160,7 @@ def imported(source: str) -> Any:
     try:
         value = checks.imported(source)
     except (Exception, SystemExit) as error:  # whatever a module of the user's own raises
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = "" if isinstance(error, ImportError | AttributeError) else f" ({where.filename}, line {where.lineno})"
-        reason = f"{type(error).__name__}: {error}{place}"
+        reason = f"{type(error).__name__}: {error}{place(error)}"
         raise ConfigError(f"{shown(source)} cannot be imported: {reason}") from error
     _name_parts(value, source)
     return value

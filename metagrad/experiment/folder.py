@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from metagrad.experiment import checkpoint
-from metagrad.experiment.config import ConfigError, Experiment, RunOptions, dump, load, located
+from metagrad.experiment.config import ConfigError, Experiment, RunOptions, dump, load, located, place
 from metagrad.experiment.process import resume_command
 from metagrad.parallel import group
 
@@ -121,6 +121,8 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if place(error):  # it was not ours to write
+            raise
         reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
         advice = "Nothing was trained yet; start again"
         if (folder / "config.json").is_file():

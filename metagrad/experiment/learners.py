@@ -15,7 +15,7 @@ from torch import Tensor
 from metagrad.batch import below
 from metagrad.checks import shown
 from metagrad.experiment import size
-from metagrad.experiment.config import ConfigError, Experiment
+from metagrad.experiment.config import ConfigError, Experiment, place
 from metagrad.experiment.metrics import check_scores
 from metagrad.parallel import group
 from metagrad.playing.place import COMMON, Place
@@ -87,9 +87,9 @@ def _together() -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise ConfigError(f"this run is too large for the memory: {str(error).splitlines()[0]}") from error
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{error}{place(error)}") from error
     except (RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-        raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}") from error
+        raise ConfigError(f"these parts do not go together: {type(error).__name__}: {error}{place(error)}") from error
 
 
 def check_device(name: str) -> None:
@@ -174,7 +174,7 @@ class Learners(Parts):
             scores = task.scores(batch)
             check_scores(task, scores, 1)
         except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
-            raise ConfigError(f"{task.name} gives no scores: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"{task.name} gives no scores: {type(error).__name__}: {error}{place(error)}") from error
         return scores
 
     def evaluators(self, phase: str, episodes: int) -> Evaluators:
