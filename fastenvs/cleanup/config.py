@@ -114,6 +114,11 @@ class Options:
         return np.flatnonzero(np.isin(self.symbols, list(symbols))).astype(np.int32)
 
     @property
+    def channels(self) -> int:
+        """Numbers that an observation has for a cell."""
+        return 3 if self.observation == "rgb" else len(PLANES) + self.n_agents + 4
+
+    @property
     def designer_radius(self) -> int:
         """Radius of the designer's window."""
         return self.view_size if self.planner_view_size is None else self.planner_view_size
@@ -180,7 +185,7 @@ def palette(o: Options) -> np.ndarray:
     if o.observation == "rgb":
         colours = [COLOURS[code] for code in range(AGENT)]
         return np.array(colours + [AGENT_COLOURS[(k // 4) % 10] for k in range(n - AGENT)], np.uint8)
-    out = np.zeros((n, len(PLANES) + o.n_agents + 4), np.uint8)
+    out = np.zeros((n, o.channels), np.uint8)
     for channel, code in enumerate(PLANES):
         out[code, channel] = 1
     out[STREAM] = out[RIVER]

