@@ -157,13 +157,22 @@ def test_presets_and_methods_are_what_they_were():
     assert PRESETS["gtb_paper"]().agents.network == ConvTrunk(6, 5, 2, None, (128, 128))
 
 
-def test_steps_of_the_steady_designer_end_with_the_run():
-    def steps(*args):
-        return parse_train(["gtb", "--preset", "gtb_steady", *args])[1].designer.optimiser.lr
+def test_steady_steps_shrink_with_the_run():
+    def parsed(*args):
+        e = parse_train(["gtb", "--preset", "gtb_steady", *args])[1]
+        return e.designer.optimiser.lr, e.agents.optimiser.lr
 
-    assert steps() == Linear(0.015, 0.0, 1875)
-    assert steps("--episodes", "3200", "--k", "32") == Linear(0.015, 0.0, 100)
-    assert steps("--episodes", "3200", "--designer.optimiser.lr.over", "50") == Linear(0.015, 0.0, 50)
+    assert parsed() == (Linear(0.015, 0.0, 1875), Linear(1e-3, 1e-4, 20_000))
+    short = ("--episodes", "3200")
+    assert parsed(*short, "--k", "8") == (Linear(0.015, 0.0, 400), Linear(1e-3, 1e-4, 12_800 / 3))
+    halves = parsed(*short, "--agent-batches", "2", "--agents.minibatches", "3", "--agents.epochs", "2")
+    assert halves == (Linear(0.015, 0.0, 100), Linear(1e-3, 1e-4, 800))
+    designer, agents = parsed(*short, "--designer.optimiser.lr.over", "50")
+    assert (designer.over, agents.over) == (50, pytest.approx(6_400 / 3))
+    designer, agents = parsed(*short, "--agents.optimiser.lr.over", "50")
+    assert (designer.over, agents.over) == (200, 50)
+    us = parse_train(["gtb", "--preset", "gtb_steady", "--method", "us-federal", *short])[1]
+    assert us.agents.optimiser.lr.over == pytest.approx(6_400 / 3)
 
 
 def test_the_planes_show_what_the_window_holds():

@@ -14,7 +14,6 @@ from fastenvs.cleanup.config import (
     AGENT_COLOURS,
     BEAM_LENGTH,
     COLOURS,
-    PLANES,
     WALL,
     make_config,
     make_options,

@@ -47,14 +47,16 @@ def gtb() -> Experiment:
 
 
 def gtb_steady() -> Experiment:
-    """Gather-Trade-Build over 30,000 episodes, by a designer whose steps shrink to nothing and whose response time is
-    measured: agents give up their trades more rarely than under one that goes on.
+    """Gather-Trade-Build over 30,000 episodes, with steps that shrink: the designer's to nothing at the end, and the
+    agents' to a tenth after two thirds, so that they give up their trades more rarely. The response time is measured.
     """
     one = gtb()
     run = replace(one.run, episodes=30_000)
+    agents = replace(one.agents, optimiser=Adam(Linear(1e-3, 1e-4, 2 / 3 * _steps(one.agents, run))))
     path = replace(one.designer.path, response_time="measured")
-    shrinking = Adam(Linear(one.designer.optimiser.lr, 0.0, run.episodes / run.k))
-    return replace(one, preset="gtb_steady", designer=replace(one.designer, path=path, optimiser=shrinking), run=run)
+    shrinking = Adam(Linear(one.designer.optimiser.lr, 0.0, _iterations(run)))
+    designer = replace(one.designer, path=path, optimiser=shrinking)
+    return replace(one, preset="gtb_steady", agents=agents, designer=designer, run=run)
 
 
 def gtb_phase_2() -> Experiment:
@@ -93,16 +95,32 @@ FIRST_PHASE = "--method free-market"
 PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_steady, gtb_phase_2, gtb_paper)}
 
 
+def _steps(agents: Any, run: RunOptions) -> float:
+    """Steps that agents take in a run."""
+    return run.episodes / run.k * agents.epochs * agents.minibatches
+
+
+def _iterations(run: RunOptions) -> float:
+    """Steps that a designer takes in a run."""
+    return run.episodes / run.k / run.agent_batches
+
+
 def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
-    """A designer's steps that shrink over the whole run do so over a longer or shorter one as well."""
-    lr = getattr(getattr(base.designer, "optimiser", None), "lr", None)
-    if not isinstance(lr, Linear) or lr.over != base.run.episodes / base.run.k:
+    """Steps that shrink over a run do so over a longer or shorter one as well."""
+    if base.preset != gtb_steady.__name__:
         return experiment
-    now = experiment.designer.optimiser.lr
-    if not isinstance(now, Linear) or now.over != lr.over:
-        return experiment
-    optimiser = replace(experiment.designer.optimiser, lr=replace(now, over=experiment.run.episodes / experiment.run.k))
-    return replace(experiment, designer=replace(experiment.designer, optimiser=optimiser))
+    steps = _steps(experiment.agents, experiment.run) / _steps(base.agents, base.run)
+    agents = _stretched(experiment.agents, base.agents, steps)
+    designer = _stretched(experiment.designer, base.designer, _iterations(experiment.run) / _iterations(base.run))
+    return replace(experiment, agents=agents, designer=designer)
+
+
+def _stretched(mine: Any, before: Any, times: float) -> Any:
+    """Agents or a designer whose learning rate falls over so many times as many steps, if its fall was not changed."""
+    lr, was = (getattr(getattr(one, "optimiser", None), "lr", None) for one in (mine, before))
+    if times == 1 or not (isinstance(lr, Linear) and isinstance(was, Linear) and lr.over == was.over):
+        return mine
+    return replace(mine, optimiser=replace(mine.optimiser, lr=replace(lr, over=lr.over * times)))
 
 
 # ---------------------------------------------------------------------- methods
