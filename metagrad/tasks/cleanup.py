@@ -221,23 +221,15 @@ def cleanup_10x10() -> Experiment:
 
 
 def cleanup_10x10_hired() -> Experiment:
-    """Cleanup with three agents, of whom one is paid for the state of the river, and the others nothing.
-
-    They see what is in a cell rather than its colour, which makes them learn four times as fast.
-    """
+    """Cleanup with three agents, of whom one is paid for the state of the river, and the others nothing."""
     e = cleanup_10x10()
-    task = replace(e.task, observation="planes")
-    network = PlaneMLP(tuple((c, 1, 1) for c in range(task.channels)), map_width=64, hidden=(64,))
-    critic = replace(e.agents.critic, network=network)
-    agents = replace(
-        e.agents, network=network, critic=critic, gamma=0.9, optimiser=Adam(Linear(1.5e-3, 1e-4, 3_000)),
-        entropy=Linear(0.1, 0.0, 40_000),
-    )  # fmt: skip
-    paying = e.designer.incentive
-    incentive = ByRiver(replace(network, head_scale=0.01), paying.scale, view=paying.view, start=(1.0,))
-    designer = replace(e.designer, incentive=incentive, critic=DesignerCritic(critic))
     run = replace(e.run, episodes=48_000, eval_period=1_600, checkpoint_period=4_800)
-    return replace(e, preset="cleanup_10x10_hired", task=task, agents=agents, designer=designer, run=run)
+    agents = replace(e.agents, gamma=0.9, optimiser=Adam(Linear(1.5e-3, 1e-4, 3_000)), entropy=Linear(0.1, 0.0, 40_000))
+    paying = e.designer.incentive
+    incentive = ByRiver(paying.network, paying.scale, view=paying.view, start=(1.0,))
+    return replace(
+        e, preset="cleanup_10x10_hired", agents=agents, designer=replace(e.designer, incentive=incentive), run=run
+    )
 
 
 def cleanup_large() -> Experiment:
@@ -249,12 +241,13 @@ def cleanup_large() -> Experiment:
     upright = {"actions": "no_rotation", "random_orientation": False, "steps": 150}
     e = _on_larger("cleanup_large", Cleanup(**{**MAPS["large"], **upright}), 1e-4, (0.05, 0.005, 0.005))
     agents = replace(e.agents, exploration=Linear(0.4, 0.02, 150))
-    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=800, eval_period=80, checkpoint_period=160))
+    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=2_400, eval_period=80, checkpoint_period=240))
 
 
 def _on_larger(name: str, task: Cleanup, lr: float, start: tuple[float, ...]) -> Experiment:
-    """Networks that read the picture itself, and agents whose steps and entropy shrink as they learn."""
-    e, network = cleanup(), replace(NETWORK, convolutions=0)
+    """Agents that see what is in a cell rather than its colour, and whose steps and entropy shrink as they learn."""
+    e, task = cleanup(), replace(task, observation="planes")
+    network = PlaneMLP(tuple((channel, 1, 1) for channel in range(task.channels)), map_width=64, hidden=(64,))
     critic = Critic(network, Adam(2e-3))
     agents = replace(
         e.agents, network=network, critic=critic, optimiser=Adam(Linear(1.5e-3, 5e-4, 600)), gamma=0.95,
