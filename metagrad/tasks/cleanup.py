@@ -241,7 +241,7 @@ def cleanup_large() -> Experiment:
     upright = {"actions": "no_rotation", "random_orientation": False, "steps": 150}
     e = _on_larger("cleanup_large", Cleanup(**{**MAPS["large"], **upright}), 1e-4, (0.05, 0.005, 0.005))
     agents = replace(e.agents, exploration=Linear(0.4, 0.02, 150))
-    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=2_400, eval_period=80, checkpoint_period=240))
+    return replace(e, agents=agents, run=replace(e.run, k=8, episodes=4_800, eval_period=160, checkpoint_period=480))
 
 
 def _on_larger(name: str, task: Cleanup, lr: float, start: tuple[float, ...]) -> Experiment:
