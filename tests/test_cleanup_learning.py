@@ -104,6 +104,18 @@ def test_an_agent_is_hired_for_the_state_of_the_river():
         trainer_of(with_designer(tiny(preset="cleanup_10x10_hired"), incentive=replace(incentive, hired=3)))
 
 
+@pytest.mark.parametrize("preset", ["cleanup_10x10", "cleanup_10x10_hired", "cleanup_large"])
+def test_on_larger_maps_agents_see_what_is_in_a_cell(preset):
+    e = PRESETS[preset]()
+    trainer = trainer_of(replace(e, task=replace(e.task, steps=4)))
+    batch = trainer.collect(trainer.state.agents)
+    for picture in (batch.obs["obs"], batch.designer_obs["obs"]):
+        assert picture.shape[-1] == e.task.channels == 6 + e.task.n_agents + 4
+        assert set(picture.unique().tolist()) == {0, 1}
+    for network in (e.agents.network, e.designer.incentive.network):
+        assert [channel for channel, _, _ in network.planes] == list(range(e.task.channels))
+
+
 def test_payments_start_where_they_are_told_to():
     e = tiny(preset="cleanup_10x10")
     batch = trainer_of(e).collect(trainer_of(e).state.agents)
