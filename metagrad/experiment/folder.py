@@ -121,9 +121,10 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if place(error):  # it was not ours to write
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if place(error) and not full:  # it was not ours to write
             raise
-        reason = "the disk is full" if error.errno in (errno.ENOSPC, errno.EDQUOT) else str(error)
+        reason = "the disk is full" if full else str(error)
         advice = "Nothing was trained yet; start again"
         if (folder / "config.json").is_file():
             advice = f"What was saved before is intact; afterwards go on with `{resume_command(folder)}`"
