@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from test_runs import assert_same_run
 
+import metagrad
 from metagrad.experiment import checkpoint, cli
+from metagrad.experiment.config import place
 from metagrad.experiment.folder import read_experiment
 
 SMALL = [
@@ -204,3 +206,11 @@ task = VectorTask(Broken, 5)
     shown = capsys.readouterr().err.splitlines()[-1]
     assert message in shown
     assert shown.endswith(f"({path}, line 10)")
+
+
+def test_a_module_beside_the_package_is_ones_own():
+    """Its path begins as the package's does."""
+    path = f"{Path(metagrad.__file__).parent}_mine.py"
+    with pytest.raises(ZeroDivisionError) as raised:
+        exec(compile("1 / 0", path, "exec"))
+    assert place(raised.value) == f" ({path}, line 1)"

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import math
+import os
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -39,9 +40,12 @@ class ConfigError(ValueError):
 
 
 #: Folders of what is not a user's own.
-_INSTALLED = (
-    *(str(Path(str(package.__file__)).parent) for package in (fastenvs, metagrad)),
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+_INSTALLED = tuple(
+    str(folder) + os.sep
+    for folder in (
+        *(Path(str(package.__file__)).parent for package in (fastenvs, metagrad)),
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
 )
 
 

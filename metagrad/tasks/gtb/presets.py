@@ -52,7 +52,8 @@ def gtb_steady() -> Experiment:
     """
     one = gtb()
     run = replace(one.run, episodes=30_000)
-    agents = replace(one.agents, optimiser=Adam(Linear(1e-3, 1e-4, 2 / 3 * _steps(one.agents, run))))
+    lr = one.agents.optimiser.lr
+    agents = replace(one.agents, optimiser=Adam(Linear(lr, lr / 10, 2 / 3 * _steps(one.agents, run))))
     path = replace(one.designer.path, response_time="measured")
     shrinking = Adam(Linear(one.designer.optimiser.lr, 0.0, _iterations(run)))
     designer = replace(one.designer, path=path, optimiser=shrinking)
