@@ -64,6 +64,18 @@ class Linear(Checked):
         """The value after so much has been done."""
         return self.end + (self.start - self.end) * max(0.0, 1 - done / self.over)
 
+    def __str__(self) -> str:
+        """``START:END:OVER``, as :meth:`read` takes it."""
+        return f"{self.start}:{self.end}:{self.over}"
+
+    @classmethod
+    def read(cls, text: str) -> Schedule:
+        """A schedule from ``START:END:OVER``, or a constant from one number; a ``ValueError`` says what else it is."""
+        values = [float(part) for part in text.split(":")]
+        if len(values) not in (1, 3):
+            raise ValueError(f"{text!r} is neither a number nor START:END:OVER")
+        return cls(*values) if len(values) == 3 else values[0]
+
 
 Schedule = float | Linear
 

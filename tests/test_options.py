@@ -11,6 +11,7 @@ from fastenvs import cleanup, escape_room, gtb
 from metagrad.experiment import cli
 from metagrad.experiment.config import dump, from_dict, load
 from metagrad.experiment.registry import experiment, label_of
+from metagrad.optim import Linear
 from metagrad.tasks.cleanup import Cleanup
 from metagrad.tasks.escape_room import EscapeRoom
 from metagrad.tasks.gtb import GatherTradeBuild
@@ -56,6 +57,20 @@ def test_texts_are_read_as_the_options_they_are_of():
     _, e = cli.parse_train(["gtb", *THREE])
     assert label_of(e) == "metagrad (brackets 0 2 7.5)"
     assert cli.parse_train(["cleanup", "--task.global-ref-point", "3", "2"])[1].task.global_ref_point == (3, 2)
+
+
+def test_a_number_may_be_a_schedule(capsys):
+    line = "gtb --agents.optimiser.lr 6.4e-4:4e-5:25000 --designer.optimiser.lr 0.015:0:9.5 --agents.exploration 0.25"
+    _, e = cli.parse_train(line.split())
+    assert e.agents.optimiser.lr == Linear(6.4e-4, 4e-5, 25_000)
+    assert e.designer.optimiser.lr == Linear(0.015, 0, 9.5)
+    assert (e.agents.exploration, e.agents.critic.optimiser.lr) == (0.25, 1e-3)
+    changed = "agents.exploration 0.25, agents.optimiser.lr 0.00064:4e-05:25000.0, designer.optimiser.lr 0.015:0.0:9.5"
+    assert sorted(label_of(e)[len("metagrad (") : -1].split(", ")) == changed.split(", ")
+    for wrong, why in (("1:2", "neither a number nor START:END:OVER"), ("1:0:0", "over must be a number above 0")):
+        with pytest.raises(SystemExit):
+            cli.parse_train(["gtb", "--agents.optimiser.lr", wrong])
+        assert why in " ".join(capsys.readouterr().err.replace("│", " ").split())
 
 
 @pytest.mark.parametrize("method", ["metagrad", "dual-rl", "saez", "fixed"])

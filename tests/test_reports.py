@@ -266,6 +266,7 @@ def test_an_unfinished_run_is_refused(folder, tmp_path, capsys):
         "escape-room --preset er_2_1 --seeds 3", "escape-room --task.n-agents 7 --task.randomize --k 4",
         "gtb --method fixed --task.fixed-rates 0.1 0.2 0.3 0.4 0.4 0.4 0.4 --agents.optimiser.lr 0.01 --first-seed 7",
         "cleanup --no-pipeline --designer.incentive.scale 3 --target None --task.steps 7",
+        "gtb --agents.optimiser.lr 0.001:0.0001:20000 --agents.entropy.over 7",
     ],
 )  # fmt: skip
 def test_the_command_line_of_a_run_makes_it_again(options):

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar
 from metagrad.agents import PolicyGradientAgents
 from metagrad.designers import ByAction, DualRL, MetaGradient, SquashedGaussian
 from metagrad.experiment.config import ConfigError, Experiment, RunOptions, imported, located
+from metagrad.optim import Linear
 from metagrad.tasks import GAMES, VectorTask
 from metagrad.tasks.experiments import METHODS, Methods, central
 
@@ -101,7 +102,7 @@ def _changes(base: Any, mine: Any, path: str) -> list[str]:
 
 def _short(value: Any) -> str:
     if is_dataclass(value):
-        return type(value).__name__
+        return str(value) if isinstance(value, Linear) else type(value).__name__
     if isinstance(value, tuple):
         return " ".join(map(_short, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -118,7 +119,9 @@ def flags(base: Any, mine: Any, path: str = "") -> list[str]:
         value, before, name = getattr(mine, f.name), getattr(base, f.name), f.name.replace("_", "-")
         if value == before or (f.name in _NAMED and isinstance(mine, Experiment | RunOptions)):
             continue
-        if is_dataclass(value):
+        if isinstance(value, Linear) and not isinstance(before, Linear):
+            words += [f"--{path}{name}", str(value)]
+        elif is_dataclass(value):
             below = "" if isinstance(value, RunOptions) else f"{path}{name}."
             words += flags(before, value, below) if type(before) is type(value) else []
         elif isinstance(value, bool):
@@ -181,6 +184,8 @@ _PLAIN = (bool, int, float, str)
 
 def _leaf_type(value: Any, hint: Any) -> Any:
     """How a leaf is read; None for what the command line cannot give."""
+    if Linear in typing.get_args(hint):
+        return _schedule()
     kind = _readable(hint)
     if kind not in (None, type(None)):
         return kind
@@ -188,6 +193,16 @@ def _leaf_type(value: Any, hint: Any) -> Any:
     if len(kinds) > 1 or not kinds <= set(_PLAIN):  # nothing is declared, and the value tells nothing
         return None
     return tuple.__class_getitem__((*kinds, ...)) if isinstance(value, tuple) else type(value)
+
+
+def _schedule() -> Any:
+    """How a number is read that may as well be a schedule."""
+    from tyro.constructors import PrimitiveConstructorSpec
+
+    return Annotated[float, PrimitiveConstructorSpec(
+        nargs=1, metavar="FLOAT|START:END:OVER", instance_from_str=lambda words: Linear.read(words[0]),
+        is_instance=lambda value: isinstance(value, float | Linear), str_from_instance=lambda value: [str(value)],
+    )]  # fmt: skip
 
 
 def _readable(hint: Any) -> Any:
