@@ -154,6 +154,9 @@ def test_presets_and_methods_are_what_they_were():
         assert not METHODS["metagrad-no-cv"](e).run.pipeline
     slow = PRESETS["gtb_phase_2"]()
     assert slow.designer.path.response_time == pytest.approx(160.0)
+    assert {name: make().task.rate_max for name, make in PRESETS.items()} == {
+        "gtb": 1, "gtb_steady": 0.6, "gtb_phase_2": 1, "gtb_paper": 1,
+    }  # fmt: skip
     assert PRESETS["gtb_paper"]().agents.network == ConvTrunk(6, 5, 2, None, (128, 128))
 
 
