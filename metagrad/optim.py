@@ -70,8 +70,11 @@ class Linear(Checked):
 
     @classmethod
     def read(cls, text: str) -> Schedule:
-        """A schedule from ``START:END:OVER``, or a constant from one number; a ``ValueError`` says what else it is."""
-        values = [float(part) for part in text.split(":")]
+        """A schedule from ``START:END:OVER``, or a constant from one number; a ``ValueError`` where it is neither."""
+        try:
+            values = [float(part) for part in text.split(":")]
+        except ValueError:
+            values = []
         if len(values) not in (1, 3):
             raise ValueError(f"{text!r} is neither a number nor START:END:OVER")
         return cls(*values) if len(values) == 3 else values[0]

@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+from typing import Literal
 
 import numpy as np
 import pytest
 
 import fastenvs
 from fastenvs import cleanup, escape_room, gtb
+from metagrad.designers.incentives import Incentive
 from metagrad.experiment import cli
 from metagrad.experiment.config import dump, from_dict, load
-from metagrad.experiment.registry import experiment, label_of
-from metagrad.optim import Linear
+from metagrad.experiment.registry import experiment, flags, label_of, parse
+from metagrad.optim import Adam, Linear
 from metagrad.tasks.cleanup import Cleanup
 from metagrad.tasks.escape_room import EscapeRoom
 from metagrad.tasks.gtb import GatherTradeBuild
@@ -67,10 +69,48 @@ def test_a_number_may_be_a_schedule(capsys):
     assert (e.agents.exploration, e.agents.critic.optimiser.lr) == (0.25, 1e-3)
     changed = "agents.exploration 0.25, agents.optimiser.lr 0.00064:4e-05:25000.0, designer.optimiser.lr 0.015:0.0:9.5"
     assert sorted(label_of(e)[len("metagrad (") : -1].split(", ")) == changed.split(", ")
-    for wrong, why in (("1:2", "neither a number nor START:END:OVER"), ("1:0:0", "over must be a number above 0")):
+    neither = "neither a number nor START:END:OVER"
+    for wrong, why in (
+        ("1:2", neither),
+        ("a:b:c", neither),
+        ("x", neither),
+        ("1:0:0", "over must be a number above 0"),
+    ):
         with pytest.raises(SystemExit):
             cli.parse_train(["gtb", "--agents.optimiser.lr", wrong])
         assert why in " ".join(capsys.readouterr().err.replace("│", " ").split())
+
+
+def test_a_schedule_that_was_made_a_number_has_no_words():
+    falling = experiment("gtb", "gtb_steady")
+    agents = dataclasses.replace(falling.agents, optimiser=Adam(1e-3))
+    assert flags(falling, dataclasses.replace(falling, agents=agents)) == []
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixed(Incentive):
+    """An incentive with schedules among other things."""
+
+    none: float | Linear | None = 0.5
+    word: float | Literal["measured"] | Linear = 1.0
+    whole: int | Linear = 5
+    many: tuple[Linear, ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("words", "value"),
+    [("--none None", Mixed(none=None)), ("--word measured", Mixed(word="measured")), ("--whole 7", Mixed(whole=7)),
+     ("--none 0.25", Mixed(none=0.25)), ("--many 1:2:3", None)],
+)  # fmt: skip
+def test_other_things_beside_schedules_are_read_as_before(words, value):
+    base = experiment("gtb")
+    base = dataclasses.replace(base, designer=dataclasses.replace(base.designer, incentive=Mixed()))
+    args = words.replace("--", "--designer.incentive.").split()
+    if value is None:
+        with pytest.raises(SystemExit):
+            parse(base, args, "test")
+    else:
+        assert parse(base, args, "test").designer.incentive == value
 
 
 @pytest.mark.parametrize("method", ["metagrad", "dual-rl", "saez", "fixed"])

@@ -119,9 +119,9 @@ def flags(base: Any, mine: Any, path: str = "") -> list[str]:
         value, before, name = getattr(mine, f.name), getattr(base, f.name), f.name.replace("_", "-")
         if value == before or (f.name in _NAMED and isinstance(mine, Experiment | RunOptions)):
             continue
-        if isinstance(value, Linear) and not isinstance(before, Linear):
+        if isinstance(value, Linear) and not is_dataclass(before):
             words += [f"--{path}{name}", str(value)]
-        elif is_dataclass(value):
+        elif is_dataclass(value) or is_dataclass(before):
             below = "" if isinstance(value, RunOptions) else f"{path}{name}."
             words += flags(before, value, below) if type(before) is type(value) else []
         elif isinstance(value, bool):
@@ -184,13 +184,13 @@ _PLAIN = (bool, int, float, str)
 
 def _leaf_type(value: Any, hint: Any) -> Any:
     """How a leaf is read; None for what the command line cannot give."""
-    if Linear in typing.get_args(hint):
+    if typing.get_origin(hint) is not tuple and set(typing.get_args(hint)) == {float, Linear}:
         return _schedule()
     kind = _readable(hint)
     if kind not in (None, type(None)):
         return kind
     kinds = {type(v) for v in value} if isinstance(value, tuple) else {type(value)}
-    if len(kinds) > 1 or not kinds <= set(_PLAIN):  # nothing is declared, and the value tells nothing
+    if len(kinds) != 1 or not kinds <= set(_PLAIN):  # nothing is declared, and the value tells nothing
         return None
     return tuple.__class_getitem__((*kinds, ...)) if isinstance(value, tuple) else type(value)
 

@@ -47,10 +47,10 @@ def gtb() -> Experiment:
 
 
 def gtb_steady() -> Experiment:
-    """Gather-Trade-Build over 30,000 episodes, so that economies last (``docs/gtb_results.md``, A limit on rates).
+    """Gather-Trade-Build over 30,000 episodes, so that economies do not fall (``docs/gtb_results.md``).
 
     The designer's steps shrink to nothing at the end, and the agents' to a tenth after two thirds. No rate goes above
-    0.6, at which agents still keep to their trades. The response time is measured.
+    0.6, under which agents give up their trades more rarely. The response time is measured.
     """
     one = gtb()
     run = replace(one.run, episodes=30_000)
