@@ -129,6 +129,15 @@ def test_own_brackets_are_trained(method, tmp_path):
 # ---------------------------------------------------------------------- schedules
 
 
+def test_rates_that_the_limit_would_lower_are_refused():
+    steady = ["gtb", "--preset", "gtb_steady", "--method", "fixed", "--task.fixed-rates", *["0.3"] * 6]
+    assert cli.parse_train([*steady, "0.6"])[1].task.fixed_rates[-1] == 0.6
+    assert cli.parse_train([*steady, "0.8", "--task.rate-max", "0.9"])[1].task.rate_max == 0.9
+    with pytest.raises(ValueError, match=r"--task\.fixed-rates.*0\.8.*rate_max"):
+        cli.parse_train([*steady, "0.8"])
+    assert tax_days(fixed_rates=(0.1, 0.2, 0.8), rate_max=0.6)[0] == [0.1, 0.2, 0.6]  # the game's own rule
+
+
 def tax_days(**options):
     """Rates in force on every tax day of an episode."""
     game = {"tax_mode": "fixed", "brackets": (0, 2, 7.5), "tax_period": 4, "steps": 12, "autoreset": "disabled"}

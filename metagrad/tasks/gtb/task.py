@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastenvs.gtb import Options
 from metagrad.batch import Batch
-from metagrad.tasks.base import FastTask
+from metagrad.tasks.base import FastTask, TaskError
 from metagrad.tasks.figures import Panels, Runs
 from metagrad.tasks.gtb import figures
 from metagrad.tasks.taxes import share_memories
@@ -31,6 +31,12 @@ class GatherTradeBuild(FastTask, Options):  # type: ignore[misc]
 
     name = "gtb"
     fields = ("welfare", "productivity", "equality", "houses")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.schedule if self.tax_mode == "fixed" else None
+        if isinstance(given, np.ndarray) and (highest := given.max()) > self.rate_max:  # the game would lower it
+            raise TaskError(f"GatherTradeBuild.fixed_rates has {highest:g}, above rate_max, which is {self.rate_max:g}")
 
     @classmethod
     def upgraded(cls, saved: dict[str, Any]) -> dict[str, Any]:
