@@ -180,11 +180,12 @@ def _mirror(value: Any) -> type:
 
 
 _PLAIN = (bool, int, float, str)
+_UNIONS = (typing.Union, types.UnionType)
 
 
 def _leaf_type(value: Any, hint: Any) -> Any:
     """How a leaf is read; None for what the command line cannot give."""
-    if typing.get_origin(hint) is not tuple and set(typing.get_args(hint)) == {float, Linear}:
+    if typing.get_origin(hint) in _UNIONS and set(typing.get_args(hint)) == {float, Linear}:
         return _schedule()
     kind = _readable(hint)
     if kind not in (None, type(None)):
@@ -208,7 +209,7 @@ def _schedule() -> Any:
 def _readable(hint: Any) -> Any:
     """What of a declared type a text can be read as; None for nothing."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
+    if origin in _UNIONS:
         kinds = [kind for kind in map(_readable, args) if kind is not None]
         return functools.reduce(operator.or_, kinds) if kinds else None
     if origin is tuple:
