@@ -1,5 +1,6 @@
 """What is made of runs: intervals and differences over seeds, figures for print, and pages that can be mailed."""
 
+import itertools
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from rich.console import Console
 from metagrad.experiment import cli, run
 from metagrad.experiment.config import imported
 from metagrad.experiment.registry import experiment
+from metagrad.reports import figures as sheet
 from metagrad.reports import report, tables
 from metagrad.reports.figures import read_runs
 from metagrad.tasks import figures
@@ -153,6 +155,28 @@ def test_figures_that_cannot_be(options, message, folder, tmp_path, monkeypatch,
     assert cli.main(["plot", str(folder("room")), *options]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("names", [["room", "silent"], ["cleanup"], ["gtb"], ["gtb", "us"], ["own"]])
+def test_panels_do_not_run_into_each_other(names, folder, tmp_path, monkeypatch):
+    sheets, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: sheets.append(self) or save(self, *a, **k))
+    long = [(made, f"a designer of many options, the {i}th of all that were tried" * 3, m)
+            for i, (made, _, m) in enumerate(read_runs([folder(name) for name in names]))]  # fmt: skip
+    sheet.write(long, tmp_path / "x.png")
+    (drawn,) = sheets
+    boxes = [axis.get_tightbbox().shrunk(0.98, 0.98) for axis in drawn.axes]
+    boxes += [one.get_window_extent().shrunk(0.98, 0.98) for one in drawn.legends]
+    assert [(a, b) for a, b in itertools.combinations(boxes, 2) if a.overlaps(b)] == []
+
+
+def test_bars_are_in_the_legend_as_they_are_drawn(folder, tmp_path, monkeypatch):
+    legends, save = [], Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: legends.extend(self.legends) or save(self, *a, **k))
+    runs = read_runs([folder("gtb"), folder("us")])
+    for name, solid in (("coin", 2), ("welfare", 0)):
+        sheet.write(runs, tmp_path / "x.png", [name])
+        assert [patch.get_hatch() for patch in legends.pop().get_patches()] == ["", "////"][:solid]
 
 
 def test_a_curve_is_mean_and_standard_error():

@@ -14,7 +14,7 @@ from metagrad.experiment.folder import read_experiment
 from metagrad.experiment.metrics import read_metrics
 from metagrad.experiment.registry import label_of
 from metagrad.reports import pooling
-from metagrad.tasks.figures import Metrics, Panels, Runs, line, said
+from metagrad.tasks.figures import Metrics, Panels, Runs, bars, line, said
 
 #: How figures look in print: small type, and text that stays text in PDF and SVG.
 STYLE: dict[str, Any] = {
@@ -22,8 +22,8 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False, "legend.handlelength": 2.6, "axes.spines.top": False, "axes.spines.right": False,
     "hatch.linewidth": 0.4, "hatch.color": "white", "pdf.fonttype": 42, "svg.fonttype": "none",
 }  # fmt: skip
-#: Size of a panel in inches, panels of a row at most, and resolution of pixels.
-PANEL, COLUMNS, DPI = (3.3, 2.5), 4, 160
+#: Size of a panel in inches, letters that fit above and beside it, panels of a row at most, and resolution of pixels.
+PANEL, WIDTH, HEIGHT, COLUMNS, DPI = (3.3, 2.5), 60, 34, 4, 160
 
 
 def read_runs(folders: Sequence[Path]) -> Runs:
@@ -100,20 +100,27 @@ def draw(panels: Panels, runs: Runs, out: Path | IO[bytes], kind: str) -> None:
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for axis, panel in zip(axes, panels.values(), strict=False):
             panel(axis)
-            if axis.get_legend_handles_labels()[1]:
-                axis.legend()
+            axis.set_ylabel(textwrap.fill(axis.get_ylabel(), HEIGHT))
+            if names := axis.get_legend_handles_labels()[1]:
+                fit = max(1, WIDTH // (max(map(len, names)) + 9))
+                axis.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2, ncols=min(len(names), fit))
         for axis in axes[len(panels) :]:
             axis.remove()
-        _legend(figure, [label for _, label, _ in runs], columns)
+        solid = any(axis.containers for axis in axes[: len(panels)])
+        _legend(figure, [label for _, label, _ in runs], columns, solid)
         figure.supxlabel(textwrap.fill(said(runs), 60 * columns), fontsize=6, color="0.3")
         metadata = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}.get(kind)
         figure.savefig(out, dpi=DPI, format=kind, metadata=metadata)
 
 
-def _legend(figure: Any, labels: Sequence[str], columns: int) -> None:
-    """The runs of the figure, above it."""
+def _legend(figure: Any, labels: Sequence[str], columns: int, solid: bool) -> None:
+    """The runs of the figure, above it: their lines, and their bars where there are any."""
+    from matplotlib.legend_handler import HandlerTuple
     from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
     lines = [Line2D([], [], **line(i)) for i in range(len(labels))]
+    handles = [(Patch(**bars(i)), one) for i, one in enumerate(lines)] if solid else lines
     texts = [textwrap.fill(label, 56) for label in labels]
-    figure.legend(lines, texts, loc="outside upper left", ncols=min(columns, len(labels)))
+    both = {tuple: HandlerTuple(ndivide=None)}
+    figure.legend(handles, texts, loc="outside upper left", ncols=min(columns, len(labels)), handler_map=both)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from metagrad.tasks.figures import (
 
 #: Scores over training, and accounts of an episode by skill rank, with their units.
 _CURVES = {
-    "welfare": "coin", "productivity": "coin, all agents", "equality": "1 - Gini", "houses": "number built",
+    "welfare": "coin", "productivity": "coin", "equality": "1 - Gini", "houses": "number built",
     "trades": "an episode",
 }  # fmt: skip
 _BY_RANK = {
@@ -75,7 +76,12 @@ def _schedules(axis: Any, runs: Runs) -> None:
         at = min(np.searchsorted(by_name[0][0], share * by_name[0][0][-1]), len(by_name[0][0]) - 1)
         episode = f"episode {by_name[0][0][at]:,.0f}"
         axis.plot([rate[:, at].mean() for _, rate in by_name], label=episode, marker=MARKERS[i], ms=3, **line(i))
-    axis.set(xlabel="bracket, from low to high", ylabel=f"rate, {label}", xticks=range(len(names)), ylim=(-0.02, 1.02))
+    axis.set(
+        xlabel="bracket, from low to high",
+        ylabel="rate, " + shorten(label, 60),
+        xticks=range(len(names)),
+        ylim=(-0.02, 1.02),
+    )
     axis.set_xticklabels(range(1, len(names) + 1))
 
 
@@ -90,7 +96,7 @@ def _frontier(axis: Any, runs: Runs) -> None:
     for level in range(10, 200, 10):
         named = "equal welfare" if level == 10 else None
         axis.plot(equality, level * n_agents / equality, color="0.6", lw=0.4, zorder=0, label=named)
-    axis.set(xlabel="equality (1 - Gini)", ylabel="productivity (coin, all agents)")
+    axis.set(xlabel="equality (1 - Gini)", ylabel="productivity (coin)")
     axis.set_ylim(limits)
 
 
