@@ -143,7 +143,7 @@ def test_wrong_games_are_refused():
 
 
 def test_presets_and_methods_are_what_they_were():
-    assert list(PRESETS) == ["gtb", "gtb_steady", "gtb_phase_2", "gtb_paper"]
+    assert list(PRESETS) == ["gtb", "gtb_steady", "gtb_phase_2", "gtb_phase_2_steady", "gtb_paper"]
     assert set(METHODS) == {
         "free-market", "us-federal", "saez", "fixed", "metagrad", "metagrad-no-cv", "dual-rl",
     }  # fmt: skip
@@ -155,7 +155,7 @@ def test_presets_and_methods_are_what_they_were():
     slow = PRESETS["gtb_phase_2"]()
     assert slow.designer.path.response_time == pytest.approx(160.0)
     assert {name: make().task.rate_max for name, make in PRESETS.items()} == {
-        "gtb": 1, "gtb_steady": 0.6, "gtb_phase_2": 1, "gtb_paper": 1,
+        "gtb": 1, "gtb_steady": 0.6, "gtb_phase_2": 1, "gtb_phase_2_steady": 0.6, "gtb_paper": 1,
     }  # fmt: skip
     assert PRESETS["gtb_paper"]().agents.network == ConvTrunk(6, 5, 2, None, (128, 128))
 
@@ -176,6 +176,25 @@ def test_steady_steps_shrink_with_the_run():
     assert (designer.over, agents.over) == (200, 50)
     us = parse_train(["gtb", "--preset", "gtb_steady", "--method", "us-federal", *short])[1]
     assert us.agents.optimiser.lr.over == pytest.approx(6_400 / 3)
+
+
+def test_steady_steps_of_a_second_phase_are_counted_on():
+    def parsed(*args):
+        words = ["gtb", "--preset", "gtb_phase_2_steady", "--init-from", "somewhere", *args]
+        e = parse_train(words)[1]
+        return e.designer.optimiser.lr, e.agents.optimiser.lr
+
+    designer, agents = parsed()
+    assert designer == Linear(0.015, 0.0, 937.5)
+    assert agents == Linear(6.4e-4, 4e-5, 25_000)  # 4e-4 after the 10,000 steps of the free market
+    for length in (7_500, 30_000):
+        designer, agents = parsed("--episodes", str(length))
+        assert designer == Linear(0.015, 0.0, length / 16)
+        assert agents(10_000) == pytest.approx(4e-4)
+        assert agents(10_000 + length) == pytest.approx(4e-5)
+        assert agents(10_000 + length / 2) == pytest.approx(2.2e-4)
+    assert parsed("--episodes", "30000", "--agents.optimiser.lr.over", "7")[1].over == 7
+    assert parsed("--episodes", "30000", "--agents.optimiser.lr.start", "0.1")[1].start == 0.1
 
 
 def test_the_planes_show_what_the_window_holds():

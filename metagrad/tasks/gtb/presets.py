@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from metagrad.agents.critics import Critic, DesignerCritic, LinearCritic
@@ -49,18 +49,10 @@ def gtb() -> Experiment:
 def gtb_steady() -> Experiment:
     """Gather-Trade-Build over 30,000 episodes, so that economies do not fall (``docs/gtb_results.md``).
 
-    The designer's steps shrink to nothing at the end, and the agents' to a tenth after two thirds. No rate goes above
-    0.6, under which agents give up their trades more rarely. The response time is measured.
+    The designer's learning rate falls to nothing at the end, and the agents' to a tenth after two thirds. No tax rate
+    goes above 0.6, under which agents give up their trades more rarely. The response time is measured.
     """
-    one = gtb()
-    run = replace(one.run, episodes=30_000)
-    lr = one.agents.optimiser.lr
-    agents = replace(one.agents, optimiser=Adam(Linear(lr, lr / 10, 2 / 3 * _steps(one.agents, run))))
-    path = replace(one.designer.path, response_time="measured")
-    shrinking = Adam(Linear(one.designer.optimiser.lr, 0.0, _iterations(run)))
-    designer = replace(one.designer, path=path, optimiser=shrinking)
-    task = replace(one.task, rate_max=0.6)
-    return replace(one, preset="gtb_steady", task=task, agents=agents, designer=designer, run=run)
+    return _steady("gtb_steady", 30_000)
 
 
 def gtb_phase_2() -> Experiment:
@@ -76,6 +68,15 @@ def gtb_phase_2() -> Experiment:
         one, preset="gtb_phase_2", agents=agents, designer=replace(one.designer, path=path),
         run=replace(one.run, episodes=4_480, eval_period=320, init_from=""),
     )  # fmt: skip
+
+
+def gtb_phase_2_steady() -> Experiment:
+    """Gather-Trade-Build with agents that have learned in a free market, over 15,000 episodes, as :func:`gtb_steady`.
+
+    The agents' learning rate falls to a tenth at the end, on a line that begins with the 10,000 steps which they have
+    taken in a free market of preset ``gtb``.
+    """
+    return _steady("gtb_phase_2_steady", 15_000)
 
 
 def gtb_paper() -> Experiment:
@@ -96,7 +97,34 @@ def gtb_paper() -> Experiment:
 
 #: Options of the run that makes agents for a second phase.
 FIRST_PHASE = "--method free-market"
-PRESETS: dict[str, Callable[[], Experiment]] = {f.__name__: f for f in (gtb, gtb_steady, gtb_phase_2, gtb_paper)}
+PRESETS: dict[str, Callable[[], Experiment]] = {
+    f.__name__: f for f in (gtb, gtb_steady, gtb_phase_2, gtb_phase_2_steady, gtb_paper)
+}
+#: Presets for long training, and those that they come from.
+STEADY = {"gtb_steady": gtb, "gtb_phase_2_steady": gtb_phase_2}
+
+
+def _steady(name: str, episodes: int) -> Experiment:
+    """A preset for long training."""
+    one = STEADY[name]()
+    run = replace(one.run, episodes=episodes)
+    agents_lr, designer_lr = _falling(name, one.agents, run)
+    path = replace(one.designer.path, response_time="measured")
+    return replace(
+        one, preset=name, task=replace(one.task, rate_max=0.6), agents=replace(one.agents, optimiser=Adam(agents_lr)),
+        designer=replace(one.designer, path=path, optimiser=Adam(designer_lr)), run=run,
+    )  # fmt: skip
+
+
+def _falling(name: str, agents: Any, run: RunOptions) -> tuple[Linear, Linear]:
+    """Learning rates of agents and designer over a run of a preset for long training."""
+    one = STEADY[name]()
+    lr, steps, iterations = one.agents.optimiser.lr, _steps(agents, run), run.episodes / run.k / run.agent_batches
+    slow = Linear(lr, lr / 10, steps * 2 / 3)
+    if one.run.init_from is not None:  # steps are counted on from those of the free market
+        before = _steps(gtb().agents, gtb().run)
+        slow = Linear(lr + (lr - lr / 10) * before / steps, lr / 10, before + steps)
+    return slow, Linear(one.designer.optimiser.lr, 0.0, iterations)
 
 
 def _steps(agents: Any, run: RunOptions) -> float:
@@ -104,27 +132,22 @@ def _steps(agents: Any, run: RunOptions) -> float:
     return run.episodes / run.k * agents.epochs * agents.minibatches
 
 
-def _iterations(run: RunOptions) -> float:
-    """Steps that a designer takes in a run."""
-    return run.episodes / run.k / run.agent_batches
-
-
 def adjusted(experiment: Experiment, base: Experiment) -> Experiment:
-    """Steps that shrink over a run do so over a longer or shorter one as well."""
-    if base.preset != gtb_steady.__name__:
+    """Learning rates that fall over a run do so over a longer or shorter one as well."""
+    if base.preset not in STEADY:
         return experiment
-    steps = _steps(experiment.agents, experiment.run) / _steps(base.agents, base.run)
-    agents = _stretched(experiment.agents, base.agents, steps)
-    designer = _stretched(experiment.designer, base.designer, _iterations(experiment.run) / _iterations(base.run))
-    return replace(experiment, agents=agents, designer=designer)
+    agents_lr, designer_lr = _falling(base.preset, experiment.agents, experiment.run)
+    agents = _fitted(experiment.agents, base.agents, agents_lr)
+    return replace(experiment, agents=agents, designer=_fitted(experiment.designer, base.designer, designer_lr))
 
 
-def _stretched(mine: Any, before: Any, times: float) -> Any:
-    """Agents or a designer whose learning rate falls over so many times as many steps, if its fall was not changed."""
+def _fitted(mine: Any, before: Any, now: Linear) -> Any:
+    """Agents or a designer with what was not changed of a falling learning rate as it is in a run of other length."""
     lr, was = (getattr(getattr(one, "optimiser", None), "lr", None) for one in (mine, before))
-    if times == 1 or not (isinstance(lr, Linear) and isinstance(was, Linear) and lr.over == was.over):
+    if not (isinstance(lr, Linear) and isinstance(was, Linear)):
         return mine
-    return replace(mine, optimiser=replace(mine.optimiser, lr=replace(lr, over=lr.over * times)))
+    new = {f.name: getattr(now, f.name) for f in fields(lr) if getattr(lr, f.name) == getattr(was, f.name)}
+    return replace(mine, optimiser=replace(mine.optimiser, lr=replace(lr, **new)))
 
 
 # ---------------------------------------------------------------------- methods
