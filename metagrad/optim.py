@@ -52,32 +52,35 @@ class Linear(Checked):
     start, end : float
         Values at the beginning and at the end.
     over : float
-        When the end is reached, in the unit of whoever asks: iterations for exploration, episodes learned from for the
+        How long the line is, in the unit of whoever asks: iterations for exploration, episodes learned from for the
         entropy bonus, an optimiser's own steps for its learning rate.
+    after : float
+        When it begins, in the same unit.
     """
 
     start: NonNegative
     end: NonNegative
     over: Positive
+    after: NonNegative = 0.0
 
     def __call__(self, done: float) -> float:
         """The value after so much has been done."""
-        return self.end + (self.start - self.end) * max(0.0, 1 - done / self.over)
+        return self.end + (self.start - self.end) * max(0.0, 1 - max(0.0, done - self.after) / self.over)
 
     def __str__(self) -> str:
-        """``START:END:OVER``, as :meth:`read` takes it."""
-        return f"{self.start}:{self.end}:{self.over}"
+        """``START:END:OVER``, with ``:AFTER`` if it begins later, as :meth:`read` takes it."""
+        return f"{self.start}:{self.end}:{self.over}" + (f":{self.after}" if self.after else "")
 
     @classmethod
     def read(cls, text: str) -> Schedule:
-        """A schedule from ``START:END:OVER``, or a constant from one number; a ``ValueError`` where it is neither."""
+        """A schedule from ``START:END:OVER[:AFTER]``, or a constant from one number; else a ``ValueError``."""
         try:
             values = [float(part) for part in text.split(":")]
         except ValueError:
             values = []
-        if len(values) not in (1, 3):
-            raise ValueError(f"{text!r} is neither a number nor START:END:OVER")
-        return cls(*values) if len(values) == 3 else values[0]
+        if len(values) not in (1, 3, 4):
+            raise ValueError(f"{text!r} is neither a number nor START:END:OVER[:AFTER]")
+        return values[0] if len(values) == 1 else cls(*values)
 
 
 Schedule = float | Linear

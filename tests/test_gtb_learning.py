@@ -186,7 +186,12 @@ def test_steady_steps_of_a_second_phase_are_counted_on():
 
     designer, agents = parsed()
     assert designer == Linear(0.015, 0.0, 937.5)
-    assert agents == Linear(6.4e-4, 4e-5, 25_000)  # 4e-4 after the 10,000 steps of the free market
+    assert agents == Linear(4e-4, 4e-5, 15_000, after=10_000)
+    assert agents(0) == agents(10_000) == 4e-4  # as well where agents have learned for less
+    reported = Linear(6.4e-4, 4e-5, 25_000)  # the line of the runs in docs/results
+    assert [agents(t) for t in (10_000, 17_000, 25_000, 30_000)] == pytest.approx(
+        [reported(t) for t in (10_000, 17_000, 25_000, 30_000)]
+    )
     for length in (7_500, 30_000):
         designer, agents = parsed("--episodes", str(length))
         assert designer == Linear(0.015, 0.0, length / 16)

@@ -69,7 +69,10 @@ def test_a_number_may_be_a_schedule(capsys):
     assert (e.agents.exploration, e.agents.critic.optimiser.lr) == (0.25, 1e-3)
     changed = "agents.exploration 0.25, agents.optimiser.lr 0.00064:4e-05:25000.0, designer.optimiser.lr 0.015:0.0:9.5"
     assert sorted(label_of(e)[len("metagrad (") : -1].split(", ")) == changed.split(", ")
-    neither = "neither a number nor START:END:OVER"
+    _, e = cli.parse_train(["gtb", "--agents.optimiser.lr", "4e-4:4e-5:15000:10000"])
+    assert e.agents.optimiser.lr == Linear(4e-4, 4e-5, 15_000, after=10_000)
+    assert label_of(e) == "metagrad (agents.optimiser.lr 0.0004:4e-05:15000.0:10000.0)"
+    neither = "neither a number nor START:END:OVER[:AFTER]"
     for wrong, why in (
         ("1:2", neither),
         ("a:b:c", neither),

@@ -201,7 +201,7 @@ def _schedule() -> Any:
     from tyro.constructors import PrimitiveConstructorSpec
 
     return Annotated[float, PrimitiveConstructorSpec(
-        nargs=1, metavar="FLOAT|START:END:OVER", instance_from_str=lambda words: Linear.read(words[0]),
+        nargs=1, metavar="FLOAT|START:END:OVER[:AFTER]", instance_from_str=lambda words: Linear.read(words[0]),
         is_instance=lambda value: isinstance(value, float | Linear), str_from_instance=lambda value: [str(value)],
     )]  # fmt: skip
 

@@ -73,7 +73,7 @@ def gtb_phase_2() -> Experiment:
 def gtb_phase_2_steady() -> Experiment:
     """Gather-Trade-Build with agents that have learned in a free market, over 15,000 episodes, as :func:`gtb_steady`.
 
-    The agents' learning rate falls to a tenth at the end, on a line that begins with the 10,000 steps which they have
+    The agents' learning rate falls to a tenth at the end, on a line that begins after the 10,000 steps which they have
     taken in a free market of preset ``gtb``.
     """
     return _steady("gtb_phase_2_steady", 15_000)
@@ -122,8 +122,7 @@ def _falling(name: str, agents: Any, run: RunOptions) -> tuple[Linear, Linear]:
     lr, steps, iterations = one.agents.optimiser.lr, _steps(agents, run), run.episodes / run.k / run.agent_batches
     slow = Linear(lr, lr / 10, steps * 2 / 3)
     if one.run.init_from is not None:  # steps are counted on from those of the free market
-        before = _steps(gtb().agents, gtb().run)
-        slow = Linear(lr + (lr - lr / 10) * before / steps, lr / 10, before + steps)
+        slow = Linear(lr, lr / 10, steps, after=_steps(gtb().agents, gtb().run))
     return slow, Linear(one.designer.optimiser.lr, 0.0, iterations)
 
 
