@@ -106,6 +106,16 @@ class Batch:
         return alive * self.extra[PRESENT] if PRESENT in self.extra else alive
 
     @property
+    def policy_entropy(self) -> Tensor:
+        """Entropy of the policies that acted as their actions show it, in nats, ``[S]``: a mean over agents and steps.
+
+        It is what the chosen actions' log-probabilities are on average, with the sign turned; exploration is included.
+        """
+        alive, axes = self.agents_alive.double(), (1, 2, 3)
+        surprise, steps = group.total(torch.stack([-(self.log_prob * alive).sum(axes), alive.sum(axes)]))
+        return surprise / steps
+
+    @property
     def total_rewards(self) -> Tensor:
         """What the agents earned and were paid, ``[S, T, K, A]``."""
         return self.rewards + self.payments

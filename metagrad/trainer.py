@@ -247,7 +247,7 @@ class Trainer(_Saved):
         return self.designer.pay(s.designer, batch, self.rng)
 
     def iterate(self, diagnose: bool = False) -> Notes:
-        """One iteration of Algorithm 1; ``diagnose`` asks the designer for notes on its gradient."""
+        """One iteration of Algorithm 1; ``diagnose`` asks for notes on the agents and the designer's gradient."""
         before = self.state.agents
         batch = self.state.pending or self.collect(before)
         fresh = self.collect(before) if self.designer.validation == "before" else None
@@ -270,7 +270,7 @@ class Trainer(_Saved):
         self.state = self.state._replace(
             agents=after, designer=designer, pending=pending, iteration=self.state.iteration + 1
         )
-        return notes
+        return {"policy_entropy": batches[0].policy_entropy, **notes} if diagnose else notes
 
     def train(self, iterations: int) -> None:
         """Train for a number of iterations."""

@@ -20,7 +20,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from metagrad.experiment import checkpoint, cli, run
-from metagrad.experiment.config import ConfigError, dump, load
+from metagrad.experiment.config import ConfigError, dump, load, to_dict
 from metagrad.experiment.folder import Busy, Held, RunError, Taken, read_experiment, read_results
 from metagrad.experiment.learners import Learners
 from metagrad.experiment.metrics import read_metrics
@@ -465,6 +465,26 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, tmp_path):
     run.resume(folder, Console(quiet=True))
     shutil.copy(finished / "figure.png", folder)
     assert_same_run(finished, folder)
+
+
+def test_a_run_goes_on_with_the_columns_that_it_began_with(finished, tmp_path):
+    """A revision that writes more columns, or others, finishes what an earlier one began."""
+    folder, quiet = tmp_path / "run", Console(quiet=True)
+    _, made = cli.parse_train(["escape-room", *SMALL])
+    run.train(made, folder, quiet, until=160)
+    lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    added = lines[0].index("policy_entropy")
+    earlier = "".join(",".join(cells[:added] + cells[added + 1 :]) + "\n" for cells in lines)
+    (folder / "metrics.csv").write_text(earlier)
+    at = sorted((folder / "checkpoints").iterdir())[-1]
+    tensors, values = checkpoint.load(folder / "checkpoints")
+    shutil.rmtree(at)
+    checkpoint.save(
+        folder / "checkpoints", int(at.name), tensors, {**values, "metrics_size": len(earlier)}, to_dict(made)
+    )
+    run.resume(folder, quiet)
+    wanted = [{name: cell for name, cell in row.items() if name != "policy_entropy"} for row in rows(finished)]
+    assert rows(folder) == wanted
 
 
 def test_a_torn_last_line_of_metrics_does_not_count(finished, tmp_path):

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from games import Until
@@ -19,6 +20,7 @@ from metagrad import (
     Trainer,
     VectorTask,
     estimators,
+    losses,
     optim,
 )
 from metagrad.agents.policy_gradient import mixed_rows
@@ -96,3 +98,20 @@ def test_a_linear_critic_learns_from_the_steps_that_were_played():
     )
     want = torch.cat([returns[0, t][alive[0, t]].mean().expand(int(alive[0, t].sum())) for t in played])
     torch.testing.assert_close(values[:, :-1][alive], want + x * (x @ y) / (x @ x) / 1.001)
+
+
+def test_the_entropy_that_is_noted_is_that_of_the_policies():
+    """By the actions that were drawn, over living steps alone, and within what chance allows of the exact one."""
+    t = Trainer(TASK, replace(PLAIN, exploration=0.1), NoDesigner(), seeds=(1, 2), k=500)
+    t.train(20)
+    batch = t.collect(t.state.agents)
+    logits = t.agents.act(t.state.agents, batch.obs).out
+    policy = losses.probabilities(logits, batch.epsilon, batch.obs.get("mask")).mixed
+    exact = -(policy * policy.log()).nan_to_num().sum(-1)
+    alive = t.agents.rows.of(batch.agents_alive)
+    for s, mine in enumerate(batch.policy_entropy):
+        where = alive.reshape(2, -1)[s] > 0
+        wanted, spread = exact.reshape(2, -1)[s][where].mean(), policy.log().std() / where.sum() ** 0.5
+        assert abs(mine - wanted) < 4 * spread
+        assert mine < 0.97 * np.log(batch.n_actions)
+    assert torch.equal(t.iterate(diagnose=True)["policy_entropy"].isfinite(), torch.ones(2, dtype=torch.bool))

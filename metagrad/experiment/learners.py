@@ -144,7 +144,7 @@ class Learners(Parts):
         return t.state.episodes + t.k * batches
 
     def iterate(self, diagnose: bool) -> None:
-        """One iteration of every seed; ``diagnose`` asks for notes on the designer's gradient."""
+        """One iteration of every seed; ``diagnose`` asks for notes on agents and designer."""
         notes = [t.iterate(diagnose) for t in self.trainers]
         if diagnose:
             self.notes = {

@@ -26,13 +26,15 @@ Scores = dict[str, np.ndarray]
 class Metrics:
     """metrics.csv: one row an evaluation and seed.
 
-    Of an existing file ``size`` bytes are kept: what a killed run wrote after its last checkpoint goes.
+    Of an existing file ``size`` bytes are kept: what a killed run wrote after its last checkpoint goes. It goes on with
+    the columns that it has, though another revision wrote others.
     """
 
     def __init__(self, path: Path, size: int = 0) -> None:
-        self.path, self._empty = path, size == 0
+        self.path = path
         self._file = open(path, "r+" if size else "w", newline="", encoding="utf-8")  # noqa: SIM115, see close
         self._file.truncate(size)
+        self._columns = self._file.readline().rstrip().split(",") if size else []
         self._file.seek(size)
         self._writer = csv.writer(self._file, lineterminator="\n")
         self.fileno = self._file.fileno
@@ -45,10 +47,10 @@ class Metrics:
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         """Append rows; the first call writes the header."""
-        if self._empty:
-            self._writer.writerow(rows[0].keys())
-            self._empty = False
-        self._writer.writerows([row.values() for row in rows])
+        if not self._columns:
+            self._columns = list(rows[0])
+            self._writer.writerow(self._columns)
+        self._writer.writerows([[row.get(name, float("nan")) for name in self._columns] for row in rows])
         self._file.flush()
 
     def size(self) -> int:

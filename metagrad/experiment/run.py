@@ -266,7 +266,7 @@ class _Training:
         learners, diverged, steps = self.learners, self.learners.diverged(), self.learners.env_steps()
         if group.follows():
             return []
-        shown = {**scores, **learners.notes}
+        shown = {**scores, **learners.notes, **scores}  # a score keeps its name and its place
         return [
             {
                 "seed": seed, "episode": learners.episode, "iteration": learners.iteration,
