@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
 from metagrad.experiment.cli import parse_train, reproduce_parser, split_course, sweep_parser
-from metagrad.reproduce import listed
+from metagrad.reports import tables
+from metagrad.reproduce import course, listed
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -102,3 +104,65 @@ def test_links_lead_somewhere(page):
             headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.M)
             slugs = {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
             assert anchor in slugs, f"{name(page)} links to {target}"
+
+
+# ---------------------------------------------------------------------- tables of results
+
+
+def tables_of_runs(page):
+    """Tables that name runs: their headers, and cells of their rows by column."""
+    for block in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.M):
+        header, _, *rows = ([cell.strip(" *") for cell in line.strip("|\n").split("|")] for line in block.splitlines())
+        if "run" in header:
+            yield header, [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def kept(target):
+    """The finished run that is called GAME/RUN, of what the repository keeps."""
+    game, name = target.strip("`").split("/")
+    folders = [part.folder for part in course.parts(listed.read().runs[game][name], DOCS / "results") if part.finished]
+    (found,) = tables.pooled(tables.read_finished(folders))
+    return found
+
+
+def says(cell, *values):
+    """Whether a cell says some numbers, to the digits that it gives."""
+    numbers = re.findall(r"[+-]?\d[\d,]*(?:\.\d+)?", cell)
+    digits = [len(number.partition(".")[2]) for number in numbers]
+    given = [float(number.replace(",", "")) for number in numbers]
+    return given == [round(float(value), n) for value, n in zip(values, digits, strict=True)]
+
+
+def mean_and_error(values):
+    return values.mean(), values.std(ddof=1) / len(values) ** 0.5
+
+
+@pytest.mark.parametrize(("header", "rows"), [*tables_of_runs(DOCS / "results.md")])
+def test_numbers_of_a_table_follow_from_its_runs(header, rows):
+    first, checked = kept(rows[0]["run"]), 0
+    for row in rows:
+        run = kept(row["run"])
+        summary, options = run.summary, run.experiment.run
+        scores = {name: np.array(summary[name]) for name in summary["fields"]}
+        cells = {
+            "score": "r_id", "welfare": "welfare", "environment return": "environment_return", "paid": "incentives_paid"
+        }  # fmt: skip
+        for column, name in cells.items():
+            if column in row:
+                values = scores[name]
+                assert says(row[column], *(mean_and_error(values) if "±" in row[column] else [values.mean()])), row
+                checked += 1
+        if "seeds solved" in row:
+            assert row["seeds solved"] == f"{sum(summary['solved'])} of {len(summary['seeds'])}", row
+        if "episodes" in row:
+            assert says(row["episodes"], options.episodes), row
+            assert row["episodes an update"].split(",")[0] == str(options.k), row
+        if row.get("seeds above"):
+            theirs = run.score
+            values = np.array([mine - theirs[seed] for seed, mine in first.score.items() if seed in theirs])
+            less = next(name for name in header if name.endswith(" less that"))
+            assert says(row[less], *mean_and_error(values)), row
+            interval = row["interquartile mean [95 %]"]
+            assert says(interval, tables.interquartile_mean(values), *tables.interval(values)), row
+            assert row["seeds above"] == f"{(values > 0).sum()} of {len(values)}", row
+    assert checked >= len(rows)
