@@ -72,6 +72,24 @@ def test_minibatches_share_out_the_steps_that_were_played():
         assert sorted(torch.cat(rows).tolist()) == mine.nonzero()[:, 0].tolist()
 
 
+@pytest.mark.parametrize("reduction", ["episode", "rows"])
+def test_rows_that_stand_for_all_count_the_steps_that_were_played(reduction):
+    """However long other seeds go on, and as the loss's own factor where they are all rows."""
+    agents = replace(PLAIN, reduction=reduction, share_parameters=True)
+    together, alone = (Trainer(TASK, agents, NoDesigner(), seeds=seeds, k=4) for seeds in ((1, 2, 3), (3,)))
+    batches = [t.collect(t.state.agents) for t in (together, alone)]
+    assert batches[0].alive.shape[1] > batches[1].alive.shape[1]
+    for every in (1, 3):
+        rows = [torch.arange(b.actions[0].numel()).view(b.alive.shape[1], -1)[::every].flatten() for b in batches]
+        both, one = (torch.as_tensor(agents.row_scale(b, r)) for b, r in zip(batches, rows, strict=True))
+        assert torch.equal(both[2:], one)
+        played = batches[1].agents_alive
+        share = played[:, ::every].sum() / played.sum()
+        torch.testing.assert_close(
+            one.squeeze() * share, 1 / (played.new_tensor(4.0) if reduction == "episode" else played.sum())
+        )
+
+
 def test_nobody_is_paid_after_the_end():
     t = Trainer(TASK, PLAIN, MetaGradient(SUBSIDY), seeds=(1, 2), k=4)
     batch = t.collect(t.state.agents)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metagrad import losses, optim
+from metagrad import estimators, losses, optim
 from metagrad.agents.advantages import ActorCritic
 from metagrad.agents.base import Adjoint, AgentState, Credit, Step
 from metagrad.batch import Batch
@@ -48,7 +48,8 @@ class Differentiated(ActorCritic):
     def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
         """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
         if self.reduction == "episode":
-            return self.rows.of(batch.actions).shape[1] / len(rows) / batch.k
+            every, some = (estimators.sum_over_seed(self._alive(batch, part)) for part in (None, rows))
+            return (every / some.clamp_min(1 / group.size()) / batch.k)[:, None, None]
         return self._scale(batch, self._alive(batch, rows))
 
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:
