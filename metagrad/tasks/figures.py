@@ -12,6 +12,8 @@ import numpy as np
 Metrics = dict[str, np.ndarray]
 #: Columns of metrics.csv before the scores.
 COLUMNS = ("seed", "episode", "iteration", "env_steps", "wall_time", "diverged")
+#: The column with the entropy of the agents' policies.
+ENTROPY = "policy_entropy"
 Runs = Sequence[tuple[Any, str, Metrics]]  # experiment, label, columns of metrics.csv
 #: The panels of a figure by name: each draws on a matplotlib axis.
 Panels = dict[str, Callable[[Any], None]]
@@ -120,9 +122,13 @@ def curve(axis: Any, runs: Runs, name: str, unit: str, bounds: dict[str, float])
 
 
 def curves(runs: Runs, units: dict[str, str] | None = None) -> Panels:
-    """Panels of scores over training: those with ``units``, or all that the task shows; bounds are the first one's."""
+    """Panels of scores over training: those with ``units``, or all that the task shows; bounds are the first one's.
+
+    The last one is the entropy of the agents' policies.
+    """
     task = runs[0][0].task
     shown = units or dict.fromkeys(task.fields or [c for c in runs[0][2] if c not in COLUMNS], "")
+    shown = {**shown, ENTROPY: "nats"}
     known = {name: unit for name, unit in shown.items() if all(name in metrics for *_, metrics in runs)}
     return {
         name: partial(curve, runs=runs, name=name, unit=unit, bounds={} if i else task.bounds())
