@@ -52,9 +52,9 @@ def _spawn(n, args):
         for rank in range(n)
     ]
     try:
-        for process in processes:
-            _, error = process.communicate(timeout=600)
-            assert process.returncode == 0, error
+        errors = [process.communicate(timeout=600)[1] for process in processes]
+        codes = [process.returncode for process in processes]
+        assert codes == [0] * n, "\n".join(errors)
     finally:
         for process in processes:
             process.kill()

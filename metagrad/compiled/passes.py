@@ -66,6 +66,8 @@ class Pass:
         """Derivatives of ``sum(d_out * out)`` by every layer's matrix and bias."""
         _check([(d_out, self.out)])
         d = d_out.contiguous()
+        if not self._size[2]:  # sums of no term, which a tile does not know
+            return [(torch.zeros_like(w), b if b is None else torch.zeros_like(b)) for w, b in self.layers]
         found = [(torch.empty_like(w), b if b is None else torch.empty_like(b)) for w, b in self.layers]
         _backward(*self._room(), self._beside(found), *self._size, d.data_ptr())
         return found
@@ -74,6 +76,8 @@ class Pass:
         """Change of what comes out when the layers move along others, contiguous as they are."""
         _check([pair for one, two in zip(along, self.layers, strict=True) for pair in zip(one, two, strict=True)])
         out = torch.empty_like(self.out)
+        if not self._size[2]:
+            return out
         _tangent(*self._room(), self._beside(along), *self._size, out.data_ptr())
         return out
 

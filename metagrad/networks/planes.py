@@ -252,4 +252,4 @@ class PlaneForward:
 
 
 def _chunks(n: int) -> list[slice]:
-    return [slice(a, min(a + _CHUNK, n)) for a in range(0, n, _CHUNK)]
+    return [slice(a, min(a + _CHUNK, n)) for a in range(0, max(n, 1), _CHUNK)]
