@@ -3,15 +3,18 @@
 import argparse
 import os
 import re
+import runpy
 import shlex
 import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 
 from metagrad.experiment.cli import parse_train, reproduce_parser, split_course, sweep_parser
+from metagrad.experiment.metrics import read_metrics
 from metagrad.reports import tables
 from metagrad.reproduce import course, listed
 
@@ -109,19 +112,29 @@ def test_links_lead_somewhere(page):
 
 
 def tables_of_runs(page):
-    """Tables that name runs: their headers, and cells of their rows by column."""
+    """Tables of runs that are called GAME/RUN: their headers, and cells of their rows by column."""
     for block in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.M):
         header, _, *rows = ([cell.strip(" *") for cell in line.strip("|\n").split("|")] for line in block.splitlines())
-        if "run" in header:
-            yield header, [dict(zip(header, row, strict=True)) for row in rows]
+        found = [dict(zip(header, row, strict=True)) for row in rows]
+        if all("/" in row.get("run", "") for row in found):
+            yield header, found
 
 
 def kept(target):
-    """The finished run that is called GAME/RUN, of what the repository keeps."""
+    """The finished run that is called GAME/RUN, of what the repository keeps, and its folders."""
     game, name = target.strip("`").split("/")
     folders = [part.folder for part in course.parts(listed.read().runs[game][name], DOCS / "results") if part.finished]
     (found,) = tables.pooled(tables.read_finished(folders))
-    return found
+    return found, folders
+
+
+def lowest_shares(folders):
+    """By seed the lowest share of the highest welfare before, as means of three evaluations."""
+    fall = runpy.run_path(str(ROOT / "benchmarks" / "falls.py"))["fall"]
+    for metrics in (read_metrics(folder / "metrics.csv") for folder in folders):
+        for seed in np.unique(metrics["seed"]):
+            own = {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
+            yield f"{fall(own, 3)[0]:.2f}"
 
 
 #: What columns are called by `metagrad compare`, where the page has other words.
@@ -130,12 +143,12 @@ COMPARED = {"score": "r id", "paid": "incentives paid", "episodes an update": "K
 
 @pytest.mark.parametrize(
     ("header", "rows"),
-    [table for page in ("results.md", "escape_room_results.md") for table in tables_of_runs(DOCS / page)],
+    [table for page in sorted(DOCS.glob("*results.md")) for table in tables_of_runs(page)],
 )
 def test_a_table_says_what_compare_says_of_its_runs(header, rows):
-    first = kept(rows[0]["run"])
+    first, _ = kept(rows[0]["run"])
     for row in rows:
-        run = kept(row["run"])
+        run, folders = kept(row["run"])
         names, (cells,) = tables.comparison([run])
         compared = dict(zip(names, cells, strict=True))
         said = {COMPARED.get(column, column): cell for column, cell in row.items()}
@@ -146,6 +159,10 @@ def test_a_table_says_what_compare_says_of_its_runs(header, rows):
         if "seeds solved" in row:
             assert compared["solved"].startswith(f"{row['seeds solved']} above"), row
         if row.get("seeds above"):
-            ((*_, difference, interval, above, _),) = tables.differences([run, first]).rows
-            given = (cell for column, cell in row.items() if column.endswith((" less that", "[95 %]")))
-            assert [*given, row["seeds above"]] == [f"+{difference}", interval, above], row
+            less = next((column for column in header if column.endswith(" less that")), None)
+            ((*_, difference, interval, above, _),) = tables.differences([run, first] if less else [first, run]).rows
+            shown = row[less or "above US federal"].lstrip("+")
+            assert [shown, row[f"{'interquartile mean ' if less else ''}[95 %]"]] == [difference, interval], row
+            assert row["seeds above"] == above, row
+        if "lowest share by seed" in row:
+            assert row["lowest share by seed"].split() == list(lowest_shares(folders)), row
