@@ -3,7 +3,8 @@
     python benchmarks/falls.py RUN_OR_METRICS [...] [--window 3]
 
 For each seed of each run (or metrics.csv): welfare as a mean of ``window`` evaluations, its lowest share of the highest
-before, and what rates, production, equality and incomes by skill rank were at that height and at that depth.
+before, and what rates, production, equality, incomes by skill rank and, of runs that have it, the entropy of the
+agents' policies were at that height and at that depth.
 """
 
 import argparse
@@ -29,8 +30,11 @@ def fall(metrics: dict[str, np.ndarray], window: int) -> tuple[float, dict[str, 
 
 def rows(paths: list[Path], window: int) -> Iterator[str]:
     """Rows of the table in Markdown."""
-    yield "| run | seed | share | episodes | welfare | production | equality | rates 1 to 3 | builds less | trades |"
-    yield "|---" * 10 + "|"
+    yield (
+        "| run | seed | share | episodes | welfare | production | equality | rates 1 to 3 | builds less | trades | "
+        "entropy |"
+    )
+    yield "|---" * 11 + "|"
     for path in paths:
         metrics = read_metrics(path / "metrics.csv" if path.is_dir() else path)
         if "build_income_rank_0" not in metrics:
@@ -45,13 +49,13 @@ def rows(paths: list[Path], window: int) -> Iterator[str]:
             trade = who.replace("build", "trade")
 
             def both(name: str, digits: int = 0, ends: list[dict[str, float]] = ends) -> str:
-                return " to ".join(f"{end[name]:,.{digits}f}" for end in ends)
+                return " to ".join(f"{end[name]:,.{digits}f}" for end in ends) if name in ends[0] else ""
 
             rates = " to ".join("{" + ", ".join(f"{end[f'rate_{i}']:.2f}" for i in range(3)) + "}" for end in ends)
             yield (
                 f"| {path.stem if path.is_file() else path.name} | {int(seed)} | {share:.2f} | {both('episode')} | "
                 f"{both('welfare', 1)} | {both('productivity')} | {both('equality', 2)} | {rates} | "
-                f"rank {who[-1]}: {both(who)} | {both(trade)} |"
+                f"rank {who[-1]}: {both(who)} | {both(trade)} | {both('policy_entropy', 2)} |"
             )
 
 
