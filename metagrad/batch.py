@@ -112,8 +112,8 @@ class Batch:
         It is what the chosen actions' log-probabilities are on average, with the sign turned; exploration is included.
         """
         alive, axes = self.agents_alive.double(), (1, 2, 3)
-        surprise, steps = group.total(torch.stack([-(self.log_prob * alive).sum(axes), alive.sum(axes)]))
-        return surprise / steps
+        log_prob, steps = group.total(torch.stack([(self.log_prob * alive).sum(axes), alive.sum(axes)]))
+        return (0 - log_prob) / steps
 
     @property
     def total_rewards(self) -> Tensor:

@@ -152,13 +152,13 @@ class Sensitivity(Checked):
         first, last, batch = steps[0], steps[-1], steps[-1].batch
         slopes = incentive.advantage_slopes(batch, agents.decay) / agents.advantage_std(batch)[..., None].double()
         weights = agents.rows.of(slopes).to(batch.rewards.dtype)  # [G, R, B]
-        stride = min(self.stride, batch.actions.shape[1])
+        stride = min(self.stride, batch.horizon)  # not as long as the longest episode, which is another seed's
         rows = torch.arange(weights.shape[1], device=weights.device).view(batch.actions.shape[1], -1)
         rows = rows[state.steps % stride :: stride].flatten()
         weights = weights[:, rows] if stride > 1 else weights
         touched = group.mean(weights.any(1).to(weights.dtype)) > 0  # [G, B]
         reached = touched.any(0)  # levers that touch anybody; the derivative by the others is 0
-        weights = weights[..., reached] * -agents.row_scale(batch, rows)
+        weights = weights[..., reached] * -agents.row_scale(batch, rows, stride)
         d_grads = {name: torch.zeros_like(p) for name, p in state.params.items()}
         found = agents.score_vjps(first.forward.params, batch, weights, rows if stride > 1 else None)
         for name, column in found.items():
@@ -166,7 +166,7 @@ class Sensitivity(Checked):
         k, taken = batch.k * group.size(), len(steps)
         carried, memory, fading = state.params, 1.0, None
         if self.response_time == "measured":
-            fading = _faded(state, agents, first, last, rows, touched, k)
+            fading = _faded(state, agents, first, last, rows, stride, touched, k)
             kept = (1 - taken * fading[0] / fading[1].clamp_min(torch.finfo(fading.dtype).tiny)).clamp(0, 1)
             carried = {name: p * kept.view(-1, *[1] * (p.dim() - 2)) for name, p in carried.items()}
         elif self.curvature:
@@ -189,8 +189,9 @@ class Sensitivity(Checked):
 
 
 def _faded(
-    state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, touched: Tensor, k: int
-) -> Tensor:
+    state: Response, agents: PolicyGradientAgents, first: Step, last: Step, rows: Tensor, stride: int, touched: Tensor,
+    k: int,
+) -> Tensor:  # fmt: skip
     """The running sums with those of another batch, of ``touched [G, B]`` one lever of each network after the other.
 
     A batch from which the agents take no step leaves them as they are.
@@ -203,7 +204,7 @@ def _faded(
     lever = (touched.cumsum(1) > turn[:, None]).to(torch.uint8).argmax(1)
     one = {name: p[lever, torch.arange(len(lever), device=p.device)] for name, p in state.params.items()}
     length = agents.optimiser.squared_length(last.grads, last.opt, one)
-    new = torch.where(length.isfinite(), torch.stack([agents.stiffness(first, one, rows), length]), sums)
+    new = torch.where(length.isfinite(), torch.stack([agents.stiffness(first, one, rows, stride), length]), sums)
     return torch.lerp(sums, new, 1 / min(state.steps, max(1, _SEEN // k)))
 
 
@@ -219,7 +220,7 @@ def _bent(agents: PolicyGradientAgents, step: Step, moved: Params) -> Params:
     left out.
     """
     batch, forward, logits = step.batch, step.forward, agents.legal(step.forward.out, step.batch)
-    p, scale = losses.softmax(logits), -agents.row_scale(batch, torch.arange(logits.shape[1]))
+    p, scale = losses.softmax(logits), -agents.row_scale(batch, torch.arange(logits.shape[1]), 1)
     weights = agents.rows.of(step.advantages)[..., None] * scale
     bonus = agents.rows.of(batch.agents_alive)[..., None] * (step.entropy * scale)
 

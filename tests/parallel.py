@@ -52,6 +52,15 @@ CASES = {
     "room_no_cv": lambda: experiment("escape-room", "er_5_2", "metagrad-no-cv"),
     "room_three_steps": lambda: run(experiment("escape-room", "er_5_2"), agent_batches=3),
     "room_ppo": lambda: agents(experiment("escape-room", "er_5_2"), epochs=2, minibatches=3, normalise=True),
+    "room_few_rows": lambda: agents(  # fewer than minibatches
+        experiment("escape-room", "er_2_1"),
+        minibatches=50,
+        optimiser=Adam(0.01),
+        normalise=True,
+        reduction="rows",
+        critic=Critic(MLP((5,)), Adam(0.01)),
+        gae_lambda=0.9,
+    ),
     "room_proximal": lambda: designer(experiment("escape-room", "er_5_2"), epochs=2),
     **{
         f"room_{method}": lambda method=method: experiment("escape-room", "er_5_2", method)

@@ -116,7 +116,7 @@ def tables_of_runs(page):
     for block in re.findall(r"(?:^\|.*\n)+", page.read_text(), re.M):
         header, _, *rows = ([cell.strip(" *") for cell in line.strip("|\n").split("|")] for line in block.splitlines())
         found = [dict(zip(header, row, strict=True)) for row in rows]
-        if all("/" in row.get("run", "") for row in found):
+        if any("/" in row.get("run", "") for row in found):
             yield header, found
 
 

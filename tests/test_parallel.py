@@ -21,8 +21,8 @@ HERE = Path(__file__).parent
 ITERATIONS = 20
 #: Cases that always run, each of another kind; the others with ``pytest -m long``.
 MOST = [
-    "room_metagrad", "room_three_steps", "room_ppo", "room_dual-rl-discrete", "room_amd", "room_lio", "river_metagrad",
-    "river_cloned", "economy_metagrad", "economy_dual-rl", "economy_saez", "own",
+    "room_metagrad", "room_three_steps", "room_ppo", "room_few_rows", "room_dual-rl-discrete", "room_amd", "room_lio",
+    "river_metagrad", "river_cloned", "economy_metagrad", "economy_dual-rl", "economy_saez", "own",
 ]  # fmt: skip
 
 

@@ -467,9 +467,9 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, tmp_path):
     assert_same_run(finished, folder)
 
 
-def test_a_run_goes_on_with_the_columns_that_it_began_with(finished, tmp_path):
-    """A revision that writes more columns, or others, finishes what an earlier one began."""
-    folder, quiet = tmp_path / "run", Console(quiet=True)
+def test_a_run_goes_on_with_the_columns_that_it_began_with(finished, tmp_path, monkeypatch):
+    """A revision that writes more columns, or others, finishes what an earlier one began; trackers are told the same."""
+    folder, quiet, told = tmp_path / "run", Console(quiet=True), []
     _, made = cli.parse_train(["escape-room", *SMALL])
     run.train(made, folder, quiet, until=160)
     lines = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
@@ -482,9 +482,11 @@ def test_a_run_goes_on_with_the_columns_that_it_began_with(finished, tmp_path):
     checkpoint.save(
         folder / "checkpoints", int(at.name), tensors, {**values, "metrics_size": len(earlier)}, to_dict(made)
     )
+    monkeypatch.setattr(run.Trackers, "write", lambda self, more: told.extend(more))
     run.resume(folder, quiet)
     wanted = [{name: cell for name, cell in row.items() if name != "policy_entropy"} for row in rows(finished)]
     assert rows(folder) == wanted
+    assert [set(row) - {"wall_time"} for row in told] == [set(row) for row in wanted[len(lines) - 1 :]]
 
 
 def test_a_torn_last_line_of_metrics_does_not_count(finished, tmp_path):

@@ -24,6 +24,7 @@ from metagrad import (
     optim,
 )
 from metagrad.agents.policy_gradient import mixed_rows
+from metagrad.metagradient import Sensitivity
 from metagrad.networks import MLP
 
 TASK = VectorTask(Until, 40)
@@ -72,22 +73,51 @@ def test_minibatches_share_out_the_steps_that_were_played():
         assert sorted(torch.cat(rows).tolist()) == mine.nonzero()[:, 0].tolist()
 
 
-@pytest.mark.parametrize("reduction", ["episode", "rows"])
-def test_rows_that_stand_for_all_count_the_steps_that_were_played(reduction):
-    """However long other seeds go on, and as the loss's own factor where they are all rows."""
-    agents = replace(PLAIN, reduction=reduction, share_parameters=True)
-    together, alone = (Trainer(TASK, agents, NoDesigner(), seeds=seeds, k=4) for seeds in ((1, 2, 3), (3,)))
-    batches = [t.collect(t.state.agents) for t in (together, alone)]
-    assert batches[0].alive.shape[1] > batches[1].alive.shape[1]
-    for every in (1, 3):
-        rows = [torch.arange(b.actions[0].numel()).view(b.alive.shape[1], -1)[::every].flatten() for b in batches]
-        both, one = (torch.as_tensor(agents.row_scale(b, r)) for b, r in zip(batches, rows, strict=True))
-        assert torch.equal(both[2:], one)
-        played = batches[1].agents_alive
-        share = played[:, ::every].sum() / played.sum()
-        torch.testing.assert_close(
-            one.squeeze() * share, 1 / (played.new_tensor(4.0) if reduction == "episode" else played.sum())
+class Levers(IncentiveFunction):
+    """A bonus for each of two actions in every living step, by numbers that are common to all."""
+
+    def __init__(self):
+        super().__init__(
+            lambda eta, batch: (batch.onehot_actions()[..., :2] * eta["x"][:, None, None, None]).sum(-1),
+            init=lambda n: {"x": torch.tensor([0.3, 0.1]).repeat(n, 1)},
         )
+
+    def levers(self, game):
+        return 2
+
+    def advantage_slopes(self, batch, decay):
+        given = batch.onehot_actions()[..., :2].double().unbind(-1)
+        return torch.stack([estimators.discounted_sums(one, decay) for one in given], -1)
+
+    def levers_vjp(self, eta, batch, d_levers):
+        return {"x": d_levers.to(eta["x"].dtype)}
+
+
+@pytest.mark.parametrize("stride", [1, 8, 24, 100])
+@pytest.mark.parametrize("reduction", ["episode", "rows"])
+@pytest.mark.parametrize("response_time", [64.0, "measured"])
+def test_a_carried_response_does_not_see_how_long_the_others_play(reduction, stride, response_time):
+    """Though some steps of an episode stand for all, and none may be left where they begin."""
+    agents = replace(PLAIN, reduction=reduction, share_parameters=True)
+    made = MetaGradient(Levers(), optim.SGD(0.5), path=Sensitivity(response_time, stride))
+    together, *alone = (Trainer(TASK, agents, made, seeds=seeds, k=8) for seeds in ((1, 2, 3), (1,), (2,), (3,)))
+    for t in (together, *alone):
+        t.train(6)
+    eta = together.state.designer.eta["x"]
+    assert not torch.equal(eta[0], eta[1])
+    for s, t in enumerate(alone):  # longer sums differ in their last bits
+        torch.testing.assert_close(eta[s], t.state.designer.eta["x"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_steps_that_stand_for_all_come_to_the_same_on_average():
+    agents = replace(PLAIN, share_parameters=True)
+    t = Trainer(TASK, agents, NoDesigner(), seeds=(1,), k=8)
+    batch = t.collect(t.state.agents)
+    weights = t.agents.rows.of(batch.rewards * torch.arange(batch.alive.shape[1])[:, None, None])
+    by_step = torch.arange(weights.shape[1]).view(batch.alive.shape[1], -1)
+    places = [by_step[first::7].flatten() for first in range(7)]
+    found = [(weights[:, rows] * agents.row_scale(batch, rows, 7)).sum() for rows in places]
+    torch.testing.assert_close(sum(found) / 7, weights.sum() / batch.k)
 
 
 def test_nobody_is_paid_after_the_end():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from metagrad import estimators, losses, optim
+from metagrad import losses, optim
 from metagrad.agents.advantages import ActorCritic
 from metagrad.agents.base import Adjoint, AgentState, Credit, Step
 from metagrad.batch import Batch
@@ -27,8 +27,8 @@ class Differentiated(ActorCritic):
         seen = self._pass(policy, batch, rows)
         return group.means(seen.forward.vjps(seen.acting.score, weights))
 
-    def stiffness(self, step: Step, moved: Params, rows: Tensor) -> Tensor:
-        """Second derivative of a step's expected loss along ``moved``, on some rows of its batch, ``[G]``.
+    def stiffness(self, step: Step, moved: Params, rows: Tensor, stride: int = 1) -> Tensor:
+        """Second derivative of a step's expected loss along ``moved``, ``[G]``, on the rows of every so many-th step.
 
         Second derivatives of the logits and uniform exploration are left out.
         """
@@ -38,18 +38,20 @@ class Differentiated(ActorCritic):
         weights, alive = self._counted(self.rows.of(step.advantages), rows), self._alive(batch, rows)
         gain = step.entropy * alive * torch.linalg.vecdot(along, losses.entropy_bend(log_p, along))
         gain += weights * torch.linalg.vecdot(along, losses.bend(log_p.exp(), seen.acting.score, along.clone()))
-        return group.mean((gain[..., None] * -self.row_scale(batch, rows)).sum((1, 2)))
+        return group.mean((gain[..., None] * -self.row_scale(batch, rows, stride)).sum((1, 2)))
 
     def legal(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Logits of a batch, or of some of its rows, with those of illegal actions masked."""
         mask = batch.obs.get("mask")
         return losses.masked(logits, None if mask is None else self._pick(mask, rows))
 
-    def row_scale(self, batch: Batch, rows: Tensor) -> Tensor | float:
-        """What stands for the loss's own factor where some rows stand for all, ``[G, 1, 1]`` or a number."""
+    def row_scale(self, batch: Batch, rows: Tensor, stride: int) -> Tensor | float:
+        """What stands for the loss's own factor on the rows of every so many-th step, ``[G, 1, 1]`` or a number.
+
+        Sums over episodes are so many times those of these steps, means over rows the means of these.
+        """
         if self.reduction == "episode":
-            every, some = (estimators.sum_over_seed(self._alive(batch, part)) for part in (None, rows))
-            return (every / some.clamp_min(1 / group.size()) / batch.k)[:, None, None]
+            return stride / batch.k
         return self._scale(batch, self._alive(batch, rows))
 
     def log_prob(self, state: AgentState, batch: Batch) -> Tensor:

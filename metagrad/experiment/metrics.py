@@ -45,13 +45,15 @@ class Metrics:
     def __exit__(self, *exc: object) -> None:
         self._file.close()
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        """Append rows; the first call writes the header."""
+    def write(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Append rows, and return what is written of them; the first call writes the header."""
         if not self._columns:
             self._columns = list(rows[0])
             self._writer.writerow(self._columns)
-        self._writer.writerows([[row.get(name, float("nan")) for name in self._columns] for row in rows])
+        written = [{name: row.get(name, float("nan")) for name in self._columns} for row in rows]
+        self._writer.writerows([row.values() for row in written])
         self._file.flush()
+        return written
 
     def size(self) -> int:
         """Bytes written so far, on disk."""
@@ -72,8 +74,9 @@ class Unwritten(contextlib.nullcontext):
         """Nothing is open."""
         return 0
 
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        """Nothing to write."""
+    def write(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Nothing is written."""
+        return rows
 
     def size(self) -> int:
         """Nothing was written."""

@@ -246,9 +246,7 @@ class _Training:
             episode = learners.episode
             if evaluates:
                 scores = self.evaluators()
-                rows = self._rows(scores)
-                metrics.write(rows)
-                self.trackers.write(rows)
+                self.trackers.write(metrics.write(self._rows(scores)))
                 rate = (episode - first) * len(run.seeds) / (time.perf_counter() - began)
                 progress.update(episode, rate, headline(self.experiment.task, scores))
             if episode // run.checkpoint_period > last // run.checkpoint_period:

@@ -113,11 +113,14 @@ def means(params: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def means_of_rows(means: dict[str, Tensor], count: Tensor) -> dict[str, Tensor]:
-    """Means over the rows of all processes, from those over the rows at hand and their number ``[G, 1]``."""
+    """Means over the rows of all processes, from those over the rows at hand and their number ``[G, 1]``.
+
+    They are 0 where nobody has any.
+    """
     if size() == 1:
         return means
     found = total(torch.cat([count, *((p.flatten(1) * count) for p in means.values())], 1))
-    parts = (found[:, 1:] / found[:, :1]).split([p[0].numel() for p in means.values()], 1)
+    parts = (found[:, 1:] / found[:, :1].clamp_min(1)).split([p[0].numel() for p in means.values()], 1)
     return {name: part.reshape(p.shape) for (name, p), part in zip(means.items(), parts, strict=True)}
 
 

@@ -128,7 +128,7 @@ def curves(runs: Runs, units: dict[str, str] | None = None) -> Panels:
     """
     task = runs[0][0].task
     shown = units or dict.fromkeys(task.fields or [c for c in runs[0][2] if c not in COLUMNS], "")
-    shown = {**shown, ENTROPY: "nats"}
+    shown = {**shown, ENTROPY: shown.get(ENTROPY, "nats")}
     known = {name: unit for name, unit in shown.items() if all(name in metrics for *_, metrics in runs)}
     return {
         name: partial(curve, runs=runs, name=name, unit=unit, bounds={} if i else task.bounds())
