@@ -468,7 +468,7 @@ def test_resume_before_the_first_checkpoint_starts_again(finished, tmp_path):
 
 
 def test_a_run_goes_on_with_the_columns_that_it_began_with(finished, tmp_path, monkeypatch):
-    """A revision that writes more columns, or others, finishes what an earlier one began; trackers are told the same."""
+    """A revision that writes more columns, or others, finishes what an earlier one began; so trackers are told."""
     folder, quiet, told = tmp_path / "run", Console(quiet=True), []
     _, made = cli.parse_train(["escape-room", *SMALL])
     run.train(made, folder, quiet, until=160)

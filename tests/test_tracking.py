@@ -24,9 +24,10 @@ from metagrad.experiment import cli, metrics
 left, write = iter(range(5)), metrics.Metrics.write
 
 def killing(self, rows):
-    write(self, rows)
+    written = write(self, rows)
     if next(left, None) is None:
         os.kill(os.getpid(), signal.SIGKILL)
+    return written
 
 metrics.Metrics.write = killing
 cli.main(sys.argv[1:])
