@@ -141,10 +141,10 @@ def lowest_shares(folders):
 COMPARED = {"score": "r id", "paid": "incentives paid", "episodes an update": "K"}
 
 
-@pytest.mark.parametrize(
-    ("header", "rows"),
-    [table for page in sorted(DOCS.glob("*results.md")) for table in tables_of_runs(page)],
-)
+TABLES = [table for page in sorted(DOCS.glob("*results.md")) for table in tables_of_runs(page)]
+
+
+@pytest.mark.parametrize(("header", "rows"), [table for table in TABLES if "seed" not in table[0]])
 def test_a_table_says_what_compare_says_of_its_runs(header, rows):
     first, _ = kept(rows[0]["run"])
     for row in rows:
@@ -166,3 +166,24 @@ def test_a_table_says_what_compare_says_of_its_runs(header, rows):
             assert row["seeds above"] == above, row
         if "lowest share by seed" in row:
             assert row["lowest share by seed"].split() == list(lowest_shares(folders)), row
+
+
+def course_of_a_seed(target, seed, header):
+    """By column of a table: welfare after so many episodes, a mean of five evaluations, and at the end of the run."""
+    run, folders = kept(target)
+    every = [read_metrics(folder / "metrics.csv") for folder in folders]
+    own = {name: np.concatenate([m[name][m["seed"] == seed] for m in every]) for name in every[0]}
+    for column in header:
+        if re.fullmatch(r"[\d,]+", column):
+            yield column, f"{own['welfare'][own['episode'] <= int(column.replace(',', ''))][-5:].mean():.1f}"
+    fall = runpy.run_path(str(ROOT / "benchmarks" / "falls.py"))["fall"]
+    yield "lowest share", f"{fall(own, 3)[0]:.2f}"
+    yield "rates 1 to 3", "{" + ", ".join(f"{own[f'rate_{i}'][-1]:.2f}" for i in range(3)) + "}"
+    yield "test", f"{run.score[seed]:.1f}"
+
+
+@pytest.mark.parametrize(("header", "rows"), [table for table in TABLES if "seed" in table[0]])
+def test_a_table_of_seeds_says_what_their_metrics_say(header, rows):
+    for row in rows:
+        found = dict(course_of_a_seed(row["run"], int(row["seed"]), header))
+        assert {column: row[column] for column in found} == found
