@@ -126,6 +126,8 @@ def test_every_panel_names_its_axes(names, folder):
         assert axis.has_data(), name
         assert axis.get_xlabel(), name
         assert axis.get_ylabel(), name
+        labels = axis.get_legend_handles_labels()[1]
+        assert len(set(labels)) == len(labels), name
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("pdf", b"%PDF"), ("svg", b"<?xml")])

@@ -71,11 +71,12 @@ def _schedules(axis: Any, runs: Runs) -> None:
     """Schedules of the first run after a hundredth, a twentieth and so on of its training, mean over seeds."""
     _, label, metrics = runs[0]
     names = numbered(metrics, "rate_")
-    for i, share in enumerate((0.01, 0.05, 0.25, 1.0)):
-        by_name = [by_seed(metrics, name) for name in names]
-        at = min(np.searchsorted(by_name[0][0], share * by_name[0][0][-1]), len(by_name[0][0]) - 1)
-        episode = f"episode {by_name[0][0][at]:,.0f}"
-        axis.plot([rate[:, at].mean() for _, rate in by_name], label=episode, marker=MARKERS[i], ms=3, **line(i))
+    values = [by_seed(metrics, name) for name in names]
+    episodes = values[0][0]
+    places = np.searchsorted(episodes, [share * episodes[-1] for share in (0.01, 0.05, 0.25, 1.0)])
+    for i, at in enumerate(np.unique(np.minimum(places, len(episodes) - 1))):
+        episode = f"episode {episodes[at]:,.0f}"
+        axis.plot([rate[:, at].mean() for _, rate in values], label=episode, marker=MARKERS[i], ms=3, **line(i))
     axis.set(
         xlabel="bracket, from low to high",
         ylabel="rate, " + shorten(label, 60),
