@@ -181,6 +181,15 @@ def test_bars_are_in_the_legend_as_they_are_drawn(folder, tmp_path, monkeypatch)
         assert [patch.get_hatch() for patch in legends.pop().get_patches()] == ["", "////"][:solid]
 
 
+@pytest.mark.parametrize(("n", "named"), [(1, "1"), (7, "1 2 3 4 5 6 7"), (20, "2 4 6 8 10 12 14 16 18 20")])
+def test_numbered_ticks(n, named):
+    axis = Figure().subplots()
+    axis.bar(np.arange(n), np.ones(n))
+    figures.number_ticks(axis, n)
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == named.split()
+    assert [tick + 1 for tick in axis.get_xticks()] == [int(number) for number in named.split()]
+
+
 def test_a_curve_is_mean_and_standard_error():
     axis, values = Figure().subplots(), np.random.default_rng(0).normal(size=(3, 1000)).cumsum(1)
     figures.band(axis, np.arange(1000.0), values, 0)

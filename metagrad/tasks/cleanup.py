@@ -29,7 +29,7 @@ from metagrad.optim import SGD, Adam, Linear, Optimiser
 from metagrad.tasks.base import FastTask, per_agent, per_seed
 from metagrad.tasks.experiments import METHODS as SHARED
 from metagrad.tasks.experiments import Experiment, Methods, RunOptions, central
-from metagrad.tasks.figures import MARKERS, Metrics, Panels, Runs, all_at_end, bars, colour, curves, error
+from metagrad.tasks.figures import MARKERS, Metrics, Panels, Runs, all_at_end, bars, colour, curves, error, number_ticks
 
 #: What agents are paid for, by the number that the game gives it.
 KINDS = ("cleaned", "collected", "other")
@@ -303,5 +303,5 @@ def _payments(axis: Any, metrics: Metrics) -> None:
         look = {**bars(c), "label": f"for having {kind}" if c < 2 else "for the rest"}
         yerr = error(values) if values.shape[1] > 1 else None
         axis.bar(np.arange(len(values)) + (c - 1) * 0.27, values.mean(1), 0.27, yerr=yerr, error_kw={"lw": 0.8}, **look)
-    axis.set(xlabel="agent", ylabel="incentives received (apples)", xticks=range(len(values)))
-    axis.set_xticklabels(range(1, len(values) + 1))
+    axis.set(xlabel="agent", ylabel="incentives received (apples)")
+    number_ticks(axis, len(values))

@@ -109,6 +109,13 @@ def over_training(axis: Any, **labels: Any) -> None:
     axis.xaxis.set(major_locator=MaxNLocator(5, integer=True), major_formatter=EngFormatter(sep=""))
 
 
+def number_ticks(axis: Any, n: int) -> None:
+    """Ticks at 0 to n - 1, numbered from 1 on: all up to ten, of more every second or so, that they keep apart."""
+    every = -(-n // 10)
+    places = range(every - 1, n, every)
+    axis.set_xticks(places, [place + 1 for place in places])
+
+
 def curve(axis: Any, runs: Runs, name: str, unit: str, bounds: dict[str, float]) -> None:
     """A score over training, with lines at what is known of the best possible."""
     for i, (*_, metrics) in enumerate(runs):

@@ -20,6 +20,7 @@ from metagrad.tasks.figures import (
     curves,
     error,
     line,
+    number_ticks,
     numbered,
     over_training,
     rates,
@@ -80,10 +81,9 @@ def _schedules(axis: Any, runs: Runs) -> None:
     axis.set(
         xlabel="bracket, from low to high",
         ylabel="rate, " + shorten(label, 60),
-        xticks=range(len(names)),
         ylim=(-0.02, 1.02),
     )
-    axis.set_xticklabels(range(1, len(names) + 1))
+    number_ticks(axis, len(names))
 
 
 def _frontier(axis: Any, runs: Runs) -> None:
@@ -111,5 +111,5 @@ def _by_rank(axis: Any, runs: Runs, name: str, text: str, less: str = "") -> Non
         yerr = error(values) if values.shape[1] > 1 else None
         axis.bar(place, values.mean(1), 0.8 / len(runs), yerr=yerr, error_kw={"lw": 0.8}, **bars(i))
     axis.axhline(0, color="black", lw=0.6)
-    axis.set(xlabel="skill rank, from low to high", ylabel=text, xticks=range(len(values)))
-    axis.set_xticklabels(range(1, len(values) + 1))
+    axis.set(xlabel="skill rank, from low to high", ylabel=text)
+    number_ticks(axis, len(values))
