@@ -128,9 +128,12 @@ def kept(target):
     return found, folders
 
 
+#: The lowest share of the highest before, of welfare as means of so many evaluations, and where it is.
+fall = runpy.run_path(str(ROOT / "benchmarks" / "falls.py"))["fall"]
+
+
 def lowest_shares(folders):
     """By seed the lowest share of the highest welfare before, as means of three evaluations."""
-    fall = runpy.run_path(str(ROOT / "benchmarks" / "falls.py"))["fall"]
     for metrics in (read_metrics(folder / "metrics.csv") for folder in folders):
         for seed in np.unique(metrics["seed"]):
             own = {name: column[metrics["seed"] == seed] for name, column in metrics.items()}
@@ -176,7 +179,6 @@ def course_of_a_seed(target, seed, header):
     for column in header:
         if re.fullmatch(r"[\d,]+", column):
             yield column, f"{own['welfare'][own['episode'] <= int(column.replace(',', ''))][-5:].mean():.1f}"
-    fall = runpy.run_path(str(ROOT / "benchmarks" / "falls.py"))["fall"]
     yield "lowest share", f"{fall(own, 3)[0]:.2f}"
     yield "rates 1 to 3", "{" + ", ".join(f"{own[f'rate_{i}'][-1]:.2f}" for i in range(3)) + "}"
     yield "test", f"{run.score[seed]:.1f}"
